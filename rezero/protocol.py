@@ -1,0 +1,217 @@
+"""The text-tag protocol: prompts, one assistant turn of text → `Turn`, a transcript → `Episode`.
+
+Each assistant turn thinks in `<think>…</think>` and then does exactly one of `<search>query</search>` or
+`<answer>text</answer>`; a search is answered by `<information>…</information>` (ReZero, arXiv 2504.11001). Everything
+after the rollout reads `Episode`s; nothing parses a joined transcript a second time.
+"""
+
+import re
+from dataclasses import dataclass, field, replace
+
+from rezero.questions import Question
+from rezero.search import Hit
+
+OUTCOMES = ("answered", "malformed", "turn_limit", "token_limit", "unfinished")
+
+PROMPTS = {  # name -> (system message, user message); "{question}" is filled in
+    "full": (
+        "You answer questions about a collection of documents that only a search engine can see. "
+        "In every turn, first reason inside <think> and </think>. Then do exactly one of two things: "
+        "write a query inside <search> and </search>, or write the final answer inside <answer> and </answer>. "
+        "After a search the best passages come back inside <information> and </information>. "
+        "When they do not hold the answer, search again with other words: a failed search is a reason to "
+        "rephrase, never to guess. Answer as briefly as you can, with the words of the passages.",
+        "Question: {question}",
+    ),
+    "short": ("", "{question}"),  # for a policy that knows the protocol from its training and reads slowly
+}
+
+NO_HITS = "No passage matched this query. Try other words."
+ENGINE_FAILED = "The search engine failed ({reason}). The query may be repeated or changed."
+CORRECTION = "That turn was not understood: after the thought, write exactly one search or exactly one answer."
+
+_ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
+_THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_INFORMATION = re.compile(r"^\s*<information>\n?(.*?)\n?</information>\s*$", re.DOTALL)
+_TAG_START = re.compile(r"<(?=[/|!]?\s*[A-Za-z_|])")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One assistant turn and what came back for it.
+
+    `action`: "search", "answer" or "malformed"; `argument`: the query or the answer, stripped ("" when malformed).
+    `information`: the text inside the `<information>` block that followed, None when nothing followed.
+    `error`: what a failing engine said, None when it worked.
+    """
+
+    text: str
+    thought: str
+    action: str
+    argument: str
+    hits: tuple[Hit, ...] = ()
+    information: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One question, the turns spent on it and how it ended (one of `OUTCOMES`).
+
+    From a rollout it also carries the token ids: `prompt_ids`, `completion_ids` (all turns and all retrieved text)
+    and `env_mask`, as long as `completion_ids`, 1 where the policy chose the token and 0 where the environment did.
+    """
+
+    question: Question | None
+    turns: tuple[Turn, ...]
+    outcome: str
+    prompt: tuple[dict, ...] = ()
+    prompt_ids: tuple[int, ...] = field(default=(), repr=False)
+    completion_ids: tuple[int, ...] = field(default=(), repr=False)
+    env_mask: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def answer(self) -> str | None:
+        """The final answer, None when the episode ended without one."""
+        return self.turns[-1].argument if self.outcome == "answered" else None
+
+    @property
+    def searches(self) -> tuple[Turn, ...]:
+        """The turns that searched, in order."""
+        return tuple(turn for turn in self.turns if turn.action == "search")
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        return tuple(turn.argument for turn in self.searches)
+
+    @property
+    def malformed_turns(self) -> int:
+        return sum(turn.action == "malformed" for turn in self.turns)
+
+    def evidence(self) -> list[float]:
+        """Share of the gold chunks seen after each search, shape (searches,), never falling.
+
+        Gold is recognised by chunk id among the hits or, in a transcript that carries no hits, by its text.
+        """
+        if self.question is None or not self.question.gold_chunk_ids:
+            return [0.0] * len(self.searches)
+        seen: set[str] = set()
+        shares = []
+        for turn in self.searches:
+            seen |= _gold_in(turn, self.question)
+            shares.append(len(seen) / len(self.question.gold_chunk_ids))
+        return shares
+
+    @property
+    def evidence_search(self) -> int | None:
+        """Number (from 1) of the search after which all gold chunks had been seen; None if that never happened."""
+        return next((i for i, share in enumerate(self.evidence(), start=1) if share == 1.0), None)
+
+    def to_messages(self) -> list[dict]:
+        """The episode as chat messages; the inverse of `from_messages`."""
+        messages = [dict(message) for message in self.prompt]
+        for turn in self.turns:
+            messages.append({"role": "assistant", "content": turn.text})
+            if turn.information is not None:
+                messages.append({"role": "user", "content": wrap_information(turn.information)})
+        return messages
+
+    @classmethod
+    def from_messages(cls, messages: list[dict], question: Question | None = None) -> "Episode":
+        """Read any chat transcript, `[{"role", "content"}, …]`, as an episode.
+
+        What stands before the first assistant message is the prompt; retrieved text may come as `user`, `tool` or
+        `ipython` messages.
+
+        Raises:
+            ValueError: a message without a role or with content that is not text, or an unknown role.
+        """
+        prompt: list[dict] = []
+        turns: list[Turn] = []
+        for i, message in enumerate(messages):
+            role, content = _checked(message, i)
+            if role == "assistant":
+                turns.append(parse_turn(content))
+            elif turns:
+                before = turns[-1].information
+                text = unwrap_information(content)
+                turns[-1] = replace(turns[-1], information=text if before is None else f"{before}\n{text}")
+            else:
+                prompt.append({"role": role, "content": content})
+        return cls(question, tuple(turns), _outcome(turns), tuple(prompt))
+
+
+def build_prompt(question: str, style: str = "full") -> list[dict]:
+    """Chat messages that pose `question`; `style` is a key of `PROMPTS`."""
+    if style not in PROMPTS:
+        raise ValueError(f"unknown prompt style {style!r}; allowed: {', '.join(PROMPTS)}")
+    system, user = PROMPTS[style]
+    messages = [{"role": "user", "content": user.replace("{question}", question)}]
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def parse_turn(text: str) -> Turn:
+    """One assistant message → `Turn`.
+
+    The action is what stands outside the thoughts. Several searches count as one turn that runs the first of them
+    (in a rollout a turn is cut after its first action, so this only happens in transcripts from elsewhere); a search
+    together with an answer, neither of them, or a thought that never closes is malformed.
+    """
+    thought = "\n".join(part.strip() for part in _THOUGHT.findall(text))
+    rest = _THOUGHT.sub("", text)
+    actions = _ACTION.findall(rest)
+    if len({name for name, _ in actions}) != 1 or "<think>" in rest:
+        return Turn(text, thought, "malformed", "")
+    name, argument = actions[0] if actions[0][0] == "search" else actions[-1]
+    return Turn(text, thought, name, argument.strip())
+
+
+def closes_turn(text: str) -> bool:
+    """Whether `text` closes an action, so that generation must stop here."""
+    return "</search>" in text or "</answer>" in text
+
+
+def neutralize(text: str) -> str:
+    """Make retrieved text inert: whatever looks like the start of a tag or of a chat token loses its bracket.
+
+    `<answer>`, `</information>`, `<|im_end|>` and `<start_of_turn>` become `‹answer>`, …; `a < b` stays.
+    """
+    return _TAG_START.sub("‹", text)
+
+
+def format_hits(hits: list[Hit] | tuple[Hit, ...]) -> str:
+    """The passages as the policy reads them: numbered, with titles, neutralized."""
+    if not hits:
+        return NO_HITS
+    return "\n".join(f"[{i}] {neutralize(hit.title)}\n{neutralize(hit.text)}" for i, hit in enumerate(hits, 1))
+
+
+def wrap_information(text: str) -> str:
+    return f"<information>\n{text}\n</information>"
+
+
+def unwrap_information(content: str) -> str:
+    """The text inside one `<information>` block, or the content itself when it is not wrapped."""
+    match = _INFORMATION.match(content)
+    return match.group(1) if match else content
+
+
+def _gold_in(turn: Turn, question: Question) -> set[str]:
+    if turn.hits or not turn.information:
+        return {hit.chunk_id for hit in turn.hits} & set(question.gold_chunk_ids)
+    pairs = zip(question.gold_chunk_ids, question.gold_texts, strict=False)
+    return {gold for gold, text in pairs if text in turn.information or neutralize(text) in turn.information}
+
+
+def _checked(message: dict, position: int) -> tuple[str, str]:
+    role, content = message.get("role"), message.get("content")
+    if role not in ("system", "user", "assistant", "tool", "ipython"):
+        raise ValueError(f"message {position}: role {role!r}; allowed: system, user, assistant, tool, ipython")
+    if not isinstance(content, str):
+        raise ValueError(f"message {position}: content must be text, got {type(content).__name__}")
+    return role, content
+
+
+def _outcome(turns: list[Turn]) -> str:
+    last = turns[-1].action if turns else "unfinished"
+    return {"answer": "answered", "malformed": "malformed"}.get(last, "unfinished")
