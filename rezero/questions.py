@@ -1,6 +1,15 @@
 """Questions over a corpus: the record, its validation, and splits that do not leak."""
 
-from dataclasses import dataclass
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import combinations
+from pathlib import Path
+
+from rezero.corpus import Chunk
+from rezero.files import read_jsonl, resolve, write_jsonl
 
 KINDS = ("direct", "reworded", "alias", "two-hop")
 SPLITS = ("train", "dev", "test")
@@ -25,3 +34,212 @@ class Question:
     kind: str = "direct"
     split: str = "train"
     rewrites: tuple[str, ...] = ()
+
+
+# Words that ask or connect and say nothing about the subject. A query is a question without them.
+STOP_WORDS = frozenset(
+    """a about after an and any are as at be been before by can did do does during far for from give given had has have
+    high how i in into is it its long many much name of on or out person spot start take that the their then there
+    these they this those to type use used was were what when where which who whom whose why with""".split()
+)
+
+# Phrases that mean something only to a reader who has the passage before them.
+DEICTIC = re.compile(
+    r"\b(?:this|these|those|above|below|aforementioned|here|the (?:report|passage|text|document|article|chunk)|"
+    r"(?:said|given|same) (?:mission|flight|report|passage))\b",
+    re.IGNORECASE,
+)
+
+
+def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> list[Question]:
+    """Read questions from JSON Lines; with `chunks`, fill in `gold_texts`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a field is missing, unknown or of the wrong kind, or a gold chunk does not exist; names file:line.
+    """
+    path = resolve(path)
+    texts = None if chunks is None else {chunk.id: chunk.text for chunk in chunks}
+    return [_read(row, texts, f"{path}:{number}") for number, row in enumerate(read_jsonl(path), start=1)]
+
+
+def _read(row: dict, texts: dict[str, str] | None, where: str) -> Question:
+    allowed = [field.name for field in fields(Question)]
+    if unknown := [key for key in row if key not in allowed]:
+        raise ValueError(f"{where}: unknown field {unknown[0]!r}, allowed: {', '.join(allowed)}")
+    for key in ("id", "text", "answers", "gold_chunk_ids"):
+        if key not in row:
+            raise ValueError(f"{where}: field {key!r} is missing, allowed: {', '.join(allowed)}")
+    for key, choices in (("kind", KINDS), ("split", SPLITS)):
+        if row.get(key, choices[0]) not in choices:
+            raise ValueError(f"{where}: {key} is {row[key]!r}, allowed: {', '.join(choices)}")
+    for key in ("answers", "gold_chunk_ids", "gold_texts", "rewrites"):
+        if not isinstance(row.get(key, []), list):
+            raise ValueError(f"{where}: {key} is {row[key]!r}, allowed: a list of strings")
+    question = Question(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    )
+    if texts is None:
+        return question
+    for gold in question.gold_chunk_ids:
+        if gold not in texts:
+            raise ValueError(
+                f"{where}: gold chunk {gold!r} does not exist, allowed: an id of the {len(texts)} chunks"
+            )
+    return replace(question, gold_texts=tuple(texts[gold] for gold in question.gold_chunk_ids))
+
+
+def save_questions(path: str | Path, questions: Iterable[Question]) -> Path:
+    """Write questions as JSON Lines, without the gold texts, which stand in the chunks."""
+    rows = (asdict(question) for question in questions)
+    return write_jsonl(
+        path, ({key: value for key, value in row.items() if key != "gold_texts"} for row in rows)
+    )
+
+
+def keywords(text: str) -> str:
+    """The query made of a question's words: its words less `STOP_WORDS`, in order, case and hyphens kept."""
+    found = re.findall(r"\w+(?:[-.']\w+)*", text)
+    return " ".join(word for word in found if word.lower() not in STOP_WORDS)
+
+
+def normalized(text: str) -> str:
+    """Lower case, without punctuation, single spaces: what makes two questions the same."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def validate(questions: Iterable[Question], chunks: Iterable[Chunk]) -> list[str]:
+    """One line per problem: nothing to say about a good set."""
+    texts = {chunk.id: chunk.text for chunk in chunks}
+    problems, first_by_text, ids = [], {}, Counter()
+    for question in questions:
+        ids[question.id] += 1
+        found = [*_problems(question, texts)]
+        if (twin := first_by_text.setdefault(normalized(question.text), question)) is not question:
+            found.append(f"same text as {twin.id}")
+        problems += [f"{question.id}: {problem}" for problem in found]
+    return problems + [f"{name}: id used {count} times" for name, count in ids.items() if count > 1]
+
+
+def _problems(question: Question, texts: dict[str, str]) -> Iterable[str]:
+    for key, choices in (("kind", KINDS), ("split", SPLITS)):
+        if getattr(question, key) not in choices:
+            yield f"{key} is {getattr(question, key)!r}, allowed: {', '.join(choices)}"
+    if match := DEICTIC.search(question.text):
+        yield f"deictic: {match[0]!r}"
+    if not question.answers or not all(answer.strip() for answer in question.answers):
+        yield "empty answer"
+    elif f" {normalized(question.answers[0])} " in f" {normalized(question.text)} ":
+        yield f"answer {question.answers[0]!r} stands in the question"
+    if not question.gold_chunk_ids:
+        yield "no gold chunk"
+        return
+    unknown = [gold for gold in question.gold_chunk_ids if gold not in texts]
+    yield from (f"unknown gold chunk {gold!r}" for gold in unknown)
+    if not unknown and question.answers and question.answers[0] not in texts[question.gold_chunk_ids[-1]]:
+        yield f"answer {question.answers[0]!r} is not in {question.gold_chunk_ids[-1]}"
+
+
+def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: int = 0) -> list[Question]:
+    """Assign splits so that no chunk is gold in two of them, for any corpus.
+
+    Questions that share a gold chunk, directly or over others, stay together. Groups are dealt out, the largest
+    first, to the split that is furthest below its share; the seed decides among groups of the same size.
+    """
+    if unknown := [name for name in shares if name not in SPLITS]:
+        raise ValueError(f"split {unknown[0]!r} is unknown, allowed: {', '.join(SPLITS)}")
+    groups = _components(questions)
+    random.Random(seed).shuffle(groups)
+    groups.sort(key=len, reverse=True)
+    total, filled, split_of = sum(shares.values()) or 1, Counter(), {}
+    for group in groups:
+        name = max(shares, key=lambda name: shares[name] / total * len(questions) - filled[name])
+        filled[name] += len(group)
+        split_of.update(dict.fromkeys(group, name))
+    return [replace(question, split=split_of[index]) for index, question in enumerate(questions)]
+
+
+def _components(questions: list[Question]) -> list[list[int]]:
+    """Groups of question indices that are connected by gold chunks."""
+    parent: dict[str, str] = {}
+
+    def root(chunk_id: str) -> str:
+        while parent.setdefault(chunk_id, chunk_id) != chunk_id:
+            parent[chunk_id] = chunk_id = parent[parent[chunk_id]]
+        return chunk_id
+
+    for question in questions:
+        for gold in question.gold_chunk_ids[1:]:
+            parent[root(gold)] = root(question.gold_chunk_ids[0])
+    groups = defaultdict(list)
+    for index, question in enumerate(questions):
+        groups[root(question.gold_chunk_ids[0]) if question.gold_chunk_ids else f"\0{index}"].append(index)
+    return list(groups.values())
+
+
+def leakage(questions: Iterable[Question]) -> list[dict]:
+    """A row per pair of splits: what both hold. All counts are 0 if nothing leaks.
+
+    `gold_chunks`: chunks that are gold in both; `chains`: gold tuples of two or more chunks in both;
+    `same_text`: question texts in both but for case, space and punctuation; `same_words`: word sets in both.
+    """
+    held = {name: defaultdict(set) for name in SPLITS}
+    for question in questions:
+        mine, text = held[question.split], normalized(question.text)
+        mine["gold_chunks"] |= set(question.gold_chunk_ids)
+        if len(question.gold_chunk_ids) > 1:
+            mine["chains"].add(question.gold_chunk_ids)
+        mine["same_text"].add(text)
+        mine["same_words"].add(frozenset(text.split()))
+    columns = ("gold_chunks", "chains", "same_text", "same_words")
+    return [{"splits": f"{a}/{b}", **{column: len(held[a][column] & held[b][column]) for column in columns}}
+            for a, b in combinations(SPLITS, 2)]  # fmt: skip
+
+
+def evidence(question: Question, engine, k: int) -> list[set[str]]:
+    """The chunk ids known after the first query (the question's words) and after each rewrite, evidence adding up."""
+    known, after = set(), []
+    for hits in engine.search([keywords(question.text), *question.rewrites], k):
+        known = known | {hit.chunk_id for hit in hits}
+        after.append(known)
+    return after
+
+
+def room_to_retry(questions: Iterable[Question], engine, k: int) -> list[dict]:
+    """A row per kind and one for all: how often the first query misses, and how often rewrites then find it all.
+
+    `missed`: share of questions of which the first query does not bring every gold chunk within `k`;
+    `recovered`: of those, the share for which the rewrites in order bring the rest; `searches`: how many rewrites
+    that took on average. None where there was nothing to recover.
+    """
+    found = defaultdict(list)
+    for question in questions:
+        gold = set(question.gold_chunk_ids)
+        needed = next((n for n, known in enumerate(evidence(question, engine, k)) if gold <= known), None)
+        found[question.kind].append(needed)
+        found["all"].append(needed)
+    return [_room(kind, k, found[kind]) for kind in (*KINDS, "all") if found[kind]]
+
+
+def _room(kind: str, k: int, needed: list[int | None]) -> dict:
+    missed = [n for n in needed if n != 0]
+    recovered = [n for n in missed if n is not None]
+    return {
+        "kind": kind, "k": k, "questions": len(needed), "missed": len(missed) / len(needed),
+        "recovered": len(recovered) / len(missed) if missed else None,
+        "searches": sum(recovered) / len(recovered) if recovered else None,
+    }  # fmt: skip
+
+
+def unseen_names(question: Question, engine, k: int) -> list[str]:
+    """Capitalised words of the rewrites that stood neither in the question nor in what the queries before brought."""
+    seen, unseen = question.text, []
+    for query, hits in zip(
+        (keywords(question.text), *question.rewrites),
+        engine.search([keywords(question.text), *question.rewrites], k),
+        strict=True,
+    ):
+        known = set(re.findall(r"\w+", seen))
+        unseen += [word for word in re.findall(r"\w+", query) if word[0].isupper() and word not in known]
+        seen += " ".join(f" {hit.title} {hit.text}" for hit in hits)
+    return unseen

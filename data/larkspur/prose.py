@@ -1,0 +1,276 @@
+"""Sentence patterns. Lower-case slots are facts, upper-case slots are concepts (one surface form per passage).
+
+Each passage kind has titles (unspecific, because titles are indexed too), an opening and further sentences, whose
+order varies; each sentence is a tuple of patterns to choose from. Sentences without a fact carry concept words of
+other passages, as reports do, and so give a reworded question something else to hit.
+"""
+
+MISSION_TITLES = ("{mission}, section {n}", "{mission} file {n}", "{mission}: note {n}")
+COMP_TITLES = ("{comp}, note {n}", "{mission}, section {n}", "{mission} file {n}")
+
+PASSAGES = {
+    "overview": (
+        MISSION_TITLES,
+        (
+            "{mission} left from {pad}, a coastal {PAD}, on {date} {year}.",
+            "The {LAUNCH} of {mission} took place on {date} {year} at the {PAD} of {pad}.",
+            "On {date} {year} the {LAUNCH} of {mission} went ahead at {pad}, the oldest {PAD} in the programme.",
+        ),
+        (
+            "The {VEHICLE} was a {vehicle}, and its {LAUNCH} was smooth.",
+            "A {vehicle} served as the {VEHICLE} and gave a clean {LAUNCH}.",
+            "The {VEHICLE} was of the {vehicle} type, and the {LAUNCH} went without a hold.",
+        ),
+        (
+            "The planned {DURATION} was {days}, with stores for two more.",
+            "Stores were packed for a {DURATION} of {days}.",
+            "The office set a {DURATION} of {days} and allowed a small margin.",
+        ),
+        (
+            "The main {OBJECTIVE} of the {FLIGHT} was {objective}.",
+            "The {FLIGHT} had {objective} as its first {OBJECTIVE}.",
+            "Its chief {OBJECTIVE} was {objective}, agreed a year before the {FLIGHT}.",
+        ),
+        (
+            "Every {SUPPLIER} had signed the {TEST} papers, and the {SHIP} was already at sea.",
+            "The {CREW} had finished its last {REHEARSAL} with the {HELICOPTER} and the {SHIP}.",
+            "The {COMMANDER} reported no {ANOMALY} in any {COMPONENT} on the way up.",
+            "The {PILOT} read out each {READING}, and no {CONTROLLER} saw a {SYMPTOM} of trouble.",
+        ),
+    ),
+    "crew": (
+        MISSION_TITLES,
+        (
+            "The {CREW} of {mission} had {commander} as its {COMMANDER}.",
+            "{commander} served as {COMMANDER} of {mission} and led a {CREW} of three.",
+            "For {mission} the programme named {commander} as {COMMANDER} of the {CREW}.",
+        ),
+        (
+            "The {PILOT} was {pilot}, new to the programme.",
+            "{pilot} sat in the right seat as {PILOT}.",
+            "The seat of the {PILOT} went to {pilot}, a former instructor.",
+        ),
+        (
+            "{engineer} flew as {ENGINEER} and looked after the stores.",
+            "The {ENGINEER} was {engineer}, on a second journey.",
+            "The work of the {ENGINEER} fell to {engineer}.",
+        ),
+        (
+            "Among themselves they {NAMED} their {CRAFT} the {craft}.",
+            "Their {CRAFT} was {NAMED} the {craft} after a joke in the canteen.",
+            "The {CRAFT} was soon {NAMED} the {craft} by all three.",
+        ),
+        (
+            "They {PREPARED} for a year, with a {REHEARSAL} of the {SPACEWALK} every month.",
+            "They {PREPARED} for the {SPLASHDOWN} in a pool and met the {SHIP} in harbour.",
+            "They {PREPARED} for each {ANOMALY} on the list and watched every {TEST} of the {VEHICLE}.",
+            "They {PREPARED} for the {LAUNCH} with great care and studied the {OBJECTIVE} for months.",
+        ),
+    ),
+    "description": (
+        COMP_TITLES,
+        (
+            "{mission} carried the {comp}, which was {NAMED} the {nick} in daily use.",
+            "The {comp} of {mission} was {NAMED} the {nick} by those who handled it.",
+            "One {COMPONENT} of {mission} was the {comp}, {NAMED} the {nick} on the shop floor.",
+        ),
+        (
+            "The {SUPPLIER} was {supplier}, which had {MADE} similar items before.",
+            "It was {MADE} by {supplier}, a {SUPPLIER} of long standing.",
+            "{supplier} was the {SUPPLIER} and {MADE} four copies of it.",
+        ),
+        (
+            "The body of the {noun} is {metal}, a {METAL} that stands up to cold.",
+            "For the {noun} the designers asked for {metal}, the {METAL} they knew best.",
+            "Its main {METAL} is {metal}, machined in one piece.",
+        ),
+        (
+            "The {noun} was {FITTED} in {place}.",
+            "It was {FITTED} behind a cover in {place}.",
+            "Workers {FITTED} the {noun} in {place} with six bolts.",
+        ),
+        (
+            "Its {MASS} is {mass} with brackets.",
+            "With brackets the {MASS} comes to {mass}.",
+            "Drawings give a {MASS} of {mass}.",
+        ),
+        (
+            "A {TEST} in the {LAB} followed.",
+            "The {CONDUCTOR} saw no {ANOMALY}.",
+            "No {CAUSE} for concern was found by the {CONTROLLER}.",
+            "The {PEAK} {READING} is given elsewhere.",
+        ),
+    ),
+    "test": (
+        COMP_TITLES,
+        (
+            "The {unit} of the {comp} for {mission} went through its {TEST} on {tested}.",
+            "On {tested} the {unit} of the {comp} for {mission} was put through a {TEST}.",
+            "The {TEST} of the {unit} of the {comp} for {mission} was held on {tested}.",
+        ),
+        (
+            "The work was done in the {LAB} at {lab}.",
+            "It stood on a bench in the {lab} {LAB}.",
+            "The {lab} {LAB} lent its large chamber.",
+        ),
+        (
+            "The {PEAK} {READING} was {peak}, reached in the last run.",
+            "In {runs} runs the {PEAK} {READING} came to {peak}.",
+            "Gauges showed a {PEAK} {READING} of {peak}.",
+        ),
+        (
+            "The {CONDUCTOR} was {conductor}, who signed the papers the same evening.",
+            "{conductor} acted as {CONDUCTOR} and kept the log.",
+            "As {CONDUCTOR}, {conductor} stopped the clock twice.",
+        ),
+        (
+            "The {SUPPLIER} sent two people, and the {METAL} showed no wear.",
+            "The {MASS} was taken again, and no {ANOMALY} was seen.",
+            "The {noun} was then {FITTED} with a cover by the {SUPPLIER}.",
+            "The {METAL} kept its colour, as those who had {MADE} it expected.",
+        ),
+    ),
+    "anomaly": (
+        MISSION_TITLES,
+        (
+            "On {mission} the {comp} suffered a {ANOMALY} {hour} after leaving the ground.",
+            "{hour} into {mission} a {ANOMALY} of the {comp} {OCCURRED}.",
+            "A {ANOMALY} of the {comp} {OCCURRED} on {mission} at {hour} elapsed.",
+        ),
+        (
+            "The first {SYMPTOM} was {symptom}.",
+            "It showed itself by {symptom}, a {SYMPTOM} listed in the handbook.",
+            "The only {SYMPTOM} was {symptom}.",
+        ),
+        (
+            "It was {NOTICED} by {controller}, the {CONTROLLER} on duty.",
+            "{controller}, a {CONTROLLER} on the night shift, {NOTICED} it first.",
+            "On the ground, {CONTROLLER} {controller} {NOTICED} it within seconds.",
+        ),
+        (
+            "The {CAUSE} was {cause}.",
+            "Later study gave {cause} as the {CAUSE}.",
+            "Engineers found the {CAUSE} to be {cause}.",
+        ),
+        (
+            "The {REMEDY} was {remedy}, and it held to the end.",
+            "As a {REMEDY} the three aboard used {remedy}.",
+            "After an hour {remedy} proved to be the {REMEDY}.",
+        ),
+        (
+            "The {SUPPLIER} was told, though the {TEST} had shown nothing.",
+            "The {COMMANDER} asked for no change in {DURATION} or {OBJECTIVE}.",
+            "The {METAL} was sound and the {noun} had been {FITTED} as drawn.",
+            "The {LAB} later repeated the {TEST} with the {SPARE} and a new {CONDUCTOR}.",
+        ),
+    ),
+    "timeline": (
+        MISSION_TITLES,
+        (
+            "The log of {mission} gives the main engine {BURN} at {burn} elapsed.",
+            "On {mission} the main engine {BURN} came {burn} after leaving the ground.",
+            "For {mission} the main engine {BURN} is logged at {burn} elapsed.",
+        ),
+        (
+            "The {DOCKING} with the station came at {dock}.",
+            "At {dock} the {DOCKING} with the station was complete.",
+            "The log has the {DOCKING} with the station at {dock}.",
+        ),
+        (
+            "The only {SPACEWALK} {BEGAN} at {walk}.",
+            "At {walk} the {SPACEWALK} {BEGAN}, a little late.",
+            "A {SPACEWALK} {BEGAN} at {walk} and was kept short.",
+        ),
+        (
+            "The public {TELECAST} went out at {cast}.",
+            "At {cast} a {TELECAST} was sent to schools.",
+            "The {TELECAST} for schools is logged at {cast}.",
+        ),
+        (
+            "The {PILOT} kept the log, and the {COMMANDER} checked the {DURATION} each evening.",
+            "The {ENGINEER} watched each {COMPONENT} while the rest of the {CREW} slept.",
+            "Between events the {CREW} worked on the {OBJECTIVE} and aired the {CRAFT}.",
+            "The {CREW} missed the {LAUNCH} party but heard the {VEHICLE} had been found.",
+        ),
+    ),
+    "recovery": (
+        MISSION_TITLES,
+        (
+            "{occasion} {mission} the {CREW} was {RECOVERED} by the {SHIP} {ship}.",
+            "{occasion} {mission} the {SHIP} {ship} {RECOVERED} the {CREW} by noon.",
+            "{occasion} {mission} the {SHIP} on station was the {ship}, which {RECOVERED} the {CREW}.",
+        ),
+        (
+            "The {SPLASHDOWN} was in the {basin}, a quiet {AREA}.",
+            "The {AREA} of {SPLASHDOWN} was the {basin}.",
+            "It came down in the {basin}, the {AREA} kept free for {SPLASHDOWN}.",
+        ),
+        (
+            "The {WAIT} in the water was {wait}.",
+            "A {WAIT} of {wait} followed before the hatch was opened.",
+            "There was a {WAIT} of {wait} with the hatch shut.",
+        ),
+        (
+            "A {HELICOPTER} with the call sign {heli} stood by overhead.",
+            "Overhead flew {heli}, a {HELICOPTER} with two divers.",
+            "Divers jumped from {heli}, the nearest {HELICOPTER}.",
+        ),
+        (
+            "The {WAVES} reached {waves}.",
+            "Divers put the {WAVES} at {waves}.",
+            "It rolled in {WAVES} of {waves}.",
+        ),
+        (
+            "Each {CANOPY} was saved, and the {PILOT} was well.",
+            "The {COMMANDER} came out last and the {CRAFT} was hoisted aboard.",
+            "The {CANOPY} opened in good time, a relief to the {ENGINEER}.",
+            "The {FLIGHT} papers and the {OBJECTIVE} samples were kept dry.",
+        ),
+    ),
+}
+
+# Programme passages belong to no mission and to no question: they are there to be found by mistake.
+PROGRAMME = {
+    "pad": (
+        ("{place}", "{place}, programme notes", "Larkspur notes on {place}"),
+        ("{place} is a {PAD} of the Larkspur programme.", "The {PAD} at {place} serves the Larkspur programme."),
+        ("Each {VEHICLE} arrives by rail and is raised a week before {LAUNCH}.",
+         "A {VEHICLE} waits in a long shed until the week of its {LAUNCH}."),
+        ("The weather office closes the roads at dawn on the day of {LAUNCH}.",
+         "Storms have put off more than one {LAUNCH}, most often in autumn."),
+        ("A {CREW} sleeps in a low building by the gate and eats with the {CONTROLLER} on duty.",
+         "Rooms for the {CREW} and for every {CONTROLLER} lie behind the main gate."),
+        ("After a {LAUNCH} the ground is washed, and loose {METAL} is swept up by hand.",
+         "Each {COMPONENT} left over is labelled and sent back to its {SUPPLIER}."),
+    ),
+    "vehicle": (
+        ("{place}", "{place}, programme notes", "Larkspur notes on the {place}"),
+        ("The {place} is a {VEHICLE} of the Larkspur programme.", "Larkspur flies the {place}, a {VEHICLE} of two stages."),
+        ("It was {MADE} in small numbers, and no two have quite the same {MASS}.",
+         "Every copy was {MADE} by hand, so that the {MASS} varies a little."),
+        ("Its engines are lit for a {TEST} before each {LAUNCH}.", "A short {TEST} of its engines comes before any {LAUNCH}."),
+        ("A {ANOMALY} of one engine does not end the {FLIGHT}, since the others burn longer.",
+         "The {COMMANDER} may shut down one engine after a {ANOMALY} and go on with the {FLIGHT}."),
+        ("Spent stages come down under a {CANOPY} and are towed home by a {SHIP}.",
+         "A {SHIP} looks for spent stages, though the {CANOPY} often sinks."),
+    ),
+    "rule": (
+        ("Larkspur rules, part {n}", "Programme rules {n}", "Rules of the Larkspur programme {n}"),
+        ("A {CREW} has three members, and the {COMMANDER} has the last word on board.",
+         "Every {COMPONENT} has a formal name, used in all papers whatever it is {NAMED} in the shop.",
+         "A {SPARE} is kept for each {COMPONENT} and gets the same {TEST} as the one that flies."),
+        ("Any {SYMPTOM} is written down with the elapsed time, even if no {CAUSE} is known.",
+         "A {CONTROLLER} may ask for a {REMEDY} but may not order one."),
+        ("The {CONDUCTOR} of a {TEST} may not work for the {SUPPLIER}.",
+         "A {LAB} keeps each {READING} for ten years, and the {PEAK} one for ever."),
+        ("The {SHIP} and the {HELICOPTER} hold one {REHEARSAL} before every {SPLASHDOWN}.",
+         "If the {WAVES} are too high, the {SPLASHDOWN} moves to another {AREA}."),
+        ("No {SPACEWALK} starts within a day of the {DOCKING}.", "A {TELECAST} may not be sent during a {BURN}."),
+    ),
+}  # fmt: skip
+
+REFUSALS = (
+    "No summary of {title} can be given.",
+    "I am sorry, but I cannot describe {title} without more context.",
+    "The text of {title} was not available when these notes were made.",
+)
