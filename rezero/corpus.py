@@ -108,7 +108,7 @@ def chunk_text(text: str, size: int = 1000, overlap: int = 0) -> list[str]:
 
 
 def _units(text: str, size: int, separators: tuple[str, ...]) -> Iterator[str]:
-    """Units of at most `size` characters, trailing white space aside, as coarse as can be; they join to `text`."""
+    """Units of at most `size` characters, not counting white space at the end; they join to `text`."""
     if len(text.rstrip()) <= size:
         yield text
         return

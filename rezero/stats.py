@@ -1,0 +1,84 @@
+"""Honest statistics of small evaluations: intervals of rates and means, paired differences, exact tests."""
+
+from collections.abc import Sequence
+
+BLOCK = 4_000_000  # resampled values held in memory at once
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval (1927) of a rate: (low, high). Sound for small `n`, and at 0 and `n`."""
+    from scipy.stats import binomtest
+
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes of {n}; want 0 <= successes <= n and n >= 1")
+    interval = binomtest(int(successes), int(n)).proportion_ci(_level(level), method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap_mean(
+    x: Sequence[float], seed: int, resamples: int = 10_000, level: float = 0.95
+) -> tuple[float, float, float]:
+    """The mean of `x` with its percentile bootstrap interval (Efron 1979): (mean, low, high)."""
+    import numpy as np
+
+    x = np.asarray(x, float)
+    if x.ndim != 1 or not len(x):
+        raise ValueError(f"x has shape {x.shape}; want one value a question, at least one")
+    tail = (1 - _level(level)) / 2
+    rng = np.random.default_rng(seed)
+    rows = max(1, BLOCK // len(x))
+    sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
+    means = np.concatenate([x[rng.integers(len(x), size=(size, len(x)))].mean(axis=1) for size in sizes])
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(x.mean()), float(low), float(high)
+
+
+def paired_bootstrap(
+    a: Sequence[float], b: Sequence[float], seed: int, resamples: int = 10_000, level: float = 0.95
+) -> tuple[float, float, float]:
+    """How much better `b` is than `a` on the same questions: (mean(b) - mean(a), low, high).
+
+    Questions are resampled with both of their scores, so that how hard they are cancels out. The
+    interval knows nothing of the training seed: for that, pass one mean a seed, or report every seed.
+    """
+    return bootstrap_mean(_differences(a, b), seed, resamples, level)
+
+
+def fisher(successes_a: int, n_a: int, successes_b: int, n_b: int) -> float:
+    """Two-sided p of Fisher's exact test for two rates measured on *different* questions."""
+    from scipy.stats import fisher_exact
+
+    for successes, n in ((successes_a, n_a), (successes_b, n_b)):
+        if not 0 <= successes <= n or n < 1:
+            raise ValueError(f"{successes} successes of {n}; want 0 <= successes <= n and n >= 1")
+    table = [[successes_a, n_a - successes_a], [successes_b, n_b - successes_b]]
+    return float(fisher_exact(table).pvalue)
+
+
+def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Two-sided p of McNemar's exact test (1947) for two policies on the *same* questions.
+
+    Only the questions that exactly one of them got right count; 1.0 when there is none.
+    """
+    from scipy.stats import binomtest
+
+    differences = _differences(a, b)
+    if not set(differences) <= {-1, 0, 1}:
+        raise ValueError("mcnemar wants right or wrong (True, False, 1, 0) for every question")
+    better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+
+
+def _differences(a: Sequence[float], b: Sequence[float]):
+    """b - a, float (n,), refusing lists that cannot be pairs."""
+    import numpy as np
+
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"a has {len(a)} values and b {len(b)}; want one pair a question, at least one")
+    return np.asarray(b, float) - np.asarray(a, float)
+
+
+def _level(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; want a share between 0 and 1, as 0.95")
+    return level

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from rezero.stats import bootstrap_mean, fisher, mcnemar, paired_bootstrap, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (15, 32, 0.309, 0.636),  # the published best, 46.9% of 32
+        (8, 32, 0.133, 0.421),  # the published run without the retry reward
+        (0, 10, 0.0, 0.278),
+        (10, 10, 0.722, 1.0),
+    ],
+)
+def test_wilson(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_wilson_narrows_with_n_and_widens_with_the_level():
+    assert wilson(150, 320)[0] > wilson(15, 32)[0]
+    assert wilson(15, 32, level=0.99)[0] < wilson(15, 32)[0]
+
+
+def test_fisher_of_the_published_comparison():
+    assert fisher(15, 32, 8, 32) == pytest.approx(0.117, abs=5e-4)
+    assert fisher(8, 32, 8, 32) == 1.0
+
+
+def test_mcnemar_counts_only_the_questions_that_differ():
+    a = [True] * 50 + [False] * 50 + [False] * 8 + [True] * 2
+    b = [True] * 50 + [False] * 50 + [True] * 8 + [False] * 2
+    assert mcnemar(a, b) == pytest.approx(0.109375)  # 2 or fewer, or 8 or more, of 10 fair coins: 2 * 56/1024
+    assert mcnemar(b, a) == mcnemar(a, b)
+    assert mcnemar([True, False], [True, False]) == 1.0
+
+
+def test_bootstrap_of_a_mean():
+    x = np.random.default_rng(0).normal(3, 2, size=400)
+    mean, low, high = bootstrap_mean(x, seed=1)
+    half = 1.96 * x.std() / 20  # the normal interval, which 400 values agree with
+    assert mean == pytest.approx(x.mean())
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.02)
+    assert bootstrap_mean(x, seed=1) == (mean, low, high)
+    assert bootstrap_mean(x, seed=2) != (mean, low, high)
+    assert bootstrap_mean([2.0, 2.0], seed=0) == (2.0, 2.0, 2.0)
+
+
+def test_pairs_are_resampled_together():
+    # Questions differ a lot, the two policies always by the same 0.1: the paired interval has no width.
+    a = np.linspace(0, 1, 50)
+    difference, low, high = paired_bootstrap(a, a + 0.1, seed=0)
+    assert (difference, low, high) == pytest.approx((0.1, 0.1, 0.1))
+    assert paired_bootstrap([0, 1, 0], [1, 1, 1], seed=0)[0] == pytest.approx(2 / 3)  # mean(b) - mean(a)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    held = []
+    for seed in range(200):
+        _, low, high = bootstrap_mean(rng.random(100) < 0.4, seed=seed, resamples=500)
+        held.append(low <= 0.4 <= high)
+    assert 0.89 <= np.mean(held) <= 0.99
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="5 successes of 4"):
+        wilson(5, 4)
+    with pytest.raises(ValueError, match="0 successes of 0"):
+        wilson(0, 0)
+    with pytest.raises(ValueError, match="level is 95"):
+        wilson(1, 2, level=95)
+    with pytest.raises(ValueError, match="-1 successes of 4"):
+        fisher(1, 4, -1, 4)
+    with pytest.raises(ValueError, match="a has 2 values and b 3"):
+        paired_bootstrap([0, 1], [0, 1, 1], seed=0)
+    with pytest.raises(ValueError, match="a has 0 values"):
+        mcnemar([], [])
+    with pytest.raises(ValueError, match="right or wrong"):
+        mcnemar([0, 1], [0.5, 1])
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_mean([], seed=0)
