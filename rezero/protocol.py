@@ -33,7 +33,7 @@ CORRECTION = "That turn was not understood: after the thought, write exactly one
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _INFORMATION = re.compile(r"^\s*<information>\n?(.*?)\n?</information>\s*$", re.DOTALL)
-_TAG_START = re.compile(r"<(?=[/|!]?\s*[A-Za-z_|])")
+_TAG_START = re.compile(r"<(?=[/|!]?[A-Za-z_|-]|\s*/?\s*(?:think|search|answer|information)\b)")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def format_hits(hits: list[Hit] | tuple[Hit, ...]) -> str:
     """The passages as the policy reads them: numbered, with titles, neutralized."""
     if not hits:
         return NO_HITS
-    return "\n".join(f"[{i}] {neutralize(hit.title)}\n{neutralize(hit.text)}" for i, hit in enumerate(hits, 1))
+    return "\n".join(f"[{i}] {neutralize(hit.title)} | {neutralize(hit.text)}" for i, hit in enumerate(hits, 1))
 
 
 def wrap_information(text: str) -> str:

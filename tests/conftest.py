@@ -1,0 +1,58 @@
+"""Toys that every test may use: four chunks, two questions, a tokenizer and a tiny random model."""
+
+import pytest
+import torch
+
+from rezero.corpus import Chunk
+from rezero.policy import Policy
+from rezero.questions import Question
+from rezero.search import build_engine
+
+torch.set_num_threads(1)
+
+CHUNKS = [
+    Chunk("c1", "Corvane: section 1", "The commander of Corvane was Ilse Varrow. The flight lasted 12 days."),
+    Chunk("c2", "Corvane: section 2", "After splashdown Corvane was met by the cutter Ondine in 40 minutes."),
+    Chunk("c3", "Tarnel: section 1", "The skipper of Tarnel was Bram Keld. The flight lasted 9 days."),
+    Chunk("c4", "Tarnel: section 2", "The Tarnel vent valve, which crews called the Moxen, was built by Orlan Works."),
+]
+QUESTIONS = [
+    Question("q1", "Who was the commander of Corvane?", ("Ilse Varrow", "Varrow"), ("c1",), (CHUNKS[0].text,)),
+    Question(
+        "q2",
+        "Which ship met the crew of Ilse Varrow?",
+        ("Ondine",),
+        ("c1", "c2"),
+        (CHUNKS[0].text, CHUNKS[1].text),
+        kind="two-hop",
+        rewrites=("Corvane cutter",),
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def chunks() -> list[Chunk]:
+    return CHUNKS
+
+
+@pytest.fixture(scope="session")
+def questions() -> list[Question]:
+    return QUESTIONS
+
+
+@pytest.fixture(scope="session")
+def engine(chunks):
+    return build_engine("bm25", chunks)
+
+
+@pytest.fixture(scope="session")
+def policy(questions, engine) -> Policy:
+    """A random 2-layer policy with a ChatML tokenizer trained on scripted episodes of the toy corpus."""
+    from rezero.scripted import play, searcher
+    from rezero.warmstart import new_policy, train_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(play(searcher(), questions, engine, k=2), vocab_size=300)
+    made = new_policy(tokenizer, width=32, layers=2)
+    made.model.eval()
+    return made

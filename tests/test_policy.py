@@ -1,0 +1,113 @@
+"""Generation over several turns: the KV cache must change nothing, stops must cut at the shortest prefix."""
+
+import pytest
+import torch
+
+from rezero.policy import Policy, load_policy, save_policy
+from rezero.protocol import build_prompt, wrap_information
+
+
+def greedy_without_cache(policy, ids, n):
+    ids = list(ids)
+    for _ in range(n):
+        ids.append(int(policy.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        if policy.ends_turn(ids[-1:]):
+            break
+    return ids
+
+
+@torch.no_grad()
+def test_cached_batch_equals_single_rows_without_cache(policy):
+    """Three rows of different lengths over three turns, one row leaving: the same tokens as one by one, uncached."""
+    rows = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15, 16, 17, 18]]
+    generation = policy.start(rows, temperature=0.0)
+    history = [list(row) for row in rows]
+    alive = [0, 1, 2]
+    for reply in ([[20, 21], [22], [23, 24, 25]], [[30], [31, 32, 33, 34]], None):
+        turns = generation.generate(4)
+        for row, turn in zip(alive, turns, strict=True):
+            expected = greedy_without_cache(policy, history[row], 4)
+            assert history[row] + turn == expected
+            history[row] = expected
+        if reply is None:
+            break
+        kept = list(range(len(alive)))[-len(reply) :]  # the first row leaves after the second turn
+        generation.extend(kept, reply)
+        alive = [alive[i] for i in kept]
+        for row, new in zip(alive, reply, strict=True):
+            history[row] += new
+
+
+def test_sampling_repeats_with_the_same_generator(policy):
+    draws = [
+        policy.start([[5, 6], [7]], 1.0, torch.Generator().manual_seed(3)).generate(6) for _ in range(2)
+    ]
+    assert draws[0] == draws[1]
+    assert draws[0] != policy.start([[5, 6], [7]], 1.0, torch.Generator().manual_seed(4)).generate(6)
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("<think> a </think>", False),  # a closed thought is no action
+        ("<think> a </think><search> b </search>", True),
+        ("<answer> b </answer>", True),
+        ("<search> b", False),
+    ],
+)
+def test_a_turn_ends_at_its_first_closed_action(policy, text, ends):
+    assert policy.ends_turn(policy.encode(text)) is ends
+
+
+def test_end_of_turn_ends_a_turn(policy):
+    assert policy.ends_turn([5, policy.end_of_turn])
+
+
+def test_seams_rebuild_the_chat_template(policy):
+    """prompt + turn + reply as ids is what the template writes for the whole chat."""
+    prompt = build_prompt("Who?", "short")
+    turn = policy.encode("<search> x </search>")
+    ids = policy.prompt_ids(prompt) + turn + policy.information_ids("[1] A | b", turn)
+    chat = [
+        *prompt,
+        {"role": "assistant", "content": "<search> x </search>"},
+        {"role": "user", "content": wrap_information("[1] A | b")},
+    ]
+    whole = policy.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert policy.tokenizer.decode(ids) == whole
+
+
+def test_end_of_turn_is_not_doubled(policy):
+    turn = [*policy.encode("lost"), policy.end_of_turn]
+    assert policy.information_ids("x", turn)[0] != policy.end_of_turn
+    assert policy.information_ids("x", turn[:-1])[0] == policy.end_of_turn
+
+
+def test_save_and_load(policy, tmp_path):
+    save_policy(policy, tmp_path / "p")
+    again = load_policy(tmp_path / "p")
+    assert again.start([[5, 6, 7]], 0.0).generate(5) == policy.start([[5, 6, 7]], 0.0).generate(5)
+    assert not list((tmp_path / "p").glob("*.bin"))
+
+
+def test_missing_policy_says_where_it_looked(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no policy in .*nowhere.*make policy"):
+        load_policy(tmp_path / "nowhere")
+
+
+def test_pad_equal_to_end_of_turn_is_refused(policy):
+    from copy import deepcopy
+
+    tokenizer = deepcopy(policy.tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    with pytest.raises(ValueError, match="pad token"):
+        Policy(policy.model, tokenizer)
+
+
+def test_a_tokenizer_without_template_is_refused(policy):
+    from copy import deepcopy
+
+    tokenizer = deepcopy(policy.tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        Policy(policy.model, tokenizer)
