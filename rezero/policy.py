@@ -94,7 +94,7 @@ class Generation:
         """One turn for every row: sampled ids up to and including the token that ends the turn."""
         turns: list[list[int]] = [[] for _ in range(len(self.mask))]
         open_rows = set(range(len(turns)))
-        for step in range(max_new_tokens):
+        for _ in range(max_new_tokens):
             tokens = self._sample()
             fed: list[list[int]] = [[] for _ in turns]
             for row in list(open_rows):

@@ -5,7 +5,6 @@ inside `<information>`, and only sampled tokens carry mask 1. What this adds: on
 turn, engine failures that the policy is told about, and the reason why each episode ended.
 """
 
-import random
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 

@@ -69,7 +69,11 @@ def train_tokenizer(episodes: list[Episode], vocab_size: int) -> PreTrainedToken
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, chat_template=CHATML, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        chat_template=CHATML,
+        clean_up_tokenization_spaces=False,
     )
 
 

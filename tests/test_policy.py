@@ -39,9 +39,7 @@ def test_cached_batch_equals_single_rows_without_cache(policy):
 
 
 def test_sampling_repeats_with_the_same_generator(policy):
-    draws = [
-        policy.start([[5, 6], [7]], 1.0, torch.Generator().manual_seed(3)).generate(6) for _ in range(2)
-    ]
+    draws = [policy.start([[5, 6], [7]], 1.0, torch.Generator().manual_seed(3)).generate(6) for _ in range(2)]
     assert draws[0] == draws[1]
     assert draws[0] != policy.start([[5, 6], [7]], 1.0, torch.Generator().manual_seed(4)).generate(6)
 
