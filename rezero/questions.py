@@ -37,11 +37,12 @@ class Question:
 
 
 # Words that ask or connect and say nothing about the subject. A query is a question without them.
-STOP_WORDS = frozenset(
-    """a about after an and any are as at be been before by can did do does during far for from give given had has have
-    high how i in into is it its long many much name of on or out person spot start take that the their then there
-    these they this those to type use used was were what when where which who whom whose why with""".split()
-)
+_STOP_WORDS = """
+a about after an and any are as at be been before by can could did do does during far for from gave give
+given had has have how i in into is it its long many me much of on or out that the their then there these
+they this those to was were what when where which who whom whose why will with would
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 # Phrases that mean something only to a reader who has the passage before them.
 DEICTIC = re.compile(
@@ -76,25 +77,19 @@ def _read(row: dict, texts: dict[str, str] | None, where: str) -> Question:
     for key in ("answers", "gold_chunk_ids", "gold_texts", "rewrites"):
         if not isinstance(row.get(key, []), list):
             raise ValueError(f"{where}: {key} is {row[key]!r}, allowed: a list of strings")
-    question = Question(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-    )
+    question = Question(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
     if texts is None:
         return question
     for gold in question.gold_chunk_ids:
         if gold not in texts:
-            raise ValueError(
-                f"{where}: gold chunk {gold!r} does not exist, allowed: an id of the {len(texts)} chunks"
-            )
+            raise ValueError(f"{where}: gold chunk {gold!r} does not exist, allowed: an id of the {len(texts)} chunks")
     return replace(question, gold_texts=tuple(texts[gold] for gold in question.gold_chunk_ids))
 
 
 def save_questions(path: str | Path, questions: Iterable[Question]) -> Path:
     """Write questions as JSON Lines, without the gold texts, which stand in the chunks."""
     rows = (asdict(question) for question in questions)
-    return write_jsonl(
-        path, ({key: value for key, value in row.items() if key != "gold_texts"} for row in rows)
-    )
+    return write_jsonl(path, ({key: value for key, value in row.items() if key != "gold_texts"} for row in rows))
 
 
 def keywords(text: str) -> str:

@@ -1,8 +1,9 @@
-"""Sentence patterns. Lower-case slots are facts, upper-case slots are concepts (one surface form per passage).
+"""Sentence patterns. Lower-case slots are facts, upper-case slots concepts (one surface form per passage).
 
-Each passage kind has titles (unspecific, because titles are indexed too), an opening and further sentences, whose
-order varies; each sentence is a tuple of patterns to choose from. Sentences without a fact carry concept words of
-other passages, as reports do, and so give a reworded question something else to hit.
+Each passage kind has titles (unspecific, because titles are indexed too), an opening and further sentences in
+a natural order, of which two neighbours may be swapped; each sentence is a tuple of patterns to choose from.
+Sentences without a fact carry concept words of other passages, as reports do, and so give a reworded question
+something else to hit. No pattern spells out a surface form.
 """
 
 MISSION_TITLES = ("{mission}, section {n}", "{mission} file {n}", "{mission}: note {n}")
@@ -12,57 +13,57 @@ PASSAGES = {
     "overview": (
         MISSION_TITLES,
         (
-            "{mission} left from {pad}, a coastal {PAD}, on {date} {year}.",
+            "The {LAUNCH} of {mission} from {pad}, a coastal {PAD}, was on {date} {year}.",
             "The {LAUNCH} of {mission} took place on {date} {year} at the {PAD} of {pad}.",
-            "On {date} {year} the {LAUNCH} of {mission} went ahead at {pad}, the oldest {PAD} in the programme.",
+            "On {date} {year} the {LAUNCH} of {mission} went ahead at {pad}, a {PAD} on the coast.",
         ),
         (
-            "The {VEHICLE} was a {vehicle}, and its {LAUNCH} was smooth.",
-            "A {vehicle} served as the {VEHICLE} and gave a clean {LAUNCH}.",
-            "The {VEHICLE} was of the {vehicle} type, and the {LAUNCH} went without a hold.",
+            "A new {vehicle} was the {VEHICLE}, and it rose smoothly through thin cloud.",
+            "As {VEHICLE} it had a {vehicle}, the usual choice for work of this size.",
+            "The {VEHICLE} was a {vehicle}, and the count went down without a hold.",
         ),
         (
-            "The planned {DURATION} was {days}, with stores for two more.",
-            "Stores were packed for a {DURATION} of {days}.",
+            "The planned {DURATION} was {days}, with stores on board for a little more.",
+            "{mission} was packed for a {DURATION} of {days} and not a day longer.",
             "The office set a {DURATION} of {days} and allowed a small margin.",
         ),
         (
-            "The main {OBJECTIVE} of the {FLIGHT} was {objective}.",
-            "The {FLIGHT} had {objective} as its first {OBJECTIVE}.",
+            "The main {OBJECTIVE} of the {FLIGHT} was {objective}, and little else was asked.",
+            "The {FLIGHT} had {objective} as its first {OBJECTIVE}, ahead of school work.",
             "Its chief {OBJECTIVE} was {objective}, agreed a year before the {FLIGHT}.",
         ),
         (
-            "Every {SUPPLIER} had signed the {TEST} papers, and the {SHIP} was already at sea.",
-            "The {CREW} had finished its last {REHEARSAL} with the {HELICOPTER} and the {SHIP}.",
-            "The {COMMANDER} reported no {ANOMALY} in any {COMPONENT} on the way up.",
-            "The {PILOT} read out each {READING}, and no {CONTROLLER} saw a {SYMPTOM} of trouble.",
+            "Every {SUPPLIER} had sent in its {TEST} papers, and the {SHIP} was already at sea.",
+            "The {CREW} was through with its last {REHEARSAL} with the {HELICOPTER} and the {SHIP}.",
+            "The {COMMANDER} of {mission} reported no {ANOMALY} in any {COMPONENT} on the way up.",
+            "The {PILOT} had no odd {READING}, and no {CONTROLLER} saw a {SYMPTOM} of trouble.",
         ),
     ),
     "crew": (
         MISSION_TITLES,
         (
-            "The {CREW} of {mission} had {commander} as its {COMMANDER}.",
-            "{commander} served as {COMMANDER} of {mission} and led a {CREW} of three.",
+            "The {CREW} of {mission} had {commander} as its {COMMANDER} from the first day.",
+            "{commander} served as {COMMANDER} of {mission} and met the rest of the {CREW} in spring.",
             "For {mission} the programme named {commander} as {COMMANDER} of the {CREW}.",
         ),
         (
-            "The {PILOT} was {pilot}, new to the programme.",
-            "{pilot} sat in the right seat as {PILOT}.",
+            "The {PILOT} was {pilot}, new to the programme and the youngest of them.",
+            "{pilot} sat in the right-hand seat as {PILOT} and kept the charts.",
             "The seat of the {PILOT} went to {pilot}, a former instructor.",
         ),
         (
-            "{engineer} flew as {ENGINEER} and looked after the stores.",
+            "{engineer} went along as {ENGINEER} and looked after the stores.",
             "The {ENGINEER} was {engineer}, on a second journey.",
-            "The work of the {ENGINEER} fell to {engineer}.",
+            "The work of the {ENGINEER} fell to {engineer}, back after two years.",
         ),
         (
-            "Among themselves they {NAMED} their {CRAFT} the {craft}.",
+            "Among themselves they soon {NAMED} their {CRAFT} the {craft}.",
             "Their {CRAFT} was {NAMED} the {craft} after a joke in the canteen.",
-            "The {CRAFT} was soon {NAMED} the {craft} by all three.",
+            "Their {CRAFT} was soon {NAMED} the {craft} by everyone on the ground.",
         ),
         (
             "They {PREPARED} for a year, with a {REHEARSAL} of the {SPACEWALK} every month.",
-            "They {PREPARED} for the {SPLASHDOWN} in a pool and met the {SHIP} in harbour.",
+            "For the {SPLASHDOWN} of {mission} they {PREPARED} in a pool and met the {SHIP} in harbour.",
             "They {PREPARED} for each {ANOMALY} on the list and watched every {TEST} of the {VEHICLE}.",
             "They {PREPARED} for the {LAUNCH} with great care and studied the {OBJECTIVE} for months.",
         ),
@@ -95,10 +96,10 @@ PASSAGES = {
             "Drawings give a {MASS} of {mass}.",
         ),
         (
-            "A {TEST} in the {LAB} followed.",
-            "The {CONDUCTOR} saw no {ANOMALY}.",
-            "No {CAUSE} for concern was found by the {CONTROLLER}.",
-            "The {PEAK} {READING} is given elsewhere.",
+            "A {TEST} in the {LAB} came later in the year.",
+            "The {CONDUCTOR} saw no {ANOMALY} in the weeks that came after.",
+            "The {CONTROLLER} on the ground can follow it on a dial of its own.",
+            "The {PEAK} {READING} allowed is marked in red on the dial.",
         ),
     ),
     "test": (
@@ -109,24 +110,24 @@ PASSAGES = {
             "The {TEST} of the {unit} of the {comp} for {mission} was held on {tested}.",
         ),
         (
-            "The work was done in the {LAB} at {lab}.",
-            "It stood on a bench in the {lab} {LAB}.",
-            "The {lab} {LAB} lent its large chamber.",
+            "The work was done in the {LAB} at {lab} behind closed doors.",
+            "It stood on a bench in the {lab} {LAB} for two days.",
+            "The {lab} {LAB} lent its large chamber for two nights.",
         ),
         (
             "The {PEAK} {READING} was {peak}, reached in the last run.",
             "In {runs} runs the {PEAK} {READING} came to {peak}.",
-            "Gauges showed a {PEAK} {READING} of {peak}.",
+            "The gauges showed a {PEAK} {READING} of {peak} near noon.",
         ),
         (
-            "The {CONDUCTOR} was {conductor}, who signed the papers the same evening.",
-            "{conductor} acted as {CONDUCTOR} and kept the log.",
-            "As {CONDUCTOR}, {conductor} stopped the clock twice.",
+            "The {CONDUCTOR} was {conductor}, who sealed the papers the same evening.",
+            "{conductor} acted as {CONDUCTOR} and kept the log by hand.",
+            "{conductor}, as {CONDUCTOR}, stopped the clock twice for safety.",
         ),
         (
-            "The {SUPPLIER} sent two people, and the {METAL} showed no wear.",
-            "The {MASS} was taken again, and no {ANOMALY} was seen.",
-            "The {noun} was then {FITTED} with a cover by the {SUPPLIER}.",
+            "The {SUPPLIER} sent two people to watch and to carry the cases.",
+            "The {COMMANDER} of {mission} came by to watch, and no {ANOMALY} was seen.",
+            "The {noun} was then {FITTED} with a cover by people from the {SUPPLIER}.",
             "The {METAL} kept its colour, as those who had {MADE} it expected.",
         ),
     ),
@@ -139,58 +140,58 @@ PASSAGES = {
         ),
         (
             "The first {SYMPTOM} was {symptom}.",
-            "It showed itself by {symptom}, a {SYMPTOM} listed in the handbook.",
+            "The trouble showed itself by {symptom}, a {SYMPTOM} listed in the handbook.",
             "The only {SYMPTOM} was {symptom}.",
         ),
         (
-            "It was {NOTICED} by {controller}, the {CONTROLLER} on duty.",
-            "{controller}, a {CONTROLLER} on the night shift, {NOTICED} it first.",
-            "On the ground, {CONTROLLER} {controller} {NOTICED} it within seconds.",
+            "The trouble was {NOTICED} by {controller}, the {CONTROLLER} on duty.",
+            "{controller}, a {CONTROLLER} on the night shift, {NOTICED} the trouble.",
+            "On the ground, {CONTROLLER} {controller} {NOTICED} it at once.",
         ),
         (
             "The {CAUSE} was {cause}.",
             "Later study gave {cause} as the {CAUSE}.",
-            "Engineers found the {CAUSE} to be {cause}.",
+            "A board found the {CAUSE} to be {cause}.",
         ),
         (
-            "The {REMEDY} was {remedy}, and it held to the end.",
+            "The {REMEDY} was {remedy}, and that held from then on.",
             "As a {REMEDY} the three aboard used {remedy}.",
             "After an hour {remedy} proved to be the {REMEDY}.",
         ),
         (
             "The {SUPPLIER} was told, though the {TEST} had shown nothing.",
             "The {COMMANDER} asked for no change in {DURATION} or {OBJECTIVE}.",
-            "The {METAL} was sound and the {noun} had been {FITTED} as drawn.",
-            "The {LAB} later repeated the {TEST} with the {SPARE} and a new {CONDUCTOR}.",
+            "The {METAL} was sound, and the {noun} had been {FITTED} as drawn.",
+            "The {LAB} later put the {comp} kept in {SPARE} through a second {TEST}.",
         ),
     ),
     "timeline": (
         MISSION_TITLES,
         (
-            "The log of {mission} gives the main engine {BURN} at {burn} elapsed.",
-            "On {mission} the main engine {BURN} came {burn} after leaving the ground.",
-            "For {mission} the main engine {BURN} is logged at {burn} elapsed.",
+            "The log of {mission} gives the main stage {BURN} at {burn} elapsed, close to plan.",
+            "On {mission} the main stage {BURN} came {burn} after leaving the ground, as planned.",
+            "For {mission} the main stage {BURN} is logged at {burn} elapsed, a little early.",
         ),
         (
-            "The {DOCKING} with the station came at {dock}.",
-            "At {dock} the {DOCKING} with the station was complete.",
-            "The log has the {DOCKING} with the station at {dock}.",
+            "The {DOCKING} with the station came at {dock}, on the second try.",
+            "At {dock} the {DOCKING} with the station was complete and the hatches were opened.",
+            "The log has the {DOCKING} with the station at {dock}, in full sunlight.",
         ),
         (
-            "The only {SPACEWALK} {BEGAN} at {walk}.",
-            "At {walk} the {SPACEWALK} {BEGAN}, a little late.",
-            "A {SPACEWALK} {BEGAN} at {walk} and was kept short.",
+            "The only {SPACEWALK} {BEGAN} at {walk} and went as planned.",
+            "At {walk} the {SPACEWALK} {BEGAN}, later than planned because of a stiff glove.",
+            "A {SPACEWALK} {BEGAN} at {walk} and was kept short to save air.",
         ),
         (
-            "The public {TELECAST} went out at {cast}.",
-            "At {cast} a {TELECAST} was sent to schools.",
-            "The {TELECAST} for schools is logged at {cast}.",
+            "The public {TELECAST} went out at {cast} and was seen in nine countries.",
+            "At {cast} a {TELECAST} was sent to schools, with questions from pupils.",
+            "The {TELECAST} for schools is logged at {cast}, with poor sound.",
         ),
         (
-            "The {PILOT} kept the log, and the {COMMANDER} checked the {DURATION} each evening.",
-            "The {ENGINEER} watched each {COMPONENT} while the rest of the {CREW} slept.",
-            "Between events the {CREW} worked on the {OBJECTIVE} and aired the {CRAFT}.",
-            "The {CREW} missed the {LAUNCH} party but heard the {VEHICLE} had been found.",
+            "The {PILOT} of {mission} kept the log, and the {COMMANDER} went over it each evening.",
+            "On {mission} the {ENGINEER} watched each {COMPONENT} while the others slept.",
+            "Between events the {CREW} of {mission} worked on the {OBJECTIVE} and aired the {CRAFT}.",
+            "The {CREW} of {mission} heard on day one that the empty {VEHICLE} had been found.",
         ),
     ),
     "recovery": (
@@ -202,29 +203,29 @@ PASSAGES = {
         ),
         (
             "The {SPLASHDOWN} was in the {basin}, a quiet {AREA}.",
-            "The {AREA} of {SPLASHDOWN} was the {basin}.",
+            "The {AREA} of {SPLASHDOWN} was the {basin}, far from the trade routes.",
             "It came down in the {basin}, the {AREA} kept free for {SPLASHDOWN}.",
         ),
         (
-            "The {WAIT} in the water was {wait}.",
+            "The {WAIT} in the water was {wait}, as a line had to be cut.",
             "A {WAIT} of {wait} followed before the hatch was opened.",
-            "There was a {WAIT} of {wait} with the hatch shut.",
+            "There was a {WAIT} of {wait} with the hatch still shut.",
         ),
         (
-            "A {HELICOPTER} with the call sign {heli} stood by overhead.",
+            "A {HELICOPTER} known by radio as {heli} stood by overhead.",
             "Overhead flew {heli}, a {HELICOPTER} with two divers.",
             "Divers jumped from {heli}, the nearest {HELICOPTER}.",
         ),
         (
-            "The {WAVES} reached {waves}.",
-            "Divers put the {WAVES} at {waves}.",
-            "It rolled in {WAVES} of {waves}.",
+            "The {WAVES} came to {waves} that day.",
+            "The divers put the {WAVES} at {waves}.",
+            "It rolled in {WAVES} of {waves} all the time.",
         ),
         (
-            "Each {CANOPY} was saved, and the {PILOT} was well.",
-            "The {COMMANDER} came out last and the {CRAFT} was hoisted aboard.",
+            "Each {CANOPY} was saved, and the {PILOT} was in good health.",
+            "The {COMMANDER} of {mission} came out last and the {CRAFT} was hoisted aboard.",
             "The {CANOPY} opened in good time, a relief to the {ENGINEER}.",
-            "The {FLIGHT} papers and the {OBJECTIVE} samples were kept dry.",
+            "The {FLIGHT} papers and the {OBJECTIVE} samples of {mission} were kept dry.",
         ),
     ),
 }
@@ -233,24 +234,27 @@ PASSAGES = {
 PROGRAMME = {
     "pad": (
         ("{place}", "{place}, programme notes", "Larkspur notes on {place}"),
-        ("{place} is a {PAD} of the Larkspur programme.", "The {PAD} at {place} serves the Larkspur programme."),
+        ("{place} is a {PAD} of the Larkspur programme.",
+         "The {PAD} at {place} serves the Larkspur programme."),
         ("Each {VEHICLE} arrives by rail and is raised a week before {LAUNCH}.",
-         "A {VEHICLE} waits in a long shed until the week of its {LAUNCH}."),
-        ("The weather office closes the roads at dawn on the day of {LAUNCH}.",
-         "Storms have put off more than one {LAUNCH}, most often in autumn."),
+         "A {VEHICLE} lies in a long shed until the week of its {LAUNCH}."),
+        ("The weather office closes the roads at dawn whenever a {CREW} is due to leave.",
+         "Storms have put off more than one {FLIGHT}, most often in autumn."),
         ("A {CREW} sleeps in a low building by the gate and eats with the {CONTROLLER} on duty.",
          "Rooms for the {CREW} and for every {CONTROLLER} lie behind the main gate."),
-        ("After a {LAUNCH} the ground is washed, and loose {METAL} is swept up by hand.",
+        ("Afterwards the ground is washed, and loose {METAL} is swept up by hand.",
          "Each {COMPONENT} left over is labelled and sent back to its {SUPPLIER}."),
     ),
     "vehicle": (
         ("{place}", "{place}, programme notes", "Larkspur notes on the {place}"),
-        ("The {place} is a {VEHICLE} of the Larkspur programme.", "Larkspur flies the {place}, a {VEHICLE} of two stages."),
+        ("The {place} is a {VEHICLE} of the Larkspur programme.",
+         "Larkspur flies the {place}, a {VEHICLE} of two stages."),
         ("It was {MADE} in small numbers, and no two have quite the same {MASS}.",
          "Every copy was {MADE} by hand, so that the {MASS} varies a little."),
-        ("Its engines are lit for a {TEST} before each {LAUNCH}.", "A short {TEST} of its engines comes before any {LAUNCH}."),
-        ("A {ANOMALY} of one engine does not end the {FLIGHT}, since the others burn longer.",
-         "The {COMMANDER} may shut down one engine after a {ANOMALY} and go on with the {FLIGHT}."),
+        ("Its stages are lit for a {TEST} before each {LAUNCH}.",
+         "A short {TEST} of its stages comes before any {LAUNCH}."),
+        ("A {ANOMALY} of one pump does not stop the {FLIGHT}, since the others run longer.",
+         "The {COMMANDER} may shut down one pump after a {ANOMALY} and go on with the {FLIGHT}."),
         ("Spent stages come down under a {CANOPY} and are towed home by a {SHIP}.",
          "A {SHIP} looks for spent stages, though the {CANOPY} often sinks."),
     ),
@@ -265,7 +269,8 @@ PROGRAMME = {
          "A {LAB} keeps each {READING} for ten years, and the {PEAK} one for ever."),
         ("The {SHIP} and the {HELICOPTER} hold one {REHEARSAL} before every {SPLASHDOWN}.",
          "If the {WAVES} are too high, the {SPLASHDOWN} moves to another {AREA}."),
-        ("No {SPACEWALK} starts within a day of the {DOCKING}.", "A {TELECAST} may not be sent during a {BURN}."),
+        ("No {SPACEWALK} may fall within a day of the {DOCKING}.",
+         "A {TELECAST} may not be sent during a {BURN}."),
     ),
 }  # fmt: skip
 
