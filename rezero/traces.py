@@ -1,0 +1,165 @@
+"""Episodes on disk and as tables; `html`, `browser` and `side_by_side` show them.
+
+A trace file holds one episode a line of JSON, with every field of `Episode` and the labels it was written under.
+"""
+
+import json
+import warnings
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from rezero.cards import browser, html, side_by_side
+from rezero.files import resolve, write_text
+from rezero.judge import exact_match
+from rezero.protocol import OUTCOMES, Episode, Turn
+from rezero.questions import Question
+from rezero.search import Hit, clean
+
+__all__ = ["append_traces", "read_rows", "read_traces", "to_frame", "turns_frame", "write_traces"]
+__all__ += ["browser", "html", "side_by_side"]  # of rezero.cards
+
+Row = tuple[dict, Episode]  # labels, episode
+RECORDS = {"question": Question, "turns": Turn, "hits": Hit}  # the fields that hold records
+
+
+def write_traces(path: str | Path, episodes: Iterable[Episode], **labels) -> Path:
+    """Write episodes as JSON Lines, all or nothing; `labels` (policy="start", step=40) stand in every row."""
+    return write_text(path, "".join(_line(episode, labels) for episode in episodes))
+
+
+def append_traces(path: str | Path, episodes: Iterable[Episode], **labels) -> Path:
+    """Append in one write; first cuts off, with a warning, a last line that a killed process left unfinished."""
+    path = resolve(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(_line(episode, labels) for episode in episodes)
+    with path.open("a+b") as file:
+        if file.tell() and (file.seek(-1, 2), file.read())[1] != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            warnings.warn(f"{path}: cut off an unfinished last line", stacklevel=2)
+        file.write(lines.encode())
+    return path
+
+
+def read_traces(path: str | Path) -> list[Episode]:
+    """The episodes of a trace file; raises as `read_rows`."""
+    return [episode for _, episode in read_rows(path)]
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The (labels, episode) pairs of a trace file; ValueError names file:line and field of what is no episode."""
+    path = resolve(path)
+    with path.open(encoding="utf-8") as file:
+        return [_row(line, f"{path}:{i}") for i, line in enumerate(file, start=1) if line.strip()]
+
+
+def _line(episode: Episode, labels: dict) -> str:
+    row = {"labels": labels, **vars(episode)}
+    line = json.dumps(row, default=vars, ensure_ascii=False)
+    # Half a surrogate pair is valid in a string and in JSON's escapes, but not in UTF-8.
+    return (line if clean(line) == line else json.dumps(row, default=vars)) + "\n"
+
+
+def _row(line: str, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not valid JSON: {error}") from None
+    labels = row.pop("labels", {}) if isinstance(row, dict) else {}
+    episode = _record(Episode, row, where)
+    if episode.outcome not in OUTCOMES:
+        raise ValueError(f"{where}: outcome is {episode.outcome!r}; allowed: {', '.join(OUTCOMES)}")
+    if (ids := len(episode.completion_ids)) != (mask := len(episode.env_mask)):
+        raise ValueError(f"{where}: env_mask has {mask} values for {ids} completion_ids; want one each")
+    return labels, episode
+
+
+def _record(cls: type, value: object, where: str):
+    """A JSON object as the frozen record `cls`, what is nested in it included; lists become tuples."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: want an object, the fields of {cls.__name__}, got {type(value).__name__}")
+    known = {f.name: f for f in fields(cls)}
+    needed = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in value]:
+        raise ValueError(f"{where}: no {cls.__name__}: {', '.join(missing)} missing; want: {', '.join(needed)}")
+    if unknown := [name for name in value if name not in known]:
+        raise ValueError(f"{where}: {cls.__name__} has no field {unknown[0]!r}; allowed: {', '.join(known)}")
+    return cls(**{name: _value(known[name], v, f"{where}: {name}") for name, v in value.items()})
+
+
+def _value(spec, value: object, where: str):
+    record, wanted = RECORDS.get(spec.name), list if str(spec.type).startswith("tuple") else spec.type
+    if wanted in (list, str) and not isinstance(value, wanted):
+        raise ValueError(f"{where} is {value!r}; want a {wanted.__name__}")
+    if wanted is list:
+        return tuple(_record(record, v, f"{where}[{i}]") if record else v for i, v in enumerate(value))
+    return _record(record, value, where) if record and value is not None else value
+
+
+def to_frame(episodes: Iterable[Episode | Row], **labels):
+    """One row an episode (or pair of `read_rows`, whose labels become columns); `labels` are further columns.
+
+    `correct`: exact match, NA without a question. `evidence`: share of gold chunks seen by the end, NaN without
+    gold. `first_miss`: the first search did not bring all gold (the rule for two-hop questions);
+    `retried_after_miss` and `recovered` (all gold seen later) need one. Token counts are NA without token ids.
+    """
+    import pandas as pd
+
+    counts = ("evidence_search", "completion_tokens", "policy_tokens")  # NA where they are unknown
+    frame = pd.DataFrame([own | _facts(e) for own, e in _pairs(episodes)])
+    return frame.astype({"correct": "boolean"} | dict.fromkeys(counts, "Int64")).assign(**labels)
+
+
+def turns_frame(episodes: Iterable[Episode | Row], **labels):
+    """One row a turn: `episode` counts from 0, `turn` from 1; `evidence` is the share of gold seen by then.
+
+    `repeated`: the same query was sent before in this episode. `replied`: the environment answered this turn.
+    """
+    import pandas as pd
+
+    pairs = enumerate(_pairs(episodes))
+    return pd.DataFrame([own | {"episode": i} | turn for i, (own, e) in pairs for turn in _turns(e)]).assign(**labels)
+
+
+def _pairs(episodes: Iterable[Episode | Row]) -> list[Row]:
+    pairs = [({}, item) if isinstance(item, Episode) else item for item in episodes]
+    if not pairs:
+        raise ValueError("no episodes; want at least one")
+    return pairs
+
+
+def _facts(episode: Episode) -> dict:
+    question, shares = episode.question, episode.evidence()
+    judged = bool(question and question.gold_chunk_ids)
+    missed = judged and bool(shares) and shares[0] < 1
+    return {
+        "question_id": question.id if question else None,
+        "kind": question.kind if question else None,
+        "split": question.split if question else None,
+        "outcome": episode.outcome,
+        "answer": episode.answer,
+        "correct": exact_match(episode.answer, question.answers) if question else None,
+        "searches": len(shares),
+        "evidence": (shares[-1] if shares else 0.0) if judged else float("nan"),
+        "evidence_search": episode.evidence_search,
+        "first_miss": missed,
+        "retried_after_miss": missed and len(shares) > 1,
+        "recovered": missed and shares[-1] == 1,
+        "malformed_turns": episode.malformed_turns,
+        "completion_tokens": len(episode.completion_ids) or None,
+        "policy_tokens": sum(episode.env_mask) if episode.env_mask else None,
+    }
+
+
+def _turns(episode: Episode) -> list[dict]:
+    shares, share, sent, rows = iter(episode.evidence()), 0.0, set(), []
+    for number, turn in enumerate(episode.turns, start=1):
+        query = turn.argument.lower() if turn.action == "search" else None
+        share = share if query is None else next(shares)
+        row = {"question_id": episode.question.id if episode.question else None, "turn": number}
+        row |= {"action": turn.action, "argument": turn.argument, "thought": turn.thought, "hits": len(turn.hits)}
+        row |= {"evidence": share, "repeated": query is not None and query in sent}
+        rows.append(row | {"replied": turn.information is not None, "error": turn.error})
+        sent.add(query)
+    return rows
