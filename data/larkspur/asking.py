@@ -104,8 +104,8 @@ TWINS = {
         "What was the {PEAK} {READING} of the {label} of the {it}?",
         "Which {PEAK} {READING} did the {label} of the {it} give?")),
     "recovery": ("wait", (
-        "How long was the {WAIT} in the {label} of {it}?",
-        "What was the {WAIT} in the {label} of {it}?")),
+        "How long was the {WAIT} during the {label} of {it}?",
+        "What was the {WAIT} during the {label} of {it}?")),
 }  # fmt: skip
 
 TWIN_LABELS = {

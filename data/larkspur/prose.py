@@ -162,7 +162,7 @@ PASSAGES = {
             "The {SUPPLIER} was told, though the {TEST} had shown nothing.",
             "The {COMMANDER} asked for no change in {DURATION} or {OBJECTIVE}.",
             "The {METAL} was sound, and the {noun} had been {FITTED} as drawn.",
-            "The {LAB} later put the {comp} kept in {SPARE} through a second {TEST}.",
+            "The {LAB} later put the {SPARE} copy of the {comp} through a second {TEST}.",
         ),
     ),
     "timeline": (
@@ -190,7 +190,7 @@ PASSAGES = {
         (
             "The {PILOT} of {mission} kept the log, and the {COMMANDER} went over it each evening.",
             "On {mission} the {ENGINEER} watched each {COMPONENT} while the others slept.",
-            "Between events the {CREW} of {mission} worked on the {OBJECTIVE} and aired the {CRAFT}.",
+            "Between events the {CREW} of {mission} went back to its {OBJECTIVE} and aired the {CRAFT}.",
             "The {CREW} of {mission} heard on day one that the empty {VEHICLE} had been found.",
         ),
     ),
@@ -225,7 +225,7 @@ PASSAGES = {
             "Each {CANOPY} was saved, and the {PILOT} was in good health.",
             "The {COMMANDER} of {mission} came out last and the {CRAFT} was hoisted aboard.",
             "The {CANOPY} opened in good time, a relief to the {ENGINEER}.",
-            "The {FLIGHT} papers and the {OBJECTIVE} samples of {mission} were kept dry.",
+            "The {FLIGHT} papers of {mission} and the notes on its {OBJECTIVE} were kept dry.",
         ),
     ),
 }
@@ -268,7 +268,7 @@ PROGRAMME = {
         ("The {CONDUCTOR} of a {TEST} may not work for the {SUPPLIER}.",
          "A {LAB} keeps each {READING} for ten years, and the {PEAK} one for ever."),
         ("The {SHIP} and the {HELICOPTER} hold one {REHEARSAL} before every {SPLASHDOWN}.",
-         "If the {WAVES} are too high, the {SPLASHDOWN} moves to another {AREA}."),
+         "In heavy {WAVES} the {SPLASHDOWN} moves to another {AREA} or to another day."),
         ("No {SPACEWALK} may fall within a day of the {DOCKING}.",
          "A {TELECAST} may not be sent during a {BURN}."),
     ),
