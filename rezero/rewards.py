@@ -180,15 +180,16 @@ def _matches(a: str, b: str) -> int:
     in what is left and right of it (Ratcliff and Obershelp 1988). Substring search in C replaces difflib's tables.
     """
     start = size = 0
-    if not a or not b:
-        return 0
-    for i in range(len(a)):
-        while i + size < len(a) and a[i : i + size + 1] in b:
-            start, size = i, size + 1
+    size = end = 0
+    for stop in range(1, len(a) + 1):  # a run can only grow by one character at a time
+        if a[stop - size - 1 : stop] in b:
+            size, end = size + 1, stop
     if not size:
         return 0
-    at = b.find(a[start : start + size])
-    return size + _matches(a[:start], b[:at]) + _matches(a[start + size :], b[at + size :])
+    start, at = end - size, b.find(a[end - size : end])
+    left = _matches(a[:start], b[:at]) if start and at else 0
+    right = _matches(a[end:], b[at + size :]) if end < len(a) and at + size < len(b) else 0
+    return left + size + right
 
 
 # --- ours -----------------------------------------------------------------------------------------------------

