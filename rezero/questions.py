@@ -74,9 +74,13 @@ def _read(row: dict, texts: dict[str, str] | None, where: str) -> Question:
     for key, choices in (("kind", KINDS), ("split", SPLITS)):
         if row.get(key, choices[0]) not in choices:
             raise ValueError(f"{where}: {key} is {row[key]!r}, allowed: {', '.join(choices)}")
+    for key in ("id", "text"):
+        if not isinstance(row[key], str):
+            raise ValueError(f"{where}: {key} is {row[key]!r}, allowed: a string")
     for key in ("answers", "gold_chunk_ids", "gold_texts", "rewrites"):
-        if not isinstance(row.get(key, []), list):
-            raise ValueError(f"{where}: {key} is {row[key]!r}, allowed: a list of strings")
+        value = row.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ValueError(f"{where}: {key} is {value!r}, allowed: a list of strings")
     question = Question(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
     if texts is None:
         return question

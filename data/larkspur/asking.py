@@ -92,10 +92,11 @@ FACTS = {
     },
 }  # fmt: skip
 
-# A concept that stands in every passage of a kind and in few others: a word to add to a query that missed.
+# Concepts that stand in every passage of a kind and in few others: words to add to a query that missed.
 BESIDE = {
-    "overview": "VEHICLE", "crew": "ENGINEER", "description": "NAMED", "test": "CONDUCTOR", "anomaly": "SYMPTOM",
-    "timeline": "TELECAST", "recovery": "HELICOPTER",
+    "overview": ("VEHICLE", "DURATION"), "crew": ("ENGINEER", "PILOT"), "description": ("NAMED",),
+    "test": ("CONDUCTOR", "PEAK"), "anomaly": ("SYMPTOM", "CAUSE"), "timeline": ("TELECAST", "DOCKING"),
+    "recovery": ("HELICOPTER", "WAIT"),
 }  # fmt: skip
 
 # The one fact in which twins differ, and questions that tell them apart.
@@ -131,7 +132,7 @@ CLUES = {
         "supplier": (("{noun} {MADE} by {supplier}", "{noun} from {supplier}"), ("test", "anomaly")),
     },
     "test": {
-        "conductor": (("{noun} whose {CONDUCTOR} was {conductor}", "{noun} that {conductor} had on {TEST}"),
+        "conductor": (("{noun} whose {CONDUCTOR} was {conductor}", "{noun} whose {TEST} {conductor} led"),
                       ("description", "anomaly")),
     },
     "anomaly": {

@@ -7,7 +7,10 @@ from larkspur.passages import Passage
 from larkspur.world import choose_forms, fill
 
 PER_MISSION = {"direct": 14.6, "reworded": 9.6, "alias": 4.2, "two-hop": 3.1}
-SHORT = {"minutes": "min", "hours": "h", "kilograms": "kg", "metres": "m", "degrees": "deg", "newtons": "N"}
+SHORT = {
+    "days": "d", "hours": "h", "minutes": "min", "kilograms": "kg", "metres": "m", "degrees": "deg", "newtons": "N",
+    "bar": "bars",
+}  # fmt: skip
 
 
 def variants(value: str) -> tuple[str, ...]:
@@ -66,7 +69,8 @@ def direct(rng: random.Random, passage: Passage, entry) -> dict:
     _, scope, keys, _ = entry
     name, forms = name_of(passage, scope), passage.forms
     queries = [f"{name} {forms[key]}" for key in keys]
-    queries.append(f"{name.split()[0]} {forms[keys[0]]} {forms[asking.BESIDE[passage.kind]]}")
+    beside = next(key for key in asking.BESIDE[passage.kind] if key not in keys)
+    queries.append(f"{name.split()[0]} {forms[keys[0]]} {forms[beside]}")
     return ask(rng, "direct", passage, entry, name, forms, (), queries)
 
 
