@@ -1,0 +1,126 @@
+"""What happens beside the optimiser's steps: metrics, a line a step, evaluation on dev, the best policy kept."""
+
+import shutil
+from pathlib import Path
+from time import perf_counter
+
+from transformers import TrainerCallback
+
+from rezero.config import Config
+from rezero.evaluate import evaluate
+from rezero.files import append_jsonl, read_jsonl, write_text
+from rezero.judge import exact_match
+from rezero.policy import Policy, save_policy
+from rezero.protocol import Episode
+from rezero.task import Task
+
+TRL_METRICS = {  # TRL's name -> ours
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "frac_reward_zero_std": "zero_variance_groups",
+    "entropy": "entropy",
+    "kl": "kl",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "completions/mean_length": "policy_tokens",
+}
+EPISODE_METRICS = ("accuracy", "searches", "evidence", "malformed_turns", "malformed_ends", "retry_after_miss")
+
+
+class MetricsLog(TrainerCallback):
+    """Writes each step's metrics to metrics.jsonl and prints a line."""
+
+    def __init__(self, run_dir: Path, config: Config, seconds: dict[str, float]):
+        self.path, self.config, self.seconds = run_dir / "metrics.jsonl", config, seconds
+        self.clock = self.started = perf_counter()
+        self.spent = dict(seconds)
+
+    def on_step_begin(self, args, state, control, **_):
+        self.clock = perf_counter()
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if "reward" not in (logs or {}):
+            return
+        row = {"kind": "train", "step": state.global_step}
+        row |= {ours: logs[theirs] for theirs, ours in TRL_METRICS.items() if theirs in logs}
+        row |= {k.removesuffix("/mean"): v for k, v in logs.items() if k.startswith("rewards/") and k.endswith("/mean")}
+        row |= {
+            k.replace("/std", "_std"): v for k, v in logs.items() if k.startswith("rewards/") and k.endswith("/std")
+        }
+        row |= {k: logs[k] for k in EPISODE_METRICS if k in logs}
+        row |= self._seconds()
+        append_jsonl(self.path, row)
+        total = sum(v for k, v in row.items() if k.startswith("seconds/"))
+        print(
+            f"step {state.global_step}/{self.config.steps}  reward {row['reward']:.2f}  "
+            f"accuracy {row['accuracy']:.2f}  searches {row['searches']:.2f}  "
+            f"retry after miss {row.get('retry_after_miss', float('nan')):.2f}  {total:.1f} s",
+            flush=True,
+        )
+
+    def _seconds(self) -> dict[str, float]:
+        """Wall-clock seconds of the step by phase; what is not generation, search or rewards is optimisation."""
+        spent = {name: now - self.spent[name] for name, now in self.seconds.items()}
+        self.spent = dict(self.seconds)
+        spent["optimisation"] = max(0.0, perf_counter() - self.clock - sum(spent.values()))
+        return {f"seconds/{name}": round(value, 3) for name, value in spent.items()}
+
+
+class DevEvaluation(TrainerCallback):
+    """Evaluates on dev at the start and every `eval_every` steps, and keeps the best policy in best/."""
+
+    def __init__(self, policy: Policy, task: Task, config: Config, run_dir: Path):
+        self.policy, self.task, self.config, self.run_dir = policy, task, config, run_dir
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.global_step == 0:
+            self._evaluate(0)
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step % self.config.eval_every == 0 or state.global_step == self.config.steps:
+            self._evaluate(state.global_step)
+
+    def _evaluate(self, step: int) -> None:
+        questions = self.task.questions["dev"][: self.config.eval_questions or None]
+        self.policy.model.eval()
+        result = evaluate(self.policy, self.task.engine, questions, self.config, f"step {step}")
+        self.policy.model.train()
+        row = {"kind": "eval", "split": "dev", "step": step}
+        for name, estimate in result.metrics.items():
+            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        best = max((r["accuracy"] for r in read_metrics(self.run_dir) if r["kind"] == "eval"), default=-1.0)
+        append_jsonl(self.run_dir / "metrics.jsonl", row)
+        print(f"dev at step {step}: accuracy {result['accuracy']}, retry after miss {result['retry_after_miss']}")
+        if result["accuracy"].value > best:
+            self._keep(step)
+
+    def _keep(self, step: int) -> None:
+        """Replace best/ in one move, so that a killed run never leaves half a policy there."""
+        new, best = self.run_dir / "best.new", self.run_dir / "best"
+        shutil.rmtree(new, ignore_errors=True)
+        save_policy(self.policy, new)
+        write_text(new / "step.txt", f"{step}\n")
+        shutil.rmtree(best, ignore_errors=True)
+        new.rename(best)
+
+
+def episode_means(episodes: list[Episode]) -> dict[str, float]:
+    """What a step's sampled episodes were like: searches, evidence, accuracy, retries after a miss, malformed turns."""
+    n = len(episodes)
+    missed = [e for e in episodes if e.searches and e.evidence_search != 1]
+    turns = sum(len(e.turns) for e in episodes)
+    means = {
+        "accuracy": sum(exact_match(e.answer, e.question.answers) for e in episodes) / n,
+        "searches": sum(len(e.searches) for e in episodes) / n,
+        "evidence": sum(e.evidence_search is not None for e in episodes) / n,
+        "malformed_turns": sum(e.malformed_turns for e in episodes) / max(1, turns),
+        "malformed_ends": sum(e.outcome == "malformed" for e in episodes) / n,
+    }
+    if missed:
+        means["retry_after_miss"] = sum(len(e.searches) > 1 for e in missed) / len(missed)
+    return means
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    path = run_dir / "metrics.jsonl"
+    return list(read_jsonl(path)) if path.is_file() else []

@@ -1,0 +1,230 @@
+"""GRPO through TRL, on episodes of our own rollout. The only module that knows TRL.
+
+TRL samples the prompts, weighs the rewards, computes advantages and takes the optimiser's steps (Shao et al. 2024,
+DAPO's token-level loss by default); its `rollout_func` hook hands the prompts to `rollout.rollout`. Training questions
+are drawn by measured difficulty, the policy is evaluated on dev, and the best one on dev is what training returns.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from datasets import Dataset
+from transformers import set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer
+
+from rezero.callbacks import DevEvaluation, MetricsLog, episode_means, read_metrics
+from rezero.config import Config
+from rezero.curriculum import draw_questions, measure_difficulty
+from rezero.evaluate import budget
+from rezero.files import resolve, write_jsonl, write_text
+from rezero.policy import Policy, load_policy
+from rezero.protocol import Episode, build_prompt
+from rezero.questions import Question
+from rezero.rewards import REWARD_SETS, REWARDS
+from rezero.rollout import rollout
+from rezero.task import Task, load_task
+
+
+def train(config: Config, run_dir: str | Path, task: Task | None = None, resume: bool = True) -> Policy:
+    """Train `config.policy` with GRPO and return the policy that was best on dev.
+
+    Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kind "train" and "eval"), tensorboard/,
+    checkpoints/ and best/. With `resume` a run that was killed goes on from its last checkpoint with the same data
+    order.
+
+    Raises:
+        ValueError: unknown reward set, or a `run_dir` that holds a run of another configuration.
+    """
+    run_dir = resolve(run_dir)
+    weights = reward_weights(config)
+    checkpoint = _prepare(run_dir, config, resume)
+    task = task or load_task(config)
+    set_seed(config.seed)
+    policy = load_policy(config.policy)
+    order = draw_questions(config, measure_difficulty(policy, task, config, run_dir))
+    trainer = build_trainer(policy, task, config, weights, order, run_dir)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return load_policy(run_dir / "best")
+
+
+def reward_weights(config: Config) -> dict[str, float]:
+    """The weights of the configured reward set; a name that does not exist is refused."""
+    if config.reward_set not in REWARD_SETS:
+        raise ValueError(f"unknown reward set {config.reward_set!r}; allowed: {', '.join(REWARD_SETS)}")
+    return REWARD_SETS[config.reward_set]
+
+
+def grpo_config(config: Config, weights: dict[str, float], run_dir: Path) -> GRPOConfig:
+    """TRL's configuration, with every hyper-parameter that matters passed explicitly."""
+    slices = config.episodes_per_step // config.micro_batch
+    on_cpu = not torch.cuda.is_available()
+    return GRPOConfig(
+        output_dir=str(run_dir / "checkpoints"),
+        seed=config.seed,
+        data_seed=config.seed,
+        max_steps=config.steps,
+        per_device_train_batch_size=config.micro_batch,
+        gradient_accumulation_steps=slices,
+        steps_per_generation=slices,
+        num_generations=config.num_generations,
+        num_iterations=1,
+        max_completion_length=config.episode_tokens,
+        temperature=config.temperature,
+        top_p=1.0,
+        top_k=0,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        loss_type=config.loss_type,
+        beta=config.beta,
+        epsilon=config.epsilon,
+        epsilon_high=config.epsilon,
+        scale_rewards=config.scale_rewards,
+        multi_objective_aggregation=config.aggregation,
+        reward_weights=list(weights.values()),
+        mask_truncated_completions=False,
+        shuffle_dataset=False,  # the order is ours, see draw_questions
+        gradient_checkpointing=not on_cpu,
+        use_cpu=on_cpu,
+        bf16=not on_cpu,
+        logging_steps=1,
+        report_to="tensorboard",
+        save_strategy="steps",
+        save_steps=config.save_every,
+        save_total_limit=2,
+        disable_tqdm=True,
+    )
+
+
+def build_trainer(
+    policy: Policy,
+    task: Task,
+    config: Config,
+    weights: dict[str, float],
+    order: list[Question],
+    run_dir: Path,
+) -> GRPOTrainer:
+    """TRL's trainer around our rollout: prompts in `order`, one reward function per name in `weights`."""
+    prompts = [build_prompt(question.text, config.prompt_style) for question in order]
+    question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, order, strict=True)}
+    seconds = dict.fromkeys(("generation", "search", "rewards"), 0.0)
+
+    def rollout_func(prompts: list, trainer: GRPOTrainer) -> dict:
+        episodes = rollout(
+            policy,
+            task.engine,
+            [question_of[json.dumps(prompt)] for prompt in prompts],
+            k=config.k,
+            budget=budget(config),
+            prompt_style=config.prompt_style,
+            temperature=config.temperature,
+            seconds=seconds,
+        )
+        return {
+            "prompt_ids": [list(episode.prompt_ids) for episode in episodes],
+            "completion_ids": [list(episode.completion_ids) for episode in episodes],
+            "env_mask": [list(episode.env_mask) for episode in episodes],
+            "logprobs": None,
+            "episode": episodes,
+        }
+
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental; TRL is pinned
+    trainer = Trainer(
+        model=policy.model,
+        processing_class=policy.tokenizer,
+        args=grpo_config(config, weights, run_dir),
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+        reward_funcs=[_reward_function(name, seconds, first=i == 0) for i, name in enumerate(weights)],
+        rollout_func=rollout_func,
+        callbacks=[MetricsLog(run_dir, config, seconds), DevEvaluation(policy, task, config, run_dir)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _reward_function(name: str, seconds: dict[str, float], first: bool):
+    """`REWARDS[name]` in the shape TRL calls; the first one also logs what the episodes were like."""
+
+    def reward(episode: list[Episode], log_metric=None, **_) -> list[float]:
+        clock = perf_counter()
+        values = [float(REWARDS[name](one)) for one in episode]
+        seconds["rewards"] += perf_counter() - clock
+        if first and log_metric is not None:
+            for metric, value in episode_means(episode).items():
+                log_metric(metric, value)
+        return values
+
+    reward.__name__ = name
+    return reward
+
+
+class Trainer(GRPOTrainer):
+    """TRL's trainer, without the work that cannot change the gradient.
+
+    An episode whose advantage is 0 adds nothing to the loss when there is no KL term, and padding adds nothing ever:
+    the micro-batches of a step are rebuilt from the other episodes, sorted by length and cut to their longest. The
+    loss stays normalised by all sampled tokens of the step ("dapo"), so the gradient is the same.
+    """
+
+    def _prepare_inputs(self, generation_batch):
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before:
+            return inputs
+        self._buffered_inputs = lean_batches(self._buffered_inputs, drop=self.loss_type == "dapo" and self.beta == 0)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+
+def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
+    """The rows of `batches` in as many batches, sorted by length and trimmed; with `drop`, without zero advantages."""
+    whole = {k: torch.cat([b[k] for b in batches]) if v.ndim else v for k, v in batches[0].items()}
+    order = whole["completion_mask"].sum(1).argsort()
+    if drop:
+        idle = whole["advantages"][order].abs() < 1e-6
+        spare = max(0, len(batches) - int((~idle).sum()))  # every batch needs a row
+        order = torch.cat([order[idle][:spare], order[~idle]])
+    rows = [{k: v[part] if v.ndim else v for k, v in whole.items()} for part in order.tensor_split(len(batches))]
+    return [_trim(batch) for batch in rows]
+
+
+def _trim(batch: dict) -> dict:
+    """Cut the columns that are padding in every row: prompts are padded on the left, completions on the right."""
+    prompt, completion = batch["prompt_mask"].shape[1], batch["completion_mask"].shape[1]
+    start = prompt - int(batch["prompt_mask"].sum(1).max())
+    end = int(batch["completion_mask"].sum(1).max())
+    cut = {k: v for k, v in batch.items()}
+    for key, value in batch.items():
+        if value.ndim == 2 and value.shape[1] == completion and not key.startswith("prompt"):
+            cut[key] = value[:, :end]
+        elif key.startswith("prompt"):
+            cut[key] = value[:, start:]
+    return cut
+
+
+def _prepare(run_dir: Path, config: Config, resume: bool) -> str | None:
+    """Make the run folder ready and return the checkpoint to go on from, None to start afresh."""
+    settings = json.dumps(config.to_dict(), indent=1)
+    path = run_dir / "config.json"
+    if resume and path.is_file() and path.read_text() != settings:
+        raise ValueError(f"{path} records another configuration; choose another run folder, or resume=False")
+    checkpoints = run_dir / "checkpoints"
+    checkpoint = get_last_checkpoint(str(checkpoints)) if resume and checkpoints.is_dir() else None
+    step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else -1
+    if checkpoint is None:
+        for name in ("checkpoints", "best"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+        (run_dir / "difficulty.jsonl").unlink(missing_ok=True)
+    write_text(path, settings)
+    write_jsonl(run_dir / "metrics.jsonl", [row for row in read_metrics(run_dir) if row["step"] <= step])
+    return checkpoint

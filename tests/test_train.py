@@ -1,0 +1,216 @@
+"""GRPO on a toy: what is trained on, in which order, and what a killed run loses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from rezero.config import load_config
+from rezero.curriculum import draw_questions
+from rezero.files import ROOT, read_jsonl
+from rezero.policy import save_policy
+from rezero.questions import Question
+from rezero.task import Task
+from rezero.train import build_trainer, grpo_config, lean_batches, reward_weights, train
+
+TINY = dict(
+    steps=4,
+    questions_per_step=2,
+    num_generations=2,
+    micro_batch=2,
+    max_turns=2,
+    turn_tokens=8,
+    episode_tokens=300,
+    difficulty_samples=1,
+    eval_every=2,
+    save_every=2,
+    learning_rate=0.01,
+)
+
+
+@pytest.fixture
+def task(engine, questions):
+    return Task(engine, {"train": questions, "dev": questions, "test": questions})
+
+
+@pytest.fixture
+def config(policy, tmp_path):
+    return load_config("laptop", policy=str(save_policy(policy, tmp_path / "start")), **TINY)
+
+
+def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
+    train(config, tmp_path / "run", task)
+    rows = list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [0, 2, 4]
+    wanted = {"reward", "rewards/correctness", "rewards/correctness_std", "searches", "malformed_turns", "entropy"}
+    wanted |= {"zero_variance_groups"} | {f"seconds/{s}" for s in ("generation", "search", "rewards", "optimisation")}
+    assert wanted <= set(rows[-2]) | set(rows[1])
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+    assert capsys.readouterr().out.count("\nstep ") + 1 >= 4  # one progress line a step
+
+
+def test_only_sampled_tokens_carry_loss(config, policy, task, tmp_path):
+    """What reaches TRL's loss is the rollout's own tokens under the rollout's own mask."""
+    trainer = build_trainer(policy, task, config, {"correctness": 1.0}, task.questions["train"] * 4, tmp_path)
+    seen = []
+    rollout_func = trainer.rollout_func
+    trainer.rollout_func = lambda prompts, t: seen.append(rollout_func(prompts, t)) or seen[-1]
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    before = super(type(trainer), trainer)._prepare_inputs  # TRL's own: nothing dropped
+    inputs = [before(batch), *trainer._buffered_inputs[1:]]
+    rows = {}
+    for part in inputs:
+        for ids, mask, tool in zip(part["completion_ids"], part["completion_mask"], part["tool_mask"], strict=True):
+            n = int(mask.sum())
+            rows[tuple(ids[:n].tolist())] = (mask * tool)[:n].tolist()
+    assert len(seen) == 1
+    for ids, mask in zip(seen[0]["completion_ids"], seen[0]["env_mask"], strict=True):
+        assert rows[tuple(ids)] == mask
+    assert any(0 in mask for mask in seen[0]["env_mask"])
+
+
+def _batches():
+    """Two micro-batches of two rows: lengths 2 and 4, 1 and 3; the second row has no advantage."""
+    completion = torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6], [7, 0, 0, 0], [8, 9, 9, 0]])
+    prompt = torch.tensor([[0, 5], [6, 6], [0, 7], [0, 8]])
+    whole = {
+        "prompt_ids": prompt,
+        "prompt_mask": (prompt > 0).long(),
+        "completion_ids": completion,
+        "completion_mask": (completion > 0).long(),
+        "tool_mask": torch.ones_like(completion),
+        "advantages": torch.tensor([1.0, 0.0, -1.0, 0.5]),
+    }
+    return [{k: v[i : i + 2] for k, v in whole.items()} | {"num_items_in_batch": torch.tensor(10)} for i in (0, 2)]
+
+
+def test_lean_batches_keep_every_row_that_matters():
+    lean = lean_batches(_batches(), drop=True)
+    rows = [tuple(r[r > 0].tolist()) for batch in lean for r in batch["completion_ids"]]
+    assert rows == [(7,), (1, 2), (8, 9, 9)]  # the row without advantage is gone, the rest by length
+    assert [batch["completion_ids"].shape[1] for batch in lean] == [2, 3]
+    assert [batch["prompt_ids"].shape[1] for batch in lean] == [1, 1]
+    assert all(batch["num_items_in_batch"] == 10 for batch in lean)
+    assert len(lean_batches(_batches(), drop=False)[1]["advantages"]) == 2
+
+
+def test_lean_batches_never_leave_a_batch_empty():
+    batches = _batches()
+    for batch in batches:
+        batch["advantages"] = torch.zeros(2)
+    assert [len(batch["advantages"]) for batch in lean_batches(batches, drop=True)] == [1, 1]
+
+
+def test_lean_batches_do_not_change_the_gradient(config, policy, task, tmp_path):
+    """One step's gradient with TRL's own micro-batches and with ours, on the same sampled episodes."""
+    trainer = build_trainer(policy, task, config, {"correctness": 1.0}, task.questions["train"] * 4, tmp_path)
+    trainer.model.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    super(type(trainer), trainer)._prepare_inputs(batch)
+    whole = trainer._buffered_inputs
+    for i, part in enumerate(whole):  # a random policy is never right: give it advantages, one of them zero
+        part["advantages"] = torch.tensor([1.0, -0.5]) if i else torch.tensor([0.0, 2.0])
+    gradients = []
+    for batches in (whole, lean_batches(whole, drop=True)):
+        trainer.model.zero_grad()
+        trainer.current_gradient_accumulation_steps = len(batches)
+        for part in batches:
+            trainer.compute_loss(trainer.model, part).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def _many(n):
+    return [Question(f"q{i}", f"question {i}", ("a",), ("c1",)) for i in range(n)]
+
+
+def test_questions_are_drawn_by_difficulty():
+    config = load_config("laptop", steps=10, questions_per_step=4)
+    difficulty = [(q, [0.5, 1.0, 0.0][i % 3]) for i, q in enumerate(_many(90))]
+    order = draw_questions(config, difficulty)
+    share = {q.id: s for q, s in difficulty}
+    mixed = sum(share[q.id] == 0.5 for q in order)
+    solved = sum(share[q.id] == 1.0 for q in order)
+    assert len(order) == 40
+    assert mixed > 2 * solved
+    assert order == draw_questions(config, difficulty)
+    for i in range(0, 40, 4):
+        assert len({q.id for q in order[i : i + 4]}) == 4  # no group twice in a step
+
+
+def test_every_field_that_reaches_trl(config, tmp_path):
+    args = grpo_config(config, {"correctness": 4.0, "retry": 1.0}, tmp_path)
+    assert (args.generation_batch_size, args.steps_per_generation, args.gradient_accumulation_steps) == (4, 2, 2)
+    assert args.reward_weights == [4.0, 1.0]
+    assert (args.loss_type, args.scale_rewards, args.beta) == (config.loss_type, config.scale_rewards, config.beta)
+    assert args.temperature == config.temperature
+    assert not args.mask_truncated_completions
+
+
+def test_unknown_reward_set_is_refused_before_anything_is_loaded(tmp_path):
+    config = load_config("laptop", reward_set="bribes", policy="nowhere")
+    with pytest.raises(ValueError, match=r"unknown reward set 'bribes'; allowed: .*correctness"):
+        train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert reward_weights(load_config("laptop", reward_set="original"))["correctness"] == 4
+
+
+def test_a_folder_of_another_run_is_refused(config, task, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"seed": 99}))
+    with pytest.raises(ValueError, match="records another configuration"):
+        train(config, tmp_path / "run", task)
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, "tests")
+import conftest
+from rezero.search import build_engine
+from rezero.task import Task
+from rezero.train import train
+from rezero.config import Config
+import json
+config = Config(**json.loads(sys.argv[1]))
+questions = {name: conftest.QUESTIONS for name in ("train", "dev", "test")}
+train(config, sys.argv[2], Task(build_engine("bm25", conftest.CHUNKS), questions))
+"""
+
+
+def _metrics(folder):
+    timeless = lambda row: {k: v for k, v in row.items() if not k.startswith("seconds/")}  # noqa: E731
+    return [timeless(row) for row in read_jsonl(folder / "metrics.jsonl")]
+
+
+def test_a_killed_run_resumes_where_it_was(config, tmp_path):
+    """SIGKILL after step 5 of 8, checkpoints every 2: the resumed run ends with the very metrics of an unbroken one."""
+    from dataclasses import replace
+
+    config = replace(config, steps=8)
+    command = [sys.executable, "-c", SCRIPT, json.dumps(config.to_dict())]
+    options = dict(cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, **options)
+    broken = tmp_path / "broken"
+    process = subprocess.Popen([*command, str(broken)], **options)
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        text = (broken / "metrics.jsonl").read_text() if (broken / "metrics.jsonl").is_file() else ""
+        if '"train", "step": 5' in text:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    cut = [row["step"] for row in _metrics(broken)]
+    assert 5 <= max(cut) < 8, "the process was not killed in the middle"
+    subprocess.run([*command, str(broken)], check=True, **options)
+    assert _metrics(broken) == _metrics(tmp_path / "whole")
