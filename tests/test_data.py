@@ -65,7 +65,7 @@ def test_size(chunks, questions):
     assert all(300 <= len(chunk.text) <= 520 for chunk in chunks)
     assert len({chunk.id for chunk in chunks}) == len(chunks)
     assert len(questions) >= 1250
-    assert all(6 <= len(question.text.split()) <= 17 for question in questions)
+    assert all(6 <= len(question.text.split()) <= 16 for question in questions)
 
 
 def test_kinds_and_splits(questions):
