@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rezero.files import write_text
 from rezero.judge import exact_match
-from rezero.protocol import Episode, Turn
+from rezero.protocol import NO_HITS, Episode, Turn
 from rezero.search import Hit, clean
 
 FILTERS = {  # what can be said of an episode -> its words, also on the buttons of `browser`
@@ -38,7 +38,8 @@ color:var(--fg);background:var(--bg);font:14px/1.5 system-ui,sans-serif;max-widt
 border:1px solid var(--line);border-radius:1em;overflow-wrap:anywhere}
 .rezero mark{background:var(--gold);color:inherit;border-bottom:2px solid #c99700}
 .rezero .good{color:var(--good)}.rezero .bad{color:var(--bad)}
-.rezero ol>li{padding:.35em 0;border-top:1px solid var(--line)}.rezero li::marker{color:var(--dim)}
+.rezero ol{padding-left:1.8em}.rezero li{padding:.35em 0}.rezero li+li{border-top:1px solid var(--line)}
+.rezero li::marker{color:var(--dim)}
 .rezero .passage{margin:.2em 0;padding:.1em .6em;border-left:3px solid var(--line);background:var(--soft)}
 .rezero .gold{border-color:#c99700}
 .rezero .episode{border:1px solid var(--line);border-radius:6px;margin:.3em 0;padding:.3em .7em}
@@ -87,7 +88,7 @@ def browser(
     episodes: Sequence[Episode], title: str = "Episodes", limit: int = 50, decode: Decode | None = None
 ) -> Page:
     """A list of episodes to open one by one, with filters; a notebook shows the first `limit`, a saved file all."""
-    items = [_fold(_headline(e), _card(e, decode), " ".join(["episode", *_said_of(e)])) for e in episodes]
+    items = [_fold(_headline(e), _body(e, decode), " ".join(["episode", *_said_of(e)])) for e in episodes]
     heading = f"<p><b>{_safe(title)}</b> <small>{len(items)} episodes; open one to read it</small></p>"
     left = f"<p><small>and {len(items) - limit} more, not shown here</small></p>" if len(items) > limit else ""
     text = "\n".join([f"{title}: {len(items)} episodes", *(_one_line(e) for e in episodes[:limit])])
@@ -128,7 +129,7 @@ def _said_of(episode: Episode) -> list[str]:
     said = {
         "correct": right,
         "wrong": episode.question and not right,
-        "gave-up": missed and len(shares) == 1,
+        "gave-up": missed and len(shares) == 1 and episode.outcome == "answered",
         "recovered": missed and shares[-1] == 1,
         "malformed": episode.malformed_turns,
     }
@@ -149,15 +150,10 @@ def _one_line(episode: Episode) -> str:
 
 
 def _headline(episode: Episode) -> str:
-    kind = f"{episode.question.kind}, " if episode.question else ""
-    about = f"{kind}searches: {len(episode.searches)}"
-    return f"{_badge(episode)} · {_safe(_question(episode))} <small>({about})</small>"
-
-
-def _badge(episode: Episode) -> str:
     said = _said_of(episode)
     tone = "good" if "correct" in said else "bad" if "wrong" in said else ""
-    return f'<b class="{tone}">{_safe(_verdict(episode))}</b>'
+    about = f"{episode.question.kind + ', ' if episode.question else ''}searches: {len(episode.searches)}"
+    return f'<b class="{tone}">{_safe(_verdict(episode))}</b> · {_safe(_question(episode))} <small>({about})</small>'
 
 
 def _buttons(episodes: Sequence[Episode]) -> str:
@@ -170,14 +166,16 @@ def _buttons(episodes: Sequence[Episode]) -> str:
 
 
 def _card(episode: Episode, decode: Decode | None) -> str:
-    question = episode.question
-    about = [_badge(episode)]
+    return f'<p class="text">{_headline(episode)}</p>{_body(episode, decode)}'
+
+
+def _body(episode: Episode, decode: Decode | None) -> str:
+    question, about = episode.question, ""
     if question:
-        gold = f"gold answer: <mark>{_safe(' / '.join(question.answers))}</mark>"
-        about += [gold, f"<small>{_safe(f'{question.kind}, {question.split}, {question.id}')}</small>"]
+        gold, rest = _safe(" / ".join(question.answers)), _safe(f"{question.id}, {question.split}")
+        about = f"<p>gold answer: <mark>{gold}</mark> <small>({rest})</small></p>"
     turns = "".join(f"<li>{_turn(turn, episode)}</li>" for turn in episode.turns)
-    head = f'<p class="text"><b>{_safe(_question(episode))}</b></p><p>{" · ".join(about)}</p>'
-    return f"<article>{head}<ol>{turns}</ol>{_tokens(episode, decode) if decode else ''}</article>"
+    return f"{about}<ol>{turns}</ol>{_tokens(episode, decode) if decode and episode.completion_ids else ''}"
 
 
 def _turn(turn: Turn, episode: Episode) -> str:
@@ -189,7 +187,7 @@ def _turn(turn: Turn, episode: Episode) -> str:
     tone = "bad" if turn.error or turn.information is None else ""
     reply = f'<span class="{tone}">{_safe(_reply(turn, episode))}</span>'
     passages = "".join(_passage(i, hit, episode) for i, hit in enumerate(turn.hits, start=1))
-    if turn.information and not turn.hits and not turn.error:
+    if not turn.hits and not turn.error and turn.information not in (None, "", NO_HITS):  # a transcript without hits
         passages = _fold("information", f'<p class="text">{_marked(turn.information, episode)}</p>', "passage")
     return f"{thought}search: <code>{_safe(turn.argument)}</code> → {reply}{passages}"
 
@@ -203,7 +201,8 @@ def _reply(turn: Turn, episode: Episode) -> str:
     gold = episode.question.gold_chunk_ids if episode.question else ()
     position = next(i for i, t in enumerate(episode.searches) if t is turn)
     seen = f", gold seen so far: {episode.evidence()[position] * len(gold):.0f} of {len(gold)}" if gold else ""
-    return ("passages: " + str(len(turn.hits)) if turn.hits or not turn.information else "text") + seen
+    what = f"passages: {len(turn.hits)}" if turn.hits or turn.information in ("", NO_HITS) else "text"
+    return what + seen
 
 
 def _passage(number: int, hit: Hit, episode: Episode) -> str:
