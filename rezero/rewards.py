@@ -98,13 +98,10 @@ def em_chunk_last(episode: Episode) -> float:
     return float(_shown(episode, question.gold_chunk_ids[-1], paragraphs[-1] if paragraphs else ""))
 
 
-PLAIN_THINK = re.compile(r"<think>[^<>]+</think>")
+PLAIN_THINK = re.compile(r"<think>([^<>]+)</think>")
 PLAIN_SEARCH = re.compile(r"<search>([^<>]+)</search>")
 PLAIN_ANSWER = re.compile(r"<answer>[^<>]+</answer>")
-ANALYSIS = re.compile(
-    r"<think>[^<>]*?\b(?:based|according|from|results?|found|shows?|provided|information)\b[^<>]*?</think>",
-    re.IGNORECASE,
-)
+ANALYSIS_WORDS = frozenset("based according from result results found show shows provided information".split())
 
 
 def search_strategy(episode: Episode) -> float:
@@ -119,8 +116,9 @@ def search_strategy(episode: Episode) -> float:
     started = concluded = informed = False
     refined = analysed = 0
     for turn in episode.turns:
-        if PLAIN_THINK.search(turn.text):
-            searches, analyses = bool(PLAIN_SEARCH.search(turn.text)), bool(ANALYSIS.search(turn.text))
+        if thoughts := PLAIN_THINK.findall(turn.text):
+            searches = bool(PLAIN_SEARCH.search(turn.text))
+            analyses = not ANALYSIS_WORDS.isdisjoint(re.findall(r"\w+", " ".join(thoughts).lower()))
             started |= searches
             concluded |= analyses and bool(PLAIN_ANSWER.search(turn.text))
             refined += informed and searches
@@ -129,7 +127,8 @@ def search_strategy(episode: Episode) -> float:
     return 0.2 * started + min(0.4, 0.2 * min(refined, analysed)) + 0.4 * concluded
 
 
-OPERATOR = re.compile(r'(?:site|filetype):\S+|"[^"]+"|\s+OR\s+|\s+AND\s+|-\w+')
+# A field and its value, a quoted phrase, OR and AND between words, and anything after a hyphen.
+OPERATOR = re.compile("|".join((r"(?:site|filetype):\S+", r'"[^"]+"', r"\s+(?:OR|AND)\s+", r"-\w+")))
 
 
 def search_diversity(episode: Episode) -> float:
