@@ -1,0 +1,56 @@
+"""`python -m rezero <command>`. A command is one function that adds its parser, named in COMMANDS."""
+
+import argparse
+import signal
+import sys
+
+
+def add_run(commands) -> None:
+    parser = commands.add_parser(
+        "run", help="execute the notebooks into papermill_runs/<run_id>/",
+        description="Execute notebooks in order into papermill_runs/<run_id>/. Relative paths count from the "
+        "project's root. Exit status: 0, 1 a notebook failed, 2 a wrong argument, 130 interrupted.",
+    )  # fmt: skip
+    parser.add_argument("notebooks", nargs="*", help='numbers or names, such as 00 02; default "all"')
+    parser.add_argument("-p", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+                        help="override a parameter; the value is YAML, so write 1.0e-6, not 1e-6")  # fmt: skip
+    parser.add_argument("-f", metavar="FILE", help="YAML file of parameters; -p wins over it")
+    parser.add_argument("--run-id", help="name of the run's folder; default: UTC time and git revision")
+    parser.add_argument("--resume", action="store_true", help="go on with that run, skip what it finished")
+    parser.add_argument("--runs-dir", default="papermill_runs", help="default: %(default)s")
+    parser.set_defaults(call=call_run)
+
+
+def call_run(args) -> int:
+    from rezero.run import run
+
+    # A scheduler's or `timeout`'s SIGTERM ends a run as Ctrl-C does: recorded, and its kernel stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return run(args.notebooks, args.p, args.f, args.run_id, args.resume, runs=args.runs_dir)
+
+
+COMMANDS = [add_run]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status. What the user got wrong is one line on stderr, status 2."""
+    parser = argparse.ArgumentParser(prog="python -m rezero", description="The ReZero workspace.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add in COMMANDS:
+        add(commands)
+    args = parser.parse_args(argv)
+    if not hasattr(args, "call"):
+        parser.print_help()
+        return 0
+    try:
+        return args.call(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
