@@ -1,0 +1,104 @@
+"""The project itself: pins in one place, commands that exist, nothing that runs code when it is loaded."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+
+from rezero.files import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+DOCUMENTS = ["README.md", "environment.yml", "Makefile", "tests/README.md"]
+
+
+def tracked():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")  # an unpacked archive
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def pins():
+    requirements = PROJECT["project"]["dependencies"] + [item for extra in EXTRAS.values() for item in extra]
+    return {item for item in requirements if "==" in item}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_repeat_no_other_pin(name):
+    found = set(re.findall(r"[\w.-]+(?:\[[\w,]+\])?==[\w.]+[\w]", (ROOT / name).read_text()))
+    assert found <= pins(), f"{name} pins what pyproject.toml does not"
+
+
+def test_extras_named_in_documents_exist():
+    for name in DOCUMENTS:
+        for extras in re.findall(r"(?:-e|install) *[\"']?\.\[([\w,]+)\]", (ROOT / name).read_text()):
+            assert set(extras.split(",")) <= set(EXTRAS), name
+
+
+def test_environment_yml_leaves_packages_to_pyproject():
+    packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert [item for item in packages if isinstance(item, str)] == ["python=3.11", "pip"]
+    assert packages[2:] == [{"pip": ["-e .[cpu,dev]"]}]
+
+
+def test_cpu_and_gpu_conflict():
+    assert [{"extra": "cpu"}, {"extra": "gpu"}] in PROJECT["tool"]["uv"]["conflicts"]
+    names = {extra: {re.split(r"[=<>\[]", item)[0] for item in EXTRAS[extra]} for extra in ("cpu", "gpu")}
+    assert "faiss-cpu" in names["cpu"] - names["gpu"] and "faiss-gpu" in names["gpu"] - names["cpu"]
+
+
+def test_every_runtime_pin_is_exact():
+    # dev tools may float; what produces numbers may not
+    for item in PROJECT["project"]["dependencies"] + EXTRAS["cpu"] + EXTRAS["gpu"]:
+        assert "==" in item, item
+
+
+def looks_pickled(path):
+    """Whether loading the file could run code: a pickle by name or by its first and last bytes, or one in a zip."""
+    if path.suffix in {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt"}:
+        return True
+    data = path.read_bytes()
+    if data[:2] in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"} and data[-1:] == b".":
+        return True
+    is_zip, is_npy = data[:4] == b"PK\x03\x04", data[:6] == b"\x93NUMPY"
+    return (is_zip and b".pkl" in data) or ((is_zip or is_npy) and b"'descr': '|O'" in data)
+
+
+def test_pickles_are_recognised(tmp_path):
+    import pickle
+
+    import numpy as np
+
+    for protocol in (2, 5):
+        (tmp_path / "a.dat").write_bytes(pickle.dumps({"a": 1}, protocol))
+        assert looks_pickled(tmp_path / "a.dat")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
+    np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
+    np.savez(tmp_path / "numbers.npz", a=np.arange(3))
+    assert looks_pickled(tmp_path / "objects.npy") and looks_pickled(tmp_path / "objects.npz")
+    assert not looks_pickled(tmp_path / "numbers.npz")
+
+
+def test_nothing_tracked_is_pickled():
+    assert [str(path) for path in tracked() if looks_pickled(path)] == []
+
+
+def test_make_targets_in_documents_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for name in ["README.md", "tests/README.md", "papermill_runs/README.md", ".ci/run"]:
+        text = (ROOT / name).read_text()
+        code = text if name == ".ci/run" else "\n".join(re.findall(r"`[^`\n]+`|```.*?```", text, re.DOTALL))
+        assert set(re.findall(r"\bmake ([a-z]+)\b", code)) <= targets, name
+
+
+def test_commands_in_documents_exist():
+    from rezero.__main__ import COMMANDS
+
+    commands = {add.__name__.removeprefix("add_") for add in COMMANDS}
+    for path in [path for path in tracked() if path.suffix in {".md", ".yml"} or path.name == "Makefile"]:
+        if "reference" not in path.parts:
+            named = set(re.findall(r"python -m rezero ([a-z]+)", path.read_text()))
+            assert named <= commands, f"{path}: no command {named - commands}"
