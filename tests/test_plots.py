@@ -1,0 +1,216 @@
+"""Plots: the numbers that are drawn, and errors that name the missing column."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+from rezero import plots
+from rezero.stats import wilson
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+METRICS = pd.DataFrame(
+    [{"kind": "eval", "step": 0, "accuracy": 0.4, "accuracy_low": 0.3, "accuracy_high": 0.5}]
+    + [
+        {
+            "kind": "train",
+            "step": step,
+            "reward": float(step),
+            "rewards/correctness": step / 10,
+            "rewards/correctness_std": 9.0,
+            "rewards/retry": 1 - step / 10,
+            "searches": 1.5,
+            "malformed_turns": step / 100,
+            "entropy": 2.0 - step / 10,
+            "zero_variance_groups": 0.25,
+            "seconds/generation": 3.0,
+            "seconds/search": 1.0,
+        }
+        for step in (2, 1, 3, 5, 4)  # as lines of resumed runs may come
+    ]
+    + [
+        {
+            "kind": "eval",
+            "step": 5,
+            "accuracy": 0.6,
+            "accuracy_low": 0.5,
+            "accuracy_high": 0.7,
+            "retry_after_miss": 0.8,
+            "retry_after_miss_low": 0.7,
+            "retry_after_miss_high": 0.9,
+        }
+    ]
+)
+
+# per policy: (kind, correct, searches, first_miss, retried_after_miss, recovered)
+ROWS = {
+    "start": [
+        ("direct", True, 1, False, False, False),
+        ("direct", False, 1, True, False, False),
+        ("alias", False, 2, True, True, False),
+        ("alias", False, 0, False, False, False),
+    ],
+    "trained": [
+        ("direct", True, 1, False, False, False),
+        ("direct", True, 2, True, True, True),
+        ("alias", True, 3, True, True, True),
+        ("alias", False, 2, True, True, False),
+    ],
+}
+NAMES = ["policy", "kind", "correct", "searches", "first_miss", "retried_after_miss", "recovered"]
+FRAME = pd.DataFrame([(policy, *row) for policy, rows in ROWS.items() for row in rows], columns=NAMES)
+
+
+def heights(ax) -> list[list[float]]:
+    """Heights of the bars of each group of bars."""
+    bars = [c for c in ax.containers if hasattr(c, "patches")]
+    return [[round(float(bar.get_height()), 6) for bar in group] for group in bars]
+
+
+def errors(ax) -> list[list[tuple]]:
+    """(low, high) of the error bars, group by group."""
+    groups = [c.lines[2][0] for c in ax.containers if hasattr(c, "has_yerr") and c.has_yerr]
+    return [[tuple(path[:, 1]) for path in group.get_segments()] for group in groups]
+
+
+def legend(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_reward_curves_draw_each_step_and_its_centred_mean():
+    total, parts = plots.reward_curves(METRICS, smooth=3)
+    raw, mean = total.lines
+    assert raw.get_xdata().tolist() == [1, 2, 3, 4, 5] and raw.get_ydata().tolist() == [1, 2, 3, 4, 5]
+    assert mean.get_ydata().tolist() == [1.5, 2, 3, 4, 4.5]
+    assert legend(parts) == ["correctness", "retry"]  # the spread is no reward
+    assert parts.lines[2].get_ydata().tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5])
+    assert parts.lines[0].get_alpha() < 0.5 and parts.lines[1].get_alpha() is None
+    assert "mean of 3 steps" in (total.get_title() or total.get_title(loc="left"))
+
+
+def test_dev_curve_draws_shares_and_their_bands():
+    ax = plots.dev_curve(METRICS)
+    accuracy, retry = ax.lines
+    assert accuracy.get_xdata().tolist() == [0, 5] and accuracy.get_ydata().tolist() == [0.4, 0.6]
+    assert np.isnan(retry.get_ydata()[0]) and retry.get_ydata()[1] == 0.8
+    band = ax.collections[0].get_paths()[0].vertices
+    assert {(0, 0.3), (0, 0.5), (5, 0.5), (5, 0.7)} <= {tuple(point) for point in band.tolist()}
+    assert legend(ax) == ["accuracy (exact match)", "P(search again | first miss)"]
+
+
+def test_dev_curve_when_no_first_search_missed():
+    ax = plots.dev_curve(METRICS.assign(retry_after_miss=np.nan))
+    assert ax.lines[0].get_ydata().tolist() == [0.4, 0.6] and np.isnan(ax.lines[1].get_ydata()).all()
+
+
+def test_searches_histogram_shares_sum_to_one_for_each_policy():
+    ax = plots.searches_histogram(FRAME)
+    assert heights(ax) == [[0.25, 0.5, 0.25, 0], [0, 0.25, 0.5, 0.25]]
+    assert legend(ax) == ["start (mean 1.00)", "trained (mean 2.00)"]
+    lefts = [[bar.get_x() for bar in group] for group in ax.containers]
+    assert lefts[0][1] < 1 < lefts[1][1]  # side by side around their number
+    assert heights(plots.searches_histogram(FRAME, hue=None)) == [[0.125, 0.375, 0.375, 0.125]]
+
+
+def test_recovery_bars_condition_on_the_step_before():
+    ax = plots.recovery_bars(FRAME)
+    assert heights(ax) == [[0.5, 0], [1, round(2 / 3, 6)]]
+    for drawn, counts in zip(errors(ax), [[(1, 2), (0, 1)], [(3, 3), (2, 3)]], strict=True):
+        assert np.allclose(drawn, [wilson(k, n) for k, n in counts])
+    assert [text.get_text() for text in ax.texts] == ["1/2", "0/1", "3/3", "2/3"]
+
+
+def test_recovery_bars_say_when_there_is_nothing_to_count():
+    ax = plots.recovery_bars(FRAME[~FRAME.first_miss])
+    assert [text.get_text() for text in ax.texts] == ["0/0"] * 4
+    assert all(low == high == 0 for group in errors(ax) for low, high in group)
+
+
+def test_kinds_bars_count_right_of_asked():
+    ax = plots.kinds_bars(FRAME)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["direct", "alias"]
+    assert heights(ax) == [[0.5, 0], [1, 0.5]]
+    assert np.allclose(errors(ax)[1], [wilson(2, 2), wilson(1, 2)])
+
+
+def test_kinds_bars_leave_out_what_was_not_judged():
+    unjudged = FRAME.assign(correct=FRAME.correct.astype("boolean").mask(FRAME.index == 1))
+    assert [text.get_text() for text in plots.kinds_bars(unjudged).texts][:2] == ["1/1", "0/2"]
+
+
+def test_training_health_panels_and_stacked_seconds():
+    axes = plots.training_health(METRICS)
+    assert len(axes) == 5
+    assert axes[1].lines[0].get_ydata().tolist() == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05])
+    assert axes[3].lines[0].get_ydata().tolist() == [0.25] * 5
+    tops = [max(y for _, y in layer.get_paths()[0].vertices) for layer in axes[4].collections]
+    assert tops == [3, 4] and legend(axes[4]) == ["search", "generation"]  # the legend in the order of the stack
+
+
+def test_heat_writes_and_colours_every_share():
+    table = pd.DataFrame([[0.25, 1.0], [0.5, np.nan]], index=["a", "b"], columns=["x", "y"])
+    ax = plots.heat(table, counts=pd.DataFrame([[8, 9], [10, 0]], index=["a", "b"], columns=["x", "y"]))
+    assert [text.get_text() for text in ax.texts] == ["25%\nn = 8", "100%\nn = 9", "50%\nn = 10"]
+    assert ax.collections[0].get_clim() == (0, 1)  # the same colour means the same share in every figure
+    assert [text.get_text() for text in plots.heat(table).texts] == ["25%", "100%", "50%"]
+    for wrong in (table * 100, table.iloc[:0]):
+        with pytest.raises(ValueError, match="shares between 0 and 1"):
+            plots.heat(wrong)
+
+
+def test_arms_draw_a_row_an_arm_with_its_seeds_below():
+    table = pd.DataFrame({"arm": ["b", "a"], "gain": [0.1, -0.2], "gain_low": [0.0, -0.3], "gain_high": [0.3, -0.1]})
+    seeds = pd.DataFrame({"arm": ["a", "a", "b"], "gain": [-0.25, -0.15, 0.1]})
+    ax = plots.arms(table, seeds, value="gain")
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["b", "a"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first arm on top
+    assert ax.lines[0].get_xdata().tolist() == [0.1, -0.2]
+    segments = ax.containers[0].lines[2][0].get_segments()
+    assert np.allclose([s[:, 0] for s in segments], [[0, 0.3], [-0.3, -0.1]])
+    dots = ax.collections[-1].get_offsets()
+    assert np.allclose(dots, [[-0.25, 1.22], [-0.15, 1.22], [0.1, 0.22]])
+    with pytest.raises(ValueError, match="unknown arm: 'c'; have: b, a"):
+        plots.arms(table, seeds.assign(arm="c"), value="gain")
+
+
+@pytest.mark.parametrize(
+    "draw, message",
+    [
+        (lambda: plots.reward_curves(METRICS.drop(columns="reward")), "missing or empty: reward; have: kind, step"),
+        (lambda: plots.dev_curve(METRICS[METRICS.kind == "train"]), "no metrics of kind 'eval'; have: train"),
+        (
+            lambda: plots.dev_curve(METRICS.drop(columns="retry_after_miss_low")),
+            "missing or empty: retry_after_miss_low",
+        ),
+        (lambda: plots.training_health(METRICS.assign(entropy=np.nan)), "missing or empty: entropy"),
+        (lambda: plots.training_health(METRICS.drop(columns="seconds/generation")), "empty: seconds/generation"),
+        (lambda: plots.searches_histogram(FRAME.drop(columns="policy")), "missing or empty: policy; have: kind"),
+        (lambda: plots.recovery_bars(FRAME.iloc[:0]), "have: no rows"),
+        (lambda: plots.kinds_bars(FRAME.drop(columns="kind")), "missing or empty: kind"),
+        (lambda: plots.arms(FRAME), "missing or empty: arm, accuracy, accuracy_low, accuracy_high"),
+    ],
+)
+def test_what_is_missing_is_named(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_the_style_is_set_only_when_asked_for():
+    before = dict(plt.rcParams)
+    plots.searches_histogram(FRAME)
+    assert dict(plt.rcParams) == before
+    with plt.rc_context():
+        plots.style()
+        colors = [to_rgb(entry["color"]) for entry in plt.rcParams["axes.prop_cycle"]]
+        assert colors[:3] == [to_rgb(color) for color in plots._colors(3)]
