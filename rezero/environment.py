@@ -17,7 +17,11 @@ from rezero.files import ROOT, write_text
 
 # tqdm.auto and its like draw widgets where they can, and a saved widget stays frozen at 0/50. Without the module
 # they print text, of which coalesce_streams keeps the last state.
-NO_WIDGETS = '--IPKernelApp.exec_lines=__import__("sys").modules["ipywidgets"] = None'
+# The kernel's own log only alarms: the interrupt with which every kernel is stopped is an "ERROR" in it.
+KERNEL_ARGUMENTS = [
+    "--IPKernelApp.log_level=CRITICAL",
+    '--IPKernelApp.exec_lines=__import__("sys").modules["ipywidgets"] = None',
+]
 
 
 def output_of(*command: str) -> str:
@@ -75,7 +79,7 @@ def this_kernel() -> Iterator[str]:
         env = {
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), paths])),  # this clone's rezero, no other's
-            "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto on NO_WIDGETS, which we mean
+            "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto without widgets, as we want it
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a warning of the debugger, which headless nobody uses
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # an inherited Agg would drop the figures
             "IPYTHONDIR": folder,  # nobody's start-up files, no history
@@ -83,7 +87,7 @@ def this_kernel() -> Iterator[str]:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu_share())),
         }
         spec = Path(folder, "kernels", "rezero", "kernel.json")
-        write_text(spec, json.dumps(get_kernel_dict([NO_WIDGETS]) | {"env": env}))
+        write_text(spec, json.dumps(get_kernel_dict(KERNEL_ARGUMENTS) | {"env": env}))
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, inherited]))
         try:
             yield "rezero"

@@ -87,11 +87,8 @@ def execute(notebook: Path, copy: Path, parameters: dict, kernel: str) -> str | 
     import logging
 
     import papermill
-    import zmq
     from nbclient.exceptions import DeadKernelError
-    from traitlets.config import Config
 
-    encryption = "auto" if zmq.has("curve") else "disabled"  # the kernel's TCP port is open to other users
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # its guesses at our parameters; we checked them
     problem = None
     try:
@@ -99,8 +96,7 @@ def execute(notebook: Path, copy: Path, parameters: dict, kernel: str) -> str | 
             *(str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, copy)),  # str.format'ed
             parameters=parameters, kernel_name=kernel, language="python", cwd=notebook.parent,
             progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, coalesce_streams=True,
-            store_widget_state=False, start_timeout=180, iopub_timeout=60,
-            config=Config({"KernelManager": {"transport_encryption": encryption}}))  # fmt: skip
+            store_widget_state=False, start_timeout=180, iopub_timeout=60)  # fmt: skip
         if executed.metadata.papermill.get("exception"):  # papermill lets sys.exit(0) pass as a success
             problem = "SystemExit", "the cell called sys.exit(); no cell after it ran"
     except papermill.PapermillExecutionError as error:

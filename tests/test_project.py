@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tomllib
+import zipfile
 
 import pytest
 import yaml
@@ -30,6 +31,16 @@ def pins():
 def test_documents_repeat_no_other_pin(name):
     found = set(re.findall(r"[\w.-]+(?:\[[\w,]+\])?==[\w.]+[\w]", (ROOT / name).read_text()))
     assert found <= pins(), f"{name} pins what pyproject.toml does not"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_install_no_other_package(name):
+    known = {re.split(r"[=<>\[]", item)[0].lower() for item in PROJECT["project"]["dependencies"]}
+    known |= {re.split(r"[=<>\[]", item)[0].lower() for extra in EXTRAS.values() for item in extra}
+    for command in re.findall(r"pip install ([^`\n|&;#]+)", (ROOT / name).read_text()):
+        words = [word.strip("\"'") for word in command.split()]
+        packages = {re.split(r"[=<>\[]", word)[0].lower() for word in words if word[0] not in "-./$"}
+        assert packages <= known | {"rezero"}, f"{name}: pip install {command}"
 
 
 def test_extras_named_in_documents_exist():
@@ -60,11 +71,16 @@ def looks_pickled(path):
     """Whether loading the file could run code: a pickle by name or by its first and last bytes, or one in a zip."""
     if path.suffix in {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt"}:
         return True
-    data = path.read_bytes()
-    if data[:2] in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"} and data[-1:] == b".":
-        return True
-    is_zip, is_npy = data[:4] == b"PK\x03\x04", data[:6] == b"\x93NUMPY"
-    return (is_zip and b".pkl" in data) or ((is_zip or is_npy) and b"'descr': '|O'" in data)
+    if zipfile.is_zipfile(path):  # torch's archives and npz
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        return any(name.endswith(".pkl") or is_pickle(data) for name, data in members.items())
+    return is_pickle(path.read_bytes())
+
+
+def is_pickle(data):
+    objects = data[:6] == b"\x93NUMPY" and b"'descr': '|O'" in data[:256]
+    return objects or (re.match(rb"\x80[\x02-\x05]", data) is not None and data.endswith(b"."))
 
 
 def test_pickles_are_recognised(tmp_path):
@@ -76,7 +92,7 @@ def test_pickles_are_recognised(tmp_path):
         (tmp_path / "a.dat").write_bytes(pickle.dumps({"a": 1}, protocol))
         assert looks_pickled(tmp_path / "a.dat")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
-    np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
+    np.savez_compressed(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
     np.savez(tmp_path / "numbers.npz", a=np.arange(3))
     assert looks_pickled(tmp_path / "objects.npy") and looks_pickled(tmp_path / "objects.npz")
     assert not looks_pickled(tmp_path / "numbers.npz")
