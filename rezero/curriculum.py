@@ -18,9 +18,13 @@ from rezero.rollout import rollout
 from rezero.task import Task
 
 
-def measure_difficulty(policy: Policy, task: Task, config: Config, run_dir: Path) -> list[tuple[Question, float]]:
-    """Each training question with the share of sampled episodes that solved it (kept in difficulty.jsonl)."""
-    questions, path = task.questions["train"], run_dir / "difficulty.jsonl"
+def measure_difficulty(policy: Policy, task: Task, config: Config, path: Path) -> list[tuple[Question, float]]:
+    """Each training question with the share of sampled episodes that solved it; kept in, and reused from, `path`.
+
+    Raises:
+        ValueError: the file knows nothing of one of the questions.
+    """
+    questions = task.questions["train"]
     if config.difficulty_samples == 0:
         return [(question, 0.5) for question in questions]
     if not path.is_file():
@@ -42,6 +46,8 @@ def measure_difficulty(policy: Policy, task: Task, config: Config, run_dir: Path
         rows = ({"id": q.id, "solved": share} for q, share in zip(questions, shares, strict=True))
         write_jsonl(path, rows)
     share_of = {row["id"]: row["solved"] for row in read_jsonl(path)}
+    if unknown := [question.id for question in questions if question.id not in share_of]:
+        raise ValueError(f"{path}: no difficulty of question {unknown[0]!r}; delete the file to measure again")
     return [(question, share_of[question.id]) for question in questions]
 
 

@@ -114,13 +114,16 @@ def report(episodes: list[Episode], name: str) -> Report:
     frame["evidence_seen"] = frame["evidence"] == 1.0
     frame["malformed"] = frame["malformed_turns"] > 0
     frame["answered"] = frame["outcome"] == "answered"
-    metrics = {}
-    for metric, (column, condition) in SHARES.items():
-        chosen = frame if condition is None else frame[frame[condition].astype(bool)]
-        metrics[metric] = share(chosen[column])
-    for metric, column in MEANS.items():
-        metrics[metric] = Estimate(*bootstrap_mean(frame[column].to_numpy(float), seed=0), len(frame))
+    metrics = {metric: estimate(metric, frame) for metric in LABELS}
     return Report(name, metrics, frame, tuple(episodes))
+
+
+def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
+    """One metric of a frame of episodes: a share with its Wilson interval or a mean with its bootstrap interval."""
+    if metric in MEANS:
+        return Estimate(*bootstrap_mean(frame[MEANS[metric]].to_numpy(float), seed=0), len(frame))
+    column, condition = SHARES[metric]
+    return share(frame[column] if condition is None else frame.loc[frame[condition].astype(bool), column])
 
 
 def share(column: pd.Series) -> Estimate:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from rezero.config import Config
 from rezero.corpus import load_chunks
 from rezero.files import resolve
-from rezero.questions import SPLITS, Question, load_questions
+from rezero.questions import SPLITS, Question, keywords, load_questions
 from rezero.search import Engine, build_engine
 
 
@@ -24,3 +24,23 @@ def load_task(config: Config) -> Task:
     questions = load_questions(folder / "questions.jsonl", chunks)
     splits = {name: [q for q in questions if q.split == name] for name in SPLITS}
     return Task(build_engine(config.engine, chunks), splits)
+
+
+def pick_missed(task: Task, k: int, question_id: str = "") -> Question:
+    """A dev question to show a retry on: the named one, or the first reworded one that only its last rewrite finds.
+
+    Raises:
+        ValueError: the named question is not in the dev split, or every first search finds its gold chunks.
+    """
+    dev = {question.id: question for question in task.questions["dev"]}
+    if question_id:
+        if question_id not in dev:
+            raise ValueError(f"question {question_id!r} is not in the dev split; allowed: {', '.join(dev)}")
+        return dev[question_id]
+    for question in dev.values():
+        if question.kind == "reworded" and question.rewrites:
+            queries = [keywords(question.text), question.rewrites[-1]]
+            first, last = ({hit.chunk_id for hit in hits} for hits in task.engine.search(queries, k))
+            if last >= set(question.gold_chunk_ids) > first & set(question.gold_chunk_ids):
+                return question
+    raise ValueError("no reworded dev question is missed by its own words; choose a smaller k or another engine")

@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 from datasets import Dataset
@@ -31,12 +32,25 @@ from rezero.rollout import rollout
 from rezero.task import Task, load_task
 
 
-def train(config: Config, run_dir: str | Path, task: Task | None = None, resume: bool = True) -> Policy:
-    """Train `config.policy` with GRPO and return the policy that was best on dev.
+class Trained(NamedTuple):
+    """The policy that was best on dev, and the one after the last step."""
 
-    Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kind "train" and "eval"), tensorboard/,
-    checkpoints/ and best/. With `resume` a run that was killed goes on from its last checkpoint with the same data
-    order.
+    best: Policy
+    last: Policy
+
+
+def train(
+    config: Config,
+    run_dir: str | Path,
+    task: Task | None = None,
+    resume: bool = True,
+    difficulty: str | Path | None = None,
+) -> Trained:
+    """Train `config.policy` with GRPO.
+
+    Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kind "train" and "eval"), checkpoints/ (with
+    TensorBoard's events) and best/. With `resume` a run that was killed goes on from its last checkpoint with the same
+    data order. `difficulty`: a file of measured difficulties to share between runs.
 
     Raises:
         ValueError: unknown reward set, or a `run_dir` that holds a run of another configuration.
@@ -47,10 +61,12 @@ def train(config: Config, run_dir: str | Path, task: Task | None = None, resume:
     task = task or load_task(config)
     set_seed(config.seed)
     policy = load_policy(config.policy)
-    order = draw_questions(config, measure_difficulty(policy, task, config, run_dir))
+    path = resolve(difficulty) if difficulty else run_dir / "difficulty.jsonl"
+    order = draw_questions(config, measure_difficulty(policy, task, config, path))
     trainer = build_trainer(policy, task, config, weights, order, run_dir)
     trainer.train(resume_from_checkpoint=checkpoint)
-    return load_policy(run_dir / "best")
+    policy.model.eval()
+    return Trained(load_policy(run_dir / "best"), policy)
 
 
 def reward_weights(config: Config) -> dict[str, float]:

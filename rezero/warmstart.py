@@ -12,7 +12,6 @@ import argparse
 import importlib.util
 import random
 import re
-from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
@@ -20,10 +19,11 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rezero.corpus import Chunk
 from rezero.files import resolve
+from rezero.induction import new_model
 from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
@@ -36,37 +36,17 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+CONTEXT = 0.1  # loss weight of tokens that the policy reads; those it writes weigh 1
+SHOWN_RETRIES = 0.6  # share of retries among the scripted decisions after a miss
+
+World = tuple[list[Chunk], list[Question]]
 Example = tuple[list[int], list[float]]  # token ids, loss weight of each token
 
 
-def make_episodes(worlds: int, k: int, retry: float, seed: int, sentences: bool = False) -> list[Episode]:
-    """Scripted episodes in `worlds` worlds of train-partition names; all questions of each world once."""
+def make_worlds(n: int, seed: int) -> list[World]:
+    """Chunks and questions of `n` worlds with train-partition names."""
     generator = load_generator()
-    episodes = []
-    for world in tqdm(range(worlds), desc="scripted episodes", mininterval=5):
-        chunks, questions, _ = generator.build(seed=seed + 1 + world, partition="train")
-        if sentences:
-            chunks, questions = by_sentence(chunks, questions)
-        episodes += play(searcher(retry), questions, build_engine("bm25", chunks), k=k, seed=seed + world)
-    return episodes
-
-
-def by_sentence(chunks: list[Chunk], questions: list[Question]) -> tuple[list[Chunk], list[Question]]:
-    """The same world with every sentence as a passage of its own, and the questions that one passage answers.
-
-    Looking up and copying is learned several times faster on short passages; it carries over to long ones.
-    """
-    sentences = {c.id: [replace(c, id=f"{c.id}.{i}", text=s) for i, s in enumerate(_sentences(c.text))] for c in chunks}
-    single = []
-    for question in questions:
-        gold = [s.id for s in sentences[question.gold_chunk_ids[-1]] if question.answers[0] in s.text]
-        if len(question.gold_chunk_ids) == 1 and len(gold) == 1:
-            single.append(replace(question, gold_chunk_ids=tuple(gold), gold_texts=()))
-    return [sentence for parts in sentences.values() for sentence in parts], single
-
-
-def _sentences(text: str) -> list[str]:
-    return re.split(r"(?<=[.!?]) ", text)
+    return [generator.build(seed=seed + 1 + i, partition="train")[:2] for i in range(n)]
 
 
 def load_generator(path: str = "data/larkspur/generate.py"):
@@ -75,6 +55,14 @@ def load_generator(path: str = "data/larkspur/generate.py"):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def make_episodes(worlds: list[World], k: int, seed: int) -> list[Episode]:
+    """Scripted episodes on all questions of all worlds, against the real engine."""
+    episodes = []
+    for i, (chunks, questions) in enumerate(tqdm(worlds, desc="scripted episodes", mininterval=5)):
+        episodes += play(searcher(SHOWN_RETRIES), questions, build_engine("bm25", chunks), k=k, seed=seed + i)
+    return episodes
 
 
 def train_tokenizer(episodes: list[Episode], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -100,23 +88,45 @@ def train_tokenizer(episodes: list[Episode], vocab_size: int) -> PreTrainedToken
     )
 
 
-def encode_episode(policy: Policy, episode: Episode, decision: dict[str, float], context: float) -> Example:
+def encode_episode(policy: Policy, episode: Episode, decision: dict[str, float]) -> Example:
     """Ids and loss weights of a scripted episode, in the very layout a rollout produces.
 
-    Assistant tokens weigh 1, the rest `context`; a thought that ends in a key of `decision` weighs its value.
+    A thought that ends in a key of `decision` weighs its value: that is where retrying or giving up is decided.
     """
     ids = policy.prompt_ids(list(episode.prompt))
-    weights = [context] * len(ids)
+    weights = [CONTEXT] * len(ids)
     for turn in episode.turns:
         thought, action = turn.text.split("</think>")
         factor = next((f for ending, f in decision.items() if turn.thought.endswith(ending)), 1.0)
-        for text, weight in ((thought + "</think>", factor), (action, 1.0)):
-            new = policy.encode(text)
-            ids, weights = ids + new, weights + [weight] * len(new)
+        parts = [(policy.encode(thought + "</think>"), factor), (policy.encode(action), 1.0)]
         if turn.action == "search":
-            new = policy.information_ids(turn.information or "", ids)
-            ids, weights = ids + new, weights + [context] * len(new)
+            parts.append((policy.information_ids(turn.information or "", parts[1][0]), CONTEXT))
+        for new, weight in parts:
+            ids, weights = ids + new, weights + [weight] * len(new)
     return [*ids, policy.end_of_turn], [*weights, 1.0]
+
+
+def make_drills(policy: Policy, world: World, n: int, rng: random.Random) -> list[Example]:
+    """Dense practice in looking up: a few sentences, then their questions with the answers, in another order."""
+    chunks, questions = world
+    texts = {chunk.id: chunk for chunk in chunks}
+    pairs = []
+    for question in questions:
+        chunk = texts[question.gold_chunk_ids[-1]]
+        sentences = [s for s in re.split(r"(?<=[.!?]) ", chunk.text) if question.answers[0] in s]
+        if len(question.gold_chunk_ids) == 1 and len(sentences) == 1:
+            pairs.append((question, f"{chunk.title} | {sentences[0]}"))
+    return [_drill(policy, rng.sample(pairs, 4), rng) for _ in range(n)]
+
+
+def _drill(policy: Policy, pairs: list[tuple[Question, str]], rng: random.Random) -> Example:
+    ids = policy.encode("\n".join(f"[{i}] {passage}" for i, (_, passage) in enumerate(pairs, 1)))
+    weights = [CONTEXT] * len(ids)
+    for question, _ in rng.sample(pairs, len(pairs)):
+        asked = policy.encode(f"\n{question.text}")
+        answer = policy.encode(f"<answer> {question.answers[0]} </answer>")
+        ids, weights = ids + asked + answer, weights + [CONTEXT] * len(asked) + [1.0] * len(answer)
+    return ids, weights
 
 
 def batches(examples: list[Example], tokens: int, rng: random.Random):
@@ -143,49 +153,37 @@ def loss_of(model: LlamaForCausalLM, batch: list[Example], pad: int) -> torch.Te
     return (losses * weights).sum() / weights.sum()
 
 
-def fit(policy: Policy, examples: list[Example], steps: int, tokens: int, lr: float, seed: int) -> None:
-    """AdamW with one warm-up and a cosine decay; shows the loss."""
+def fit(policy: Policy, stages: list[tuple[list[Example], int]], tokens: int, lr: float, seed: int) -> None:
+    """AdamW over all stages (examples, steps) with one warm-up and a cosine decay; shows the loss."""
+    steps = sum(n for _, n in stages)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
-    source = batches(examples, tokens, random.Random(seed))
-    bar = tqdm(range(steps), desc="warm start", mininterval=10)
-    running = 0.0
-    for step in bar:
-        loss = loss_of(policy.model.train(), next(source), policy.tokenizer.pad_token_id)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        running = loss.item() if step == 0 else 0.95 * running + 0.05 * loss.item()
-        bar.set_postfix(loss=f"{running:.3f}", refresh=False)
+    bar = tqdm(total=steps, desc="warm start", mininterval=10)
+    running = None
+    policy.model.train()
+    for examples, n in stages:
+        source = batches(examples, tokens, random.Random(seed))
+        for _ in range(n):
+            loss = loss_of(policy.model, next(source), policy.tokenizer.pad_token_id)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
+            bar.set_postfix(loss=f"{running:.3f}", refresh=False)
+            bar.update()
     policy.model.eval()
-
-
-def new_policy(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> Policy:
-    """A randomly initialised Llama with head size 32."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=width * 8 // 3 // 16 * 16,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 32,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return Policy(LlamaForCausalLM(config), tokenizer)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = partial(parser.add_argument, type=int)
-    add("--worlds", default=24, help="worlds to play scripted episodes in")
+    add("--worlds", default=12, help="worlds to learn in")
     add("--k", default=2, help="passages a search")
-    add("--steps", default=1200)
-    add("--tokens", default=12_000, help="tokens a step")
+    add("--drill-steps", default=300)
+    add("--steps", default=700, help="steps on whole episodes")
+    add("--tokens", default=6000, help="tokens a step")
     add("--width", default=160)
     add("--layers", default=4)
     add("--vocab", default=2048)
@@ -196,16 +194,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     started = perf_counter()
     torch.manual_seed(args.seed)
-    mixed = 0.6  # share of retries among the scripted decisions, so that retrying well is learned
-    episodes = make_episodes(args.worlds, args.k, mixed, args.seed)
+    worlds = make_worlds(args.worlds, args.seed)
+    episodes = make_episodes(worlds, args.k, args.seed)
     tokenizer = train_tokenizer(episodes[::20], args.vocab)
-    policy = new_policy(tokenizer, args.width, args.layers)
-    decision = {RETRY: args.retry_rate / mixed, GIVE_UP: (1 - args.retry_rate) / (1 - mixed)}
-    examples = [encode_episode(policy, episode, decision, context=0.1) for episode in tqdm(episodes, desc="encode")]
+    policy = Policy(new_model(tokenizer, args.width, args.layers), tokenizer)
+    decision = {RETRY: args.retry_rate / SHOWN_RETRIES, GIVE_UP: (1 - args.retry_rate) / (1 - SHOWN_RETRIES)}
+    examples = [encode_episode(policy, episode, decision) for episode in tqdm(episodes, desc="encode")]
+    rng = random.Random(args.seed)
+    drills = [drill for world in worlds for drill in make_drills(policy, world, 1000, rng)]
     mean = sum(len(ids) for ids, _ in examples) / len(examples)
     size = sum(p.numel() for p in policy.model.parameters())
     print(f"{len(examples)} episodes of {mean:.0f} tokens on average; {size / 1e6:.2f} M parameters")
-    fit(policy, examples, args.steps, args.tokens, args.lr, args.seed)
+    fit(policy, [(drills, args.drill_steps), (examples, args.steps)], args.tokens, args.lr, args.seed)
     save_policy(policy, args.out)
     print(f"{resolve(args.out)}: {perf_counter() - started:.0f} s")
 

@@ -48,11 +48,12 @@ def engine(chunks):
 @pytest.fixture(scope="session")
 def policy(questions, engine) -> Policy:
     """A random 2-layer policy with a ChatML tokenizer trained on scripted episodes of the toy corpus."""
+    from rezero.induction import new_model
     from rezero.scripted import play, searcher
-    from rezero.warmstart import new_policy, train_tokenizer
+    from rezero.warmstart import train_tokenizer
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer(play(searcher(), questions, engine, k=2), vocab_size=300)
-    made = new_policy(tokenizer, width=32, layers=2)
+    made = Policy(new_model(tokenizer, width=32, layers=2), tokenizer)
     made.model.eval()
     return made

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rezero import rewards
+from rezero.original import similarity
 from rezero.protocol import Episode, neutralize, parse_turn
 from rezero.questions import Question
-from rezero.rewards import REWARD_SETS, REWARDS, score, similarity
+from rezero.rewards import REWARD_SETS, REWARDS, score
 from rezero.search import Hit
 
 GOLD, GOLD2, OTHER = "7.1 Tanks\n\nThe relief valve froze.", "The crew came home.", "A heater welded shut."
