@@ -14,11 +14,13 @@ from rezero.task import Task
 Arm = tuple[str, int]  # reward set, seed
 
 
-def run_arms(config: Config, arms: list[str], seeds: list[int], task: Task, folder: Path) -> dict[Arm, Report]:
+def run_arms(
+    config: Config, arms: list[str], seeds: list[int], task: Task, folder: Path, difficulty: Path
+) -> dict[Arm, Report]:
     """Train every reward set with every seed in `folder`/<arm>-<seed>, and evaluate its last policy on dev.
 
     The arm "start" of the result is the starting policy, untrained. An arm that finished before is not run again;
-    one that was killed goes on.
+    one that was killed goes on. All arms share the `difficulty` file (see `train.train`).
     """
     from rezero.train import train
 
@@ -29,7 +31,7 @@ def run_arms(config: Config, arms: list[str], seeds: list[int], task: Task, fold
         for seed in seeds:
             print(f"arm {arm}, seed {seed}")
             varied = replace(config, reward_set=arm, seed=seed)
-            trained = train(varied, folder / f"{arm}-{seed}", task, difficulty=folder / "difficulty.jsonl")
+            trained = train(varied, folder / f"{arm}-{seed}", task, difficulty=difficulty)
             reports[arm, seed] = evaluate(trained.last, task.engine, dev, config, f"{arm}, seed {seed}")
     return reports
 
