@@ -29,7 +29,22 @@ def call_run(args) -> int:
     return run(args.notebooks, args.p, args.f, args.run_id, args.resume, runs=args.runs_dir)
 
 
-COMMANDS = [add_run]
+def add_reference(commands) -> None:
+    parser = commands.add_parser(
+        "reference", help="keep an executed run as papermill_runs/reference/ and show its summary in the README"
+    )
+    parser.add_argument("run_id")
+    parser.set_defaults(call=call_reference)
+
+
+def call_reference(args) -> int:
+    from rezero.reference import keep_as_reference
+
+    keep_as_reference(args.run_id)
+    return 0
+
+
+COMMANDS = [add_run, add_reference]
 
 
 def main(argv: list[str] | None = None) -> int:

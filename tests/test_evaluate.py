@@ -1,0 +1,87 @@
+"""Reports: every share and mean on episodes whose numbers can be counted by hand."""
+
+import math
+
+import pytest
+
+from rezero.evaluate import Estimate, compare, report, table
+from rezero.protocol import Episode, Turn, build_prompt
+from rezero.search import Hit
+
+
+def search(*ids):
+    return Turn("t", "", "search", "q", tuple(Hit(i, "", "", 1.0) for i in ids), "info")
+
+
+def answer(text):
+    return Turn("t", "", "answer", text)
+
+
+def episode(question, *turns, outcome="answered"):
+    return Episode(question, turns, outcome, tuple(build_prompt(question.text)))
+
+
+@pytest.fixture
+def episodes(questions):
+    one, two = questions
+    return [
+        episode(one, search("c1"), answer("Ilse Varrow")),  # found at once, right
+        episode(one, search("c3"), answer("Bram Keld")),  # missed, gave up, wrong
+        episode(one, search("c3"), search("c1"), answer("varrow.")),  # missed, retried, found, right
+        episode(two, search("c1"), search("c3"), answer("x")),  # half of the evidence, retried, not found, wrong
+        episode(two, Turn("t", "", "malformed", "", (), "please"), search("c1", "c2"), answer("Ondine")),
+    ]
+
+
+def test_every_metric_by_hand(episodes):
+    found = report(episodes, "toy")
+    by_hand = {
+        "accuracy": (3 / 5, 5),
+        "evidence": (3 / 5, 5),
+        "first_miss": (3 / 5, 5),
+        "retry_after_miss": (2 / 3, 3),
+        "found_after_retry": (1 / 2, 2),
+        "malformed": (1 / 5, 5),
+        "answered": (1.0, 5),
+        "searches": (7 / 5, 5),
+    }
+    for name, (value, n) in by_hand.items():
+        assert (found[name].value, found[name].n) == (pytest.approx(value), n), name
+        assert found[name].low <= value <= found[name].high
+
+
+def test_a_share_of_nothing_is_said_to_be_that(episodes):
+    found = report(episodes[:1], "no miss")
+    assert math.isnan(found["retry_after_miss"].value)
+    assert str(found["retry_after_miss"]) == "no such episode"
+
+
+def test_accuracy_by_kind(episodes):
+    kinds = report(episodes, "toy").by_kind().set_index("kind")
+    assert kinds.accuracy.to_dict() == {"direct": pytest.approx(2 / 3), "two-hop": 0.5}
+    assert kinds.n.to_dict() == {"direct": 3, "two-hop": 2}
+
+
+def test_paired_difference(episodes):
+    asked = [episodes[0], episodes[3]]
+    better = [episodes[0], episodes[4]]
+    gain = compare(report(asked, "before"), report(better, "after"))
+    assert (gain.value, gain.n) == (0.5, 2)
+    assert 0 <= gain.low <= gain.high <= 1
+
+
+def test_other_questions_cannot_be_compared(episodes):
+    with pytest.raises(ValueError, match="not evaluated on the same questions"):
+        compare(report(episodes[:1], "a"), report(episodes[3:4], "b"))
+
+
+def test_unknown_metric_names_the_allowed_ones(episodes):
+    with pytest.raises(KeyError, match=r"'speed'.*accuracy"):
+        report(episodes, "toy")["speed"]
+
+
+def test_table_has_a_column_a_report(episodes):
+    both = table([report(episodes, "before"), report(episodes, "after")])
+    assert list(both.columns) == ["before", "after"]
+    assert both.loc["accuracy (exact match)", "after"].startswith("0.600 [")
+    assert str(Estimate(0.5, 0.25, 0.75, 4)) == "0.500 [0.250, 0.750]"
