@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
 from rezero.protocol import closes_turn, wrap_information
@@ -152,6 +153,7 @@ def load_policy(path: str | Path) -> Policy:
     folder = resolve(path)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
+    disable_progress_bar()  # a bar for each of a hundred tiny loads would bury the training's own lines
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return Policy(model.eval(), AutoTokenizer.from_pretrained(folder))
 

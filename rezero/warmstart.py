@@ -106,23 +106,32 @@ def encode_episode(policy: Policy, episode: Episode, decision: dict[str, float])
     return [*ids, policy.end_of_turn], [*weights, 1.0]
 
 
-def make_drills(policy: Policy, world: World, n: int, rng: random.Random) -> list[Example]:
-    """Dense practice in looking up: a few sentences, then their questions with the answers, in another order."""
+def make_drills(policy: Policy, world: World, n: int, rng: random.Random) -> tuple[list[Example], list[Example]]:
+    """Dense practice in looking up: passages, then questions with their answers in random order.
+
+    Returns `n` drills on four single sentences and `n` on two whole passages.
+    """
     chunks, questions = world
-    texts = {chunk.id: chunk for chunk in chunks}
-    pairs = []
+    asked: dict[str, list[Question]] = {chunk.id: [] for chunk in chunks}
     for question in questions:
-        chunk = texts[question.gold_chunk_ids[-1]]
-        sentences = [s for s in re.split(r"(?<=[.!?]) ", chunk.text) if question.answers[0] in s]
-        if len(question.gold_chunk_ids) == 1 and len(sentences) == 1:
-            pairs.append((question, f"{chunk.title} | {sentences[0]}"))
-    return [_drill(policy, rng.sample(pairs, 4), rng) for _ in range(n)]
+        if len(question.gold_chunk_ids) == 1:
+            asked[question.gold_chunk_ids[0]].append(question)
+    whole = [(f"{chunk.title} | {chunk.text}", asked[chunk.id]) for chunk in chunks if asked[chunk.id]]
+    short = [
+        (f"{chunk.title} | {sentence}", [question])
+        for chunk in chunks
+        for question in asked[chunk.id]
+        for sentence in re.split(r"(?<=[.!?]) ", chunk.text)
+        if question.answers[0] in sentence
+    ]
+    return tuple([_drill(policy, rng.sample(pairs, size), rng) for _ in range(n)] for pairs, size in ((short, 4), (whole, 2)))
 
 
-def _drill(policy: Policy, pairs: list[tuple[Question, str]], rng: random.Random) -> Example:
-    ids = policy.encode("\n".join(f"[{i}] {passage}" for i, (_, passage) in enumerate(pairs, 1)))
+def _drill(policy: Policy, pairs: list[tuple[str, list[Question]]], rng: random.Random) -> Example:
+    ids = policy.encode("\n".join(f"[{i}] {passage}" for i, (passage, _) in enumerate(pairs, 1)))
     weights = [CONTEXT] * len(ids)
-    for question, _ in rng.sample(pairs, len(pairs)):
+    questions = [question for _, questions in pairs for question in questions]
+    for question in rng.sample(questions, len(questions)):
         asked = policy.encode(f"\n{question.text}")
         answer = policy.encode(f"<answer> {question.answers[0]} </answer>")
         ids, weights = ids + asked + answer, weights + [CONTEXT] * len(asked) + [1.0] * len(answer)
