@@ -124,7 +124,9 @@ def make_drills(policy: Policy, world: World, n: int, rng: random.Random) -> tup
         for sentence in re.split(r"(?<=[.!?]) ", chunk.text)
         if question.answers[0] in sentence
     ]
-    return tuple([_drill(policy, rng.sample(pairs, size), rng) for _ in range(n)] for pairs, size in ((short, 4), (whole, 2)))
+    return tuple(
+        [_drill(policy, rng.sample(pairs, size), rng) for _ in range(n)] for pairs, size in ((short, 4), (whole, 2))
+    )
 
 
 def _drill(policy: Policy, pairs: list[tuple[str, list[Question]]], rng: random.Random) -> Example:
@@ -188,33 +190,35 @@ def fit(policy: Policy, stages: list[tuple[list[Example], int]], tokens: int, lr
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = partial(parser.add_argument, type=int)
-    add("--worlds", default=12, help="worlds to learn in")
+    add("--worlds", default=12, help="worlds to learn in, in each of the two cycles")
     add("--k", default=2, help="passages a search")
-    add("--drill-steps", default=300)
-    add("--steps", default=700, help="steps on whole episodes")
+    add("--drill-steps", default=300, help="first cycle: steps on single sentences")
+    add("--episode-steps", default=700, help="first cycle: steps on episodes")
+    add("--reading-steps", default=750, help="second cycle: steps on episodes and whole passages")
     add("--tokens", default=6000, help="tokens a step")
     add("--width", default=160)
     add("--layers", default=4)
     add("--vocab", default=2048)
     add("--seed", default=0)
-    add("--lr", default=2e-3, type=float)
-    add("--retry-rate", default=0.12, type=float, help="how often the finished policy searches again after a miss")
+    add("--retry-rate", default=0.2, type=float, help="how often the finished policy should retry after a miss")
     add("--out", default="data/policy", type=str)
     args = parser.parse_args(argv)
     started = perf_counter()
     torch.manual_seed(args.seed)
-    worlds = make_worlds(args.worlds, args.seed)
+    worlds = make_worlds(2 * args.worlds, args.seed)
     episodes = make_episodes(worlds, args.k, args.seed)
     tokenizer = train_tokenizer(episodes[::20], args.vocab)
     policy = Policy(new_model(tokenizer, args.width, args.layers), tokenizer)
     decision = {RETRY: args.retry_rate / SHOWN_RETRIES, GIVE_UP: (1 - args.retry_rate) / (1 - SHOWN_RETRIES)}
-    examples = [encode_episode(policy, episode, decision) for episode in tqdm(episodes, desc="encode")]
+    examples = [encode_episode(policy, episode, decision) for episode in tqdm(episodes, desc="encode", mininterval=5)]
     rng = random.Random(args.seed)
-    drills = [drill for world in worlds for drill in make_drills(policy, world, 1000, rng)]
-    mean = sum(len(ids) for ids, _ in examples) / len(examples)
+    drills = [make_drills(policy, world, 1000, rng) for world in tqdm(worlds, desc="drills", mininterval=5)]
+    short, whole = ([drill for pair in drills for drill in pair[part]] for part in (0, 1))
+    half = len(examples) // 2
     size = sum(p.numel() for p in policy.model.parameters())
-    print(f"{len(examples)} episodes of {mean:.0f} tokens on average; {size / 1e6:.2f} M parameters")
-    fit(policy, [(drills, args.drill_steps), (examples, args.steps)], args.tokens, args.lr, args.seed)
+    print(f"{len(examples)} episodes, {len(short) + len(whole)} drills; {size / 1e6:.2f} M parameters", flush=True)
+    fit(policy, [(short, args.drill_steps), (examples[:half], args.episode_steps)], args.tokens, 2e-3, args.seed)
+    fit(policy, [(examples[half:] + whole, args.reading_steps)], args.tokens, 1.5e-3, args.seed)
     save_policy(policy, args.out)
     print(f"{resolve(args.out)}: {perf_counter() - started:.0f} s")
 

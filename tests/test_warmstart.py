@@ -1,6 +1,7 @@
 """The starting policy's training: what it learns from, and that its start can copy."""
 
 import random
+from dataclasses import replace
 
 import torch
 
@@ -48,7 +49,8 @@ def test_the_layout_is_that_of_a_rollout(policy, engine, questions, monkeypatch)
 
 def test_drills_hold_question_and_answer(policy, chunks, questions):
     one = questions[0]
-    ((ids, weights),) = make_drills(policy, (chunks, [one] * 4), 1, random.Random(0))
+    short, _ = make_drills(policy, (chunks[:2], [one] * 4 + [replace(one, gold_chunk_ids=("c2",))]), 1, random.Random(0))
+    ids, weights = short[0]
     text = policy.tokenizer.decode(ids)
     assert text.count(one.text) == 4
     assert text.count("<answer> Ilse Varrow </answer>") == 4
