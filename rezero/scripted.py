@@ -5,7 +5,10 @@ a function `(question, turns so far, rng) -> text of the next turn`.
 """
 
 import random
+import re
 from collections.abc import Callable
+
+import Stemmer
 
 from rezero.protocol import Episode, Turn, build_prompt, parse_turn
 from rezero.questions import Question, keywords
@@ -14,7 +17,7 @@ from rezero.search import Engine
 
 Script = Callable[[Question, tuple[Turn, ...], random.Random], str]
 
-FIRST, FOUND, MISSED = "look this up", "found in the information", "not found in the information"
+FIRST, FOUND, MISSED = "look this up", "found:", "not found"
 RETRY, GIVE_UP = "search again with other words", "give up"
 UNKNOWN = "unknown"
 
@@ -52,20 +55,40 @@ def searcher(retry: float = 1.0, max_searches: int = 4) -> Script:
     """A searcher that knows the gold evidence when it sees it.
 
     It first searches the question's words; after a miss it writes its next rewrite with probability `retry` and
-    otherwise gives up; with the evidence it answers. `retry=1` is the scripted always-retry baseline.
+    otherwise gives up; with the evidence it quotes the passage and answers. `retry=1` is the scripted always-retry
+    baseline.
     """
 
     def script(question: Question, turns: tuple[Turn, ...], rng: random.Random) -> str:
         if not turns:
             return _turn(FIRST, "search", keywords(question.text))
         if Episode(question, turns, "unfinished").evidence_search:
-            return _turn(FOUND, "answer", question.answers[0])
+            return _turn(f"{FOUND} {quote(question, turns)}", "answer", question.answers[0])
         rewrites = question.rewrites[len(turns) - 1 :]
         if rewrites and len(turns) < max_searches and rng.random() < retry:
             return _turn(f"{MISSED}, {RETRY}", "search", rewrites[0])
         return _turn(f"{MISSED}, {GIVE_UP}", "answer", UNKNOWN)
 
     return script
+
+
+def quote(question: Question, turns: tuple[Turn, ...]) -> str:
+    """The words of the gold passage from the one that tells what was asked to the answer, in their order.
+
+    Quoting turns reading into copying: a small policy finds the word it asked about and goes on from there. The word
+    is one of the question or of its rewrites, by its stem.
+    """
+    answer = question.answers[0]
+    texts = (hit.text for turn in turns for hit in turn.hits if hit.chunk_id == question.gold_chunk_ids[-1])
+    sentence = next(s for text in texts for s in re.split(r"(?<=[.!?]) ", text) if answer in s)
+    start, stem = sentence.index(answer), Stemmer.Stemmer("english").stemWord
+    asked = {stem(word.lower()) for word in keywords(" ".join((question.text, *question.rewrites))).split()}
+    telling = [m for m in re.finditer(r"[a-z]{4,}", sentence) if stem(m.group()) in asked and m.group() not in answer]
+    before = [m.start() for m in telling if m.start() < start]
+    after = [m.end() for m in telling if m.start() > start]
+    if before:
+        return sentence[before[0] : start + len(answer)]
+    return sentence[start : after[0]] if after else sentence[: start + len(answer)]
 
 
 def _turn(thought: str, action: str, argument: str) -> str:

@@ -49,7 +49,9 @@ def test_the_layout_is_that_of_a_rollout(policy, engine, questions, monkeypatch)
 
 def test_drills_hold_question_and_answer(policy, chunks, questions):
     one = questions[0]
-    short, _ = make_drills(policy, (chunks[:2], [one] * 4 + [replace(one, gold_chunk_ids=("c2",))]), 1, random.Random(0))
+    short, _ = make_drills(
+        policy, (chunks[:2], [one] * 4 + [replace(one, gold_chunk_ids=("c2",))]), 1, random.Random(0)
+    )
     ids, weights = short[0]
     text = policy.tokenizer.decode(ids)
     assert text.count(one.text) == 4
