@@ -17,7 +17,7 @@ class Config:
     policy: str = "data/policy"  # folder of the starting policy
     prompt_style: str = "short"  # a key of protocol.PROMPTS
     max_turns: int = 5  # assistant turns an episode
-    turn_tokens: int = 64  # sampled tokens a turn
+    turn_tokens: int = 40  # sampled tokens a turn
     episode_tokens: int = 800  # everything after the prompt, retrieved text included
 
     # reward

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
@@ -68,6 +69,24 @@ class Policy:
         return Generation(self.model, prompts, temperature, self.ends_turn, self.tokenizer.pad_token_id, generator)
 
 
+class GrowingLayer(DynamicLayer):
+    """A cache layer that appends into a buffer with room to spare, where the library's copies all of it every token."""
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        length, new = self.keys.shape[-2], key_states.shape[-2]
+        room = getattr(self, "room", None)  # (keys, values); outdated as soon as rows were selected
+        if room is None or room[0].data_ptr() != self.keys.data_ptr() or room[0].shape[-2] < length + new:
+            shape = (*key_states.shape[:2], length + new + 64, key_states.shape[-1])
+            self.room = room = (key_states.new_empty(shape), value_states.new_empty(shape))
+            room[0][:, :, :length], room[1][:, :, :length] = self.keys, self.values
+        room[0][:, :, length : length + new], room[1][:, :, length : length + new] = key_states, value_states
+        self.keys, self.values = (part[:, :, : length + new] for part in room)
+        return self.keys, self.values
+
+
 class Generation:
     """Batched sampling over several turns with one KV cache (Hugging Face backend).
 
@@ -87,6 +106,7 @@ class Generation:
         self.model, self.temperature, self.ends_turn, self.pad = model, temperature, ends_turn, pad
         self.generator = generator
         self.cache = DynamicCache(config=model.config)
+        self.cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
         self.mask = torch.zeros(len(prompts), 0, dtype=torch.long, device=model.device)
         self._feed(prompts)
 
