@@ -36,8 +36,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-CONTEXT = 0.1  # loss weight of tokens that the policy reads; those it writes weigh 1
-SHOWN_RETRIES = 0.6  # share of retries among the scripted decisions after a miss
+SHOWN_RETRIES = 0.75  # share of retries among the scripted decisions after a miss
 
 World = tuple[list[Chunk], list[Question]]
 Example = tuple[list[int], list[float]]  # token ids, loss weight of each token
@@ -88,55 +87,44 @@ def train_tokenizer(episodes: list[Episode], vocab_size: int) -> PreTrainedToken
     )
 
 
-def encode_episode(policy: Policy, episode: Episode, decision: dict[str, float]) -> Example:
+def encode_episode(policy: Policy, episode: Episode, decision: dict[str, float], context: float) -> Example:
     """Ids and loss weights of a scripted episode, in the very layout a rollout produces.
 
-    A thought that ends in a key of `decision` weighs its value: that is where retrying or giving up is decided.
+    Tokens that the policy writes weigh 1, those that it reads `context`. A thought that ends in a key of `decision` weighs its value: that is where retrying or giving up is decided.
     """
     ids = policy.prompt_ids(list(episode.prompt))
-    weights = [CONTEXT] * len(ids)
+    weights = [context] * len(ids)
     for turn in episode.turns:
         thought, action = turn.text.split("</think>")
         factor = next((f for ending, f in decision.items() if turn.thought.endswith(ending)), 1.0)
         parts = [(policy.encode(thought + "</think>"), factor), (policy.encode(action), 1.0)]
         if turn.action == "search":
-            parts.append((policy.information_ids(turn.information or "", parts[1][0]), CONTEXT))
+            parts.append((policy.information_ids(turn.information or "", parts[1][0]), context))
         for new, weight in parts:
             ids, weights = ids + new, weights + [weight] * len(new)
     return [*ids, policy.end_of_turn], [*weights, 1.0]
 
 
-def make_drills(policy: Policy, world: World, n: int, rng: random.Random) -> tuple[list[Example], list[Example]]:
-    """Dense practice in looking up: passages, then questions with their answers in random order.
-
-    Returns `n` drills on four single sentences and `n` on two whole passages.
-    """
+def make_drills(policy: Policy, world: World, n: int, context: float, rng: random.Random) -> list[Example]:
+    """Dense practice in looking up: four sentences, then their questions with the answers, in random order."""
     chunks, questions = world
-    asked: dict[str, list[Question]] = {chunk.id: [] for chunk in chunks}
+    texts = {chunk.id: chunk for chunk in chunks}
+    pairs = []
     for question in questions:
+        chunk = texts[question.gold_chunk_ids[-1]]
+        sentences = [s for s in re.split(r"(?<=[.!?]) ", chunk.text) if question.answers[0] in s]
         if len(question.gold_chunk_ids) == 1:
-            asked[question.gold_chunk_ids[0]].append(question)
-    whole = [(f"{chunk.title} | {chunk.text}", asked[chunk.id]) for chunk in chunks if asked[chunk.id]]
-    short = [
-        (f"{chunk.title} | {sentence}", [question])
-        for chunk in chunks
-        for question in asked[chunk.id]
-        for sentence in re.split(r"(?<=[.!?]) ", chunk.text)
-        if question.answers[0] in sentence
-    ]
-    return tuple(
-        [_drill(policy, rng.sample(pairs, size), rng) for _ in range(n)] for pairs, size in ((short, 4), (whole, 2))
-    )
+            pairs.append((question, f"{chunk.title} | {sentences[0]}"))
+    return [_drill(policy, rng.sample(pairs, 4), context, rng) for _ in range(n)]
 
 
-def _drill(policy: Policy, pairs: list[tuple[str, list[Question]]], rng: random.Random) -> Example:
-    ids = policy.encode("\n".join(f"[{i}] {passage}" for i, (passage, _) in enumerate(pairs, 1)))
-    weights = [CONTEXT] * len(ids)
-    questions = [question for _, questions in pairs for question in questions]
-    for question in rng.sample(questions, len(questions)):
+def _drill(policy: Policy, pairs: list[tuple[Question, str]], context: float, rng: random.Random) -> Example:
+    ids = policy.encode("\n".join(f"[{i}] {passage}" for i, (_, passage) in enumerate(pairs, 1)))
+    weights = [context] * len(ids)
+    for question, _ in rng.sample(pairs, len(pairs)):
         asked = policy.encode(f"\n{question.text}")
         answer = policy.encode(f"<answer> {question.answers[0]} </answer>")
-        ids, weights = ids + asked + answer, weights + [CONTEXT] * len(asked) + [1.0] * len(answer)
+        ids, weights = ids + asked + answer, weights + [context] * len(asked) + [1.0] * len(answer)
     return ids, weights
 
 
@@ -190,37 +178,45 @@ def fit(policy: Policy, stages: list[tuple[list[Example], int]], tokens: int, lr
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = partial(parser.add_argument, type=int)
-    add("--worlds", default=12, help="worlds to learn in, in each of the two cycles")
+    add("--cycles", default=4, help="cycles of the learning rate, each in worlds of its own")
+    add("--worlds", default=12, help="worlds a cycle")
     add("--k", default=2, help="passages a search")
-    add("--drill-steps", default=300, help="first cycle: steps on single sentences")
-    add("--episode-steps", default=700, help="first cycle: steps on episodes")
-    add("--reading-steps", default=750, help="second cycle: steps on episodes and whole passages")
+    add("--drill-steps", default=300, help="steps on drills, before the first cycle's episodes")
+    add("--steps", default=800, help="steps a cycle on episodes")
     add("--tokens", default=6000, help="tokens a step")
     add("--width", default=160)
     add("--layers", default=4)
     add("--vocab", default=2048)
     add("--seed", default=0)
-    add("--retry-rate", default=0.2, type=float, help="how often the finished policy should retry after a miss")
+    add("--retry-rate", default=0.3, type=float, help="how often the finished policy should retry after a miss")
     add("--out", default="data/policy", type=str)
     args = parser.parse_args(argv)
-    started = perf_counter()
+    started, policy = perf_counter(), None
     torch.manual_seed(args.seed)
-    worlds = make_worlds(2 * args.worlds, args.seed)
-    episodes = make_episodes(worlds, args.k, args.seed)
-    tokenizer = train_tokenizer(episodes[::20], args.vocab)
-    policy = Policy(new_model(tokenizer, args.width, args.layers), tokenizer)
-    decision = {RETRY: args.retry_rate / SHOWN_RETRIES, GIVE_UP: (1 - args.retry_rate) / (1 - SHOWN_RETRIES)}
-    examples = [encode_episode(policy, episode, decision) for episode in tqdm(episodes, desc="encode", mininterval=5)]
-    rng = random.Random(args.seed)
-    drills = [make_drills(policy, world, 1000, rng) for world in tqdm(worlds, desc="drills", mininterval=5)]
-    short, whole = ([drill for pair in drills for drill in pair[part]] for part in (0, 1))
-    half = len(examples) // 2
-    size = sum(p.numel() for p in policy.model.parameters())
-    print(f"{len(examples)} episodes, {len(short) + len(whole)} drills; {size / 1e6:.2f} M parameters", flush=True)
-    fit(policy, [(short, args.drill_steps), (examples[:half], args.episode_steps)], args.tokens, 2e-3, args.seed)
-    fit(policy, [(examples[half:] + whole, args.reading_steps)], args.tokens, 1.5e-3, args.seed)
-    save_policy(policy, args.out)
+    for cycle in range(args.cycles):
+        policy = run_cycle(policy, cycle, args)
+        save_policy(policy, args.out)
     print(f"{resolve(args.out)}: {perf_counter() - started:.0f} s")
+
+
+def run_cycle(policy: Policy | None, cycle: int, args: argparse.Namespace) -> Policy:
+    """One cycle of the learning rate; the first one makes the policy and begins with drills."""
+    first = policy is None
+    worlds = make_worlds(args.worlds, args.seed + cycle * args.worlds)
+    episodes = make_episodes(worlds, args.k, args.seed + cycle)
+    if first:
+        tokenizer = train_tokenizer(episodes[::10], args.vocab)
+        policy = Policy(new_model(tokenizer, args.width, args.layers), tokenizer)
+        print(f"{sum(p.numel() for p in policy.model.parameters()) / 1e6:.2f} M parameters")
+    context = 0.1 if first else 0.02  # at first, what is read teaches the language, too
+    decision = {RETRY: args.retry_rate / SHOWN_RETRIES, GIVE_UP: (1 - args.retry_rate) / (1 - SHOWN_RETRIES)}
+    stages = [([encode_episode(policy, episode, decision, context) for episode in episodes], args.steps)]
+    if first:
+        rng = random.Random(args.seed)
+        drills = [drill for world in worlds for drill in make_drills(policy, world, 1000, context, rng)]
+        stages.insert(0, (drills, args.drill_steps))
+    fit(policy, stages, args.tokens, 2e-3 if first else 1.5e-3, args.seed + cycle)
+    return policy
 
 
 if __name__ == "__main__":

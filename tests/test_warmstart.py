@@ -1,13 +1,12 @@
 """The starting policy's training: what it learns from, and that its start can copy."""
 
 import random
-from dataclasses import replace
 
 import torch
 
 from rezero.induction import new_model
 from rezero.scripted import GIVE_UP, RETRY, UNKNOWN, play, searcher
-from rezero.warmstart import CONTEXT, batches, encode_episode, loss_of, make_drills
+from rezero.warmstart import batches, encode_episode, loss_of, make_drills
 
 
 def test_the_searcher_retries_or_gives_up(engine, questions):
@@ -19,16 +18,16 @@ def test_the_searcher_retries_or_gives_up(engine, questions):
 
 
 def test_weights_of_a_scripted_episode(policy, engine, questions):
-    """Written tokens weigh 1, read ones CONTEXT, the decision to retry its own factor; ids decode to the episode."""
+    """Written tokens weigh 1, read ones .1, the decision to retry its own factor; ids decode to the episode."""
     episode = play(searcher(1.0), questions[1:], engine, k=1)[0]
-    ids, weights = encode_episode(policy, episode, {RETRY: 0.2, GIVE_UP: 3.0})
+    ids, weights = encode_episode(policy, episode, {RETRY: 0.2, GIVE_UP: 3.0}, context=0.1)
     assert len(ids) == len(weights)
     by_weight = {
         w: policy.tokenizer.decode([i for i, x in zip(ids, weights, strict=True) if x == w]) for w in set(weights)
     }
-    assert set(by_weight) == {1.0, CONTEXT, 0.2}
+    assert set(by_weight) == {1.0, 0.1, 0.2}
     assert by_weight[0.2] == episode.turns[1].text.split("</think>")[0] + "</think>"
-    assert questions[1].text in by_weight[CONTEXT]
+    assert questions[1].text in by_weight[0.1]
     assert by_weight[1.0].endswith("<answer> Ondine </answer><|im_end|>")
 
 
@@ -41,7 +40,7 @@ def test_the_layout_is_that_of_a_rollout(policy, engine, questions, monkeypatch)
     episode = play(searcher(1.0), questions[1:], engine, k=1)[0]
     monkeypatch.setattr(type(policy), "start", lambda self, *_: Recited(self, [[t.text for t in episode.turns]]))
     (rolled,) = rollout(policy, engine, questions[1:], k=1, budget=Budget(5, 200, 2000), prompt_style="short")
-    ids, weights = encode_episode(policy, episode, {})
+    ids, weights = encode_episode(policy, episode, {}, context=0.1)
     n = len(rolled.prompt_ids)
     assert tuple(ids) == rolled.prompt_ids + rolled.completion_ids
     assert [int(w == 1.0) for w in weights[n:]] == list(rolled.env_mask)
@@ -49,10 +48,7 @@ def test_the_layout_is_that_of_a_rollout(policy, engine, questions, monkeypatch)
 
 def test_drills_hold_question_and_answer(policy, chunks, questions):
     one = questions[0]
-    short, _ = make_drills(
-        policy, (chunks[:2], [one] * 4 + [replace(one, gold_chunk_ids=("c2",))]), 1, random.Random(0)
-    )
-    ids, weights = short[0]
+    ((ids, weights),) = make_drills(policy, (chunks, [one] * 4), 1, 0.1, random.Random(0))
     text = policy.tokenizer.decode(ids)
     assert text.count(one.text) == 4
     assert text.count("<answer> Ilse Varrow </answer>") == 4
