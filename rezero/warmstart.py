@@ -90,7 +90,8 @@ def train_tokenizer(episodes: list[Episode], vocab_size: int) -> PreTrainedToken
 def encode_episode(policy: Policy, episode: Episode, decision: dict[str, float], context: float) -> Example:
     """Ids and loss weights of a scripted episode, in the very layout a rollout produces.
 
-    Tokens that the policy writes weigh 1, those that it reads `context`. A thought that ends in a key of `decision` weighs its value: that is where retrying or giving up is decided.
+    Tokens that the policy writes weigh 1, those that it reads `context`. A thought that ends in a key of `decision`
+    weighs its value: that is where retrying or giving up is decided.
     """
     ids = policy.prompt_ids(list(episode.prompt))
     weights = [context] * len(ids)
