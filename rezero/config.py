@@ -21,14 +21,14 @@ class Config:
     episode_tokens: int = 800  # everything after the prompt, retrieved text included
 
     # reward
-    reward_set: str = "correctness"  # a name in rewards.REWARD_SETS
+    reward_set: str = "recovery"  # a name in rewards.REWARD_SETS
 
     # GRPO, passed to TRL's GRPOConfig explicitly
-    steps: int = 60  # optimiser steps
+    steps: int = 40  # optimiser steps
     questions_per_step: int = 8  # groups a step
     num_generations: int = 8  # episodes a group
     micro_batch: int = 16  # episodes a forward and backward pass
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     lr_scheduler: str = "constant_with_warmup"
     warmup_steps: int = 2
     weight_decay: float = 0.0
@@ -43,9 +43,9 @@ class Config:
     epsilon: float = 0.2  # clipping of the probability ratio
 
     # sampling of questions
-    difficulty_samples: int = 4  # episodes a training question that measure its difficulty; 0: sample uniformly
+    difficulty_samples: int = 2  # episodes a training question that measure its difficulty; 0: sample uniformly
     solved_weight: float = 0.1  # sampling weight of a question that every sample solved (a mixed one weighs 1)
-    unsolved_weight: float = 0.5  # sampling weight of a question that no sample solved
+    unsolved_weight: float = 1.0  # sampling weight of a question that no sample solved
 
     # evaluation and checkpoints
     eval_every: int = 10  # steps between evaluations on dev; the best one's policy is kept
