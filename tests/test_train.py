@@ -214,3 +214,12 @@ def test_a_killed_run_resumes_where_it_was(config, tmp_path):
     assert 5 <= max(cut) < 8, "the process was not killed in the middle"
     subprocess.run([*command, str(broken)], check=True, **options)
     assert _metrics(broken) == _metrics(tmp_path / "whole")
+
+
+def test_kl_to_the_starting_policy_is_logged(config, task, tmp_path):
+    from dataclasses import replace
+
+    train(replace(config, steps=2, beta=0.1), tmp_path / "run", task)
+    rows = [row for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)  # nothing has been learned yet
+    assert all("kl" in row for row in rows)
