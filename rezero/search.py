@@ -235,7 +235,7 @@ def load_embeddings(folder: Path) -> dict:
     known = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as shard:
+            with np.load(path) as shard:
                 known |= dict(zip(shard["keys"].tolist(), shard["vectors"], strict=True))
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not a readable embedding cache; delete it ({error})") from error
