@@ -32,11 +32,14 @@ class MetricsLog(TrainerCallback):
 
     def __init__(self, run_dir: Path, config: Config, seconds: dict[str, float]):
         self.path, self.config, self.seconds = run_dir / "metrics.jsonl", config, seconds
-        self.clock = self.started = perf_counter()
+        self.begun = self.ended = perf_counter()
         self.spent = dict(seconds)
 
     def on_step_begin(self, args, state, control, **_):
-        self.clock = perf_counter()
+        self.begun = perf_counter()
+
+    def on_step_end(self, args, state, control, **_):
+        self.ended = perf_counter()  # before the evaluation on dev, which is no part of the step
 
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" not in (logs or {}):
@@ -62,7 +65,7 @@ class MetricsLog(TrainerCallback):
         """Wall-clock seconds of the step by phase; what is not generation, search or rewards is optimisation."""
         spent = {name: now - self.spent[name] for name, now in self.seconds.items()}
         self.spent = dict(self.seconds)
-        spent["optimisation"] = max(0.0, perf_counter() - self.clock - sum(spent.values()))
+        spent["optimisation"] = max(0.0, self.ended - self.begun - sum(spent.values()))
         return {f"seconds/{name}": round(value, 3) for name, value in spent.items()}
 
 
