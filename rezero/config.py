@@ -24,12 +24,12 @@ class Config:
     reward_set: str = "recovery"  # a name in rewards.REWARD_SETS
 
     # GRPO, passed to TRL's GRPOConfig explicitly
-    steps: int = 40  # optimiser steps
+    steps: int = 60  # optimiser steps
     questions_per_step: int = 8  # groups a step
     num_generations: int = 8  # episodes a group
     micro_batch: int = 16  # episodes a forward and backward pass
     learning_rate: float = 2e-4
-    lr_scheduler: str = "constant_with_warmup"
+    lr_scheduler: str = "linear"
     warmup_steps: int = 2
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
