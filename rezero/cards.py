@@ -45,7 +45,8 @@ border:1px solid var(--line);border-radius:1em;overflow-wrap:anywhere}
 .rezero .episode{border:1px solid var(--line);border-radius:6px;margin:.3em 0;padding:.3em .7em}
 .rezero .episode[open]>summary{border-bottom:1px solid var(--line);padding-bottom:.3em;margin-bottom:.4em}
 .rezero table{border-collapse:collapse;width:100%;table-layout:fixed;font:inherit}
-.rezero :is(th,td){text-align:left!important;vertical-align:top;padding:.2em .8em;white-space:normal;background:var(--bg)}
+.rezero :is(th,td){text-align:left!important;vertical-align:top;padding:.2em .8em;white-space:normal;
+background:var(--bg)}
 .rezero td+td,.rezero th+th{border-left:1px solid var(--line)}
 .rezero .tokens b{font-weight:inherit;background:light-dark(#cfe8fa,#0f4a73)}
 .rezero .tokens i{font-style:inherit;background:light-dark(#fbe3cf,#5a3413)}
