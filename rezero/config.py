@@ -24,7 +24,7 @@ class Config:
     reward_set: str = "recovery"  # a name in rewards.REWARD_SETS
 
     # GRPO, passed to TRL's GRPOConfig explicitly
-    steps: int = 60  # optimiser steps
+    steps: int = 90  # optimiser steps
     questions_per_step: int = 8  # groups a step
     num_generations: int = 8  # episodes a group
     micro_batch: int = 16  # episodes a forward and backward pass
