@@ -71,10 +71,6 @@ class Report:
             rows.append((kind, estimate.n, estimate.value, estimate.low, estimate.high))
         return pd.DataFrame(rows, columns=["kind", "n", "accuracy", "low", "high"])
 
-    def to_dict(self) -> dict:
-        """The metrics as plain numbers, for JSON."""
-        return {name: vars(estimate) for name, estimate in self.metrics.items()}
-
     def __repr__(self) -> str:
         return table([self]).to_string()
 
