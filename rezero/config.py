@@ -1,6 +1,6 @@
 """One configuration object, and the named profiles as literals."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class Config:
     # task
     corpus: str = "data/larkspur"  # folder with chunks.jsonl and questions.jsonl
     engine: str = "bm25"  # a name in search.ENGINES
+    engine_options: dict = field(default_factory=dict)  # its options, as {"k1": 1.2}
     k: int = 2  # passages a search brings
     policy: str = "data/policy"  # folder of the starting policy
     prompt_style: str = "short"  # a key of protocol.PROMPTS
@@ -78,7 +79,7 @@ def load_config(profile: str = "laptop", **overrides) -> Config:
     """
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}; allowed: {', '.join(PROFILES)}")
-    types = {field.name: field.type for field in fields(Config)}
+    types = {one.name: one.type for one in fields(Config)}
     for name, value in overrides.items():
         if name not in types:
             raise ValueError(f"unknown configuration field {name!r}; allowed: {', '.join(types)}")

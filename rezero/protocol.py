@@ -42,7 +42,8 @@ class Turn:
 
     `action`: "search", "answer" or "malformed"; `argument`: the query or the answer, stripped ("" when malformed).
     `information`: the text inside the `<information>` block that followed, None when nothing followed.
-    `error`: what a failing engine said, None when it worked.
+    `error`: what a failing engine said, None when it worked. `engine`: the name of the engine that answered;
+    `fault`: what an engine that fails on purpose did to the hits, "" when nothing.
     """
 
     text: str
@@ -52,6 +53,8 @@ class Turn:
     hits: tuple[Hit, ...] = ()
     information: str | None = None
     error: str | None = None
+    engine: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True)

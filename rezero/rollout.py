@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rezero.policy import Policy
 from rezero.protocol import CORRECTION, ENGINE_FAILED, Episode, Turn, build_prompt, format_hits, parse_turn
 from rezero.questions import Question
-from rezero.search import Engine, SearchError
+from rezero.search import Asker, Engine, SearchError
 
 
 @dataclass(frozen=True)
@@ -77,30 +77,33 @@ def rollout(
     return episodes
 
 
-def respond(turns: list[Turn], engine: Engine, k: int) -> list[Turn]:
+def respond(turns: list[Turn], engine: Engine, k: int, askers: list[Asker] | None = None) -> list[Turn]:
     """Each turn with the reply the environment gives it: hits for a search, a correction for a malformed turn.
 
     A batch that makes the engine fail is asked again query by query, so that one bad query spoils no other.
     """
     searching = [i for i, turn in enumerate(turns) if turn.action == "search"]
-    results = _search([turns[i].argument for i in searching], engine, k)
+    asked = [askers[i] for i in searching] if askers else [Asker(str(i), 1) for i in searching]
+    results = _search([turns[i].argument for i in searching], engine, k, asked)
     replies = list(turns)
     for i, result in zip(searching, results, strict=True):
         if isinstance(result, SearchError):
             text = ENGINE_FAILED.format(reason=str(result))
             replies[i] = replace(turns[i], information=text, error=str(result))
         else:
-            replies[i] = replace(turns[i], information=format_hits(result), hits=tuple(result))
+            shown = dict(information=format_hits(result), hits=tuple(result))
+            replies[i] = replace(turns[i], **shown, engine=result.engine, fault=result.fault)
     return [replace(t, information=CORRECTION) if t.action == "malformed" else t for t in replies]
 
 
-def _search(queries: list[str], engine: Engine, k: int) -> list:
+def _search(queries: list[str], engine: Engine, k: int, askers: list[Asker]) -> list:
     try:
-        return engine.search(queries, k) if queries else []
+        return engine.search(queries, k, askers) if queries else []
     except SearchError as error:
         if len(queries) == 1:
             return [error]
-        return [result for query in queries for result in _search([query], engine, k)]
+        one_by_one = zip(queries, askers, strict=True)
+        return [result for query, asker in one_by_one for result in _search([query], engine, k, [asker])]
 
 
 def _begin(policy: Policy, question: Question, prompt_style: str) -> _Running:
@@ -120,7 +123,8 @@ def _run(policy, engine, running, k, budget, temperature, generator, seconds) ->
         for state, ids, left in zip(active, sampled, room, strict=True):
             _take_turn(policy, state, ids[:left], last=number == budget.max_turns)
         going = [i for i, state in enumerate(active) if state.outcome is None]
-        replies = respond([active[i].turns[-1] for i in going], engine, k)
+        askers = [Asker(active[i].question.id, number) for i in going]
+        replies = respond([active[i].turns[-1] for i in going], engine, k, askers)
         clock = _lap(seconds, "search", clock)
         kept, news = [], []
         for i, turn in zip(going, replies, strict=True):

@@ -13,7 +13,7 @@ import Stemmer
 from rezero.protocol import Episode, Turn, build_prompt, parse_turn
 from rezero.questions import Question, keywords
 from rezero.rollout import respond
-from rezero.search import Engine
+from rezero.search import Asker, Engine
 
 Script = Callable[[Question, tuple[Turn, ...], random.Random], str]
 
@@ -38,7 +38,8 @@ def play(
     going = list(range(len(questions)))
     for number in range(1, max_turns + 1):
         new = [parse_turn(script(questions[i], turns[i], rng)) for i in going]
-        replies = respond(new, engine, k) if number < max_turns else new
+        askers = [Asker(questions[i].id, number) for i in going]
+        replies = respond(new, engine, k, askers) if number < max_turns else new
         for i, turn in zip(going, replies, strict=True):
             turns[i] += (turn,)
         going = [i for i in going if turns[i][-1].action == "search"]

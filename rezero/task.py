@@ -23,7 +23,7 @@ def load_task(config: Config) -> Task:
     chunks = load_chunks(folder / "chunks.jsonl")
     questions = load_questions(folder / "questions.jsonl", chunks)
     splits = {name: [q for q in questions if q.split == name] for name in SPLITS}
-    return Task(build_engine(config.engine, chunks), splits)
+    return Task(build_engine(config.engine, chunks, **config.engine_options), splits)
 
 
 def pick_missed(task: Task, k: int, question_id: str = "") -> Question:

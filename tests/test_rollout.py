@@ -126,10 +126,10 @@ class Moody:
     def __init__(self, engine):
         self.engine = engine
 
-    def search(self, queries, k):
+    def search(self, queries, k, askers=None):
         if any("boom" in query for query in queries):
             raise SearchError("shard 3 is down")
-        return self.engine.search(queries, k)
+        return self.engine.search(queries, k, askers)
 
 
 def test_a_failing_engine_is_reported_and_the_episode_goes_on(recite, engine, questions):

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rezero import search
 from rezero.corpus import Chunk, load_autodidact_questions, load_chunks
 from rezero.files import ROOT
-from rezero.search import Hit, build_engine
+from rezero.search import Hit, build_engine, core, embedding
 
 APOLLO = ROOT.parent / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
 CHUNKS = (
@@ -124,8 +123,8 @@ def test_100_kb_queries(name, options, text):
 
 def test_titles_are_searched_too():
     assert engine("bm25").search(["valves"], 1)[0][0].chunk_id == "valve"
-    assert search.indexed_text(CHUNKS[0]).startswith("Valves\n")
-    assert search.indexed_text(CHUNKS[3]) == CHUNKS[3].text
+    assert core.indexed_text(CHUNKS[0]).startswith("Valves\n")
+    assert core.indexed_text(CHUNKS[3]) == CHUNKS[3].text
 
 
 def test_refusals_name_the_value_and_what_is_allowed():
@@ -155,7 +154,7 @@ def counting_embedder(monkeypatch):
         encoded.extend(texts)
         return np.array([[len(text), text.count("a"), 1] for text in texts], np.float32)
 
-    monkeypatch.setitem(search.EMBEDDERS, "toy", lambda: encode)
+    monkeypatch.setitem(embedding.EMBEDDERS, "toy", lambda: encode)
     return encoded
 
 
@@ -171,7 +170,7 @@ def test_a_second_build_encodes_nothing_and_a_third_only_what_is_new(monkeypatch
 
 def test_another_embedder_has_another_cache(monkeypatch, tmp_path):
     encoded = counting_embedder(monkeypatch)
-    monkeypatch.setitem(search.EMBEDDERS, "toy2", search.EMBEDDERS["toy"])
+    monkeypatch.setitem(embedding.EMBEDDERS, "toy2", embedding.EMBEDDERS["toy"])
     build_engine("dense", CHUNKS, embedder="toy", cache=tmp_path)
     build_engine("dense", CHUNKS, embedder="toy2", cache=tmp_path)
     assert len(encoded) == 8
@@ -180,10 +179,10 @@ def test_another_embedder_has_another_cache(monkeypatch, tmp_path):
 def test_two_writers_lose_nothing(tmp_path):
     # Both read an empty cache, encode different texts and write: the next reader finds both.
     one, two = ({name: np.full(3, i, np.float32)} for i, name in enumerate(("one", "two")))
-    search.save_embeddings(tmp_path, one)
-    search.save_embeddings(tmp_path, two)
-    search.save_embeddings(tmp_path, two)
-    known = search.load_embeddings(tmp_path)
+    embedding.save_embeddings(tmp_path, one)
+    embedding.save_embeddings(tmp_path, two)
+    embedding.save_embeddings(tmp_path, two)
+    known = embedding.load_embeddings(tmp_path)
     assert set(known) == {"one", "two"}
     assert known["two"].tolist() == [1, 1, 1]
     assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
@@ -193,7 +192,7 @@ def test_a_damaged_cache_file_is_named(tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "bad.npz").write_bytes(b"half a fi")
     with pytest.raises(ValueError, match=r"bad\.npz is not a readable embedding cache; delete it"):
-        search.load_embeddings(tmp_path / "toy")
+        embedding.load_embeddings(tmp_path / "toy")
 
 
 def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
