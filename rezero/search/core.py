@@ -1,0 +1,129 @@
+"""What all engines share: hits, what happened to them, who asks, and the checks of `Engine.search`."""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rezero.corpus import Chunk
+
+
+class SearchError(RuntimeError):
+    """A search engine failed (not: found nothing). A rollout reports it to the policy and goes on."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One retrieved passage. Scores are comparable within the hits of one query, not between engines."""
+
+    chunk_id: str
+    title: str
+    text: str
+    score: float
+
+
+class Hits(list):
+    """The hits of one query, best first, and where they come from.
+
+    `engine`: the name of the engine that answered, of a mixture the chosen one; `fault`: what an engine that fails on
+    purpose did to the hits, "" when nothing.
+    """
+
+    def __init__(self, hits: Sequence[Hit] = (), engine: str = "", fault: str = ""):
+        super().__init__(hits)
+        self.engine, self.fault = engine, fault
+
+
+class Asker(NamedTuple):
+    """Who asks: the id of the question of the episode, and the number (from 1) of the turn in it."""
+
+    episode: str
+    attempt: int
+
+
+Search = Callable[[list[str], int, list[Asker]], list[Hits]]  # queries that are not blank, k, one asker a query
+Rank = Callable[[list[str], int], list[tuple[Sequence[int], Sequence[float]]]]  # positions and scores, best first
+NOBODY = Asker("", 1)
+
+
+class Engine:
+    """A named engine over fixed chunks. Same chunks, options, query and asker: same hits, in any batch."""
+
+    def __init__(self, name: str, search: Search):
+        self.name, self._search = name, search
+
+    def search(self, queries: list[str], k: int, askers: Sequence[Asker] | None = None) -> list[Hits]:
+        """The at most `k` best hits of every query, best first, ties in the order of the chunks.
+
+        Hits are distinct; a blank query has none. `askers`, one a query, matter to engines that fail on purpose and
+        to mixtures; without them every query is somebody's first.
+
+        Raises:
+            TypeError: `queries` is a string, or holds something that is not one.
+            ValueError: `k` is below 1 (above the number of chunks it is clamped), or not one asker a query.
+            SearchError: the engine failed.
+        """
+        k = check_k(k)
+        cleaned = [clean(query) for query in check_queries(queries)]
+        askers = [NOBODY] * len(queries) if askers is None else list(askers)
+        if len(askers) != len(queries):
+            raise ValueError(f"{len(askers)} askers of {len(queries)} queries; want one a query")
+        asked = [i for i, query in enumerate(cleaned) if query.strip()]
+        results = [Hits(engine=self.name) for _ in queries]
+        if asked:
+            found = self._search([cleaned[i] for i in asked], k, [askers[i] for i in asked])
+            for i, hits in zip(asked, found, strict=True):
+                results[i] = hits
+                hits.engine = hits.engine or self.name
+        return results
+
+
+def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
+    """The search of an engine that ranks all of `chunks`; hits score above 0, so that unknown words find nothing."""
+    chunks = tuple(chunks)
+
+    def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
+        found = rank(queries, min(k, len(chunks)))
+        return [Hits([_hit(chunks[p], s) for p, s in zip(*one, strict=True) if s > 0]) for one in found]
+
+    return search
+
+
+def _hit(chunk: Chunk, score: float) -> Hit:
+    return Hit(chunk.id, chunk.title, chunk.text, float(score))
+
+
+def check_k(k: int) -> int:
+    """`k` as an int of at least 1."""
+    if isinstance(k, bool) or operator.index(k) < 1:
+        raise ValueError(f"k is {k!r}; want an integer of at least 1")
+    return operator.index(k)
+
+
+def check_queries(queries: list[str]) -> list[str]:
+    """`queries` if it is a list of strings; a lone string would be searched letter by letter."""
+    if isinstance(queries, str):
+        raise TypeError(f"queries is a string, {queries[:40]!r}; want a list of strings")
+    for query in queries:
+        if not isinstance(query, str):
+            raise TypeError(f"a query is {query!r}, a {type(query).__name__}; want a string")
+    return queries
+
+
+def clean(text: str) -> str:
+    """`text` without lone surrogates, which neither UTF-8 nor a Rust tokenizer can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def indexed_text(chunk: Chunk) -> str:
+    """What is indexed of a chunk: the title, if it has one, above the text."""
+    return clean(f"{chunk.title}\n{chunk.text}" if chunk.title else chunk.text)
+
+
+def top(scores, k: int):
+    """Positions of the `k` highest of `scores`, shape (n,), best first, equal scores by position."""
+    import numpy as np
+
+    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+    candidates = np.flatnonzero(scores >= kth)
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
