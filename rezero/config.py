@@ -3,6 +3,12 @@
 from dataclasses import asdict, dataclass, field, fields, replace
 
 
+CHOICES = {  # what TRL would refuse only in the first step
+    "scale_rewards": ("group", "batch", "none"),
+    "aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything a run depends on. Tokens count what the policy's own tokenizer makes; paths count from the root."""
@@ -23,6 +29,8 @@ class Config:
 
     # reward
     reward_set: str = "recovery"  # a name in rewards.REWARD_SETS
+    reward_weights: dict = field(default_factory=dict)  # {reward: weight}; takes the place of the set when not empty
+    clip_shaping: bool = False  # a group without a right episode earns nothing from the other rewards
 
     # GRPO, passed to TRL's GRPOConfig explicitly
     steps: int = 90  # optimiser steps
@@ -39,7 +47,8 @@ class Config:
     temperature: float = 1.0
     loss_type: str = "dapo"  # normalised by the sampled tokens of the whole step
     scale_rewards: str = "group"  # group, batch or none
-    aggregation: str = "sum_then_normalize"  # or normalize_then_sum
+    aggregation: str = "sum_then_normalize"  # or normalize_then_sum: every reward first
+    leave_one_out: bool = False  # the baseline of an episode is the mean of the others of its group (RLOO)
     beta: float = 0.0  # weight of the KL term to the starting policy
     epsilon: float = 0.2  # clipping of the probability ratio
 
@@ -58,6 +67,9 @@ class Config:
         return self.questions_per_step * self.num_generations
 
     def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}")
         if self.episodes_per_step % self.micro_batch:
             raise ValueError(
                 f"micro_batch={self.micro_batch} must divide questions_per_step x num_generations = "

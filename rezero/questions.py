@@ -81,6 +81,9 @@ def _read(row: dict, texts: dict[str, str] | None, where: str) -> Question:
         value = row.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ValueError(f"{where}: {key} is {value!r}, allowed: a list of strings")
+    for key in ("answers", "gold_chunk_ids"):
+        if not row[key] or not all(item.strip() for item in row[key]):
+            raise ValueError(f"{where}: {key} is {row[key]!r}, allowed: at least one, none of them blank")
     question = Question(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
     if texts is None:
         return question

@@ -66,6 +66,17 @@ def f1(episode: Episode) -> float:
     return overlap(episode.answer, asked(episode).answers)
 
 
+def graded(episode: Episode) -> float:
+    """Correctness with partial credit: 1 for a right answer in a clean turn, else at most .5, [0, 1].
+
+    A wrong answer earns .25 times its F1 and .25 times the share of gold chunks seen, so that every right answer is
+    above every wrong one; no answer earns nothing. Gamed within its .5 by answers made of likely words.
+    """
+    if episode.outcome != "answered":
+        return 0.0
+    return correctness(episode) or 0.25 * f1(episode) + 0.25 * evidence(episode)
+
+
 def efficiency(episode: Episode) -> float:
     """1 / (1 + searches after the evidence) for a right answer that rests on the evidence, else 0: [0, 1].
 
@@ -94,8 +105,19 @@ def table(episodes: dict[str, Episode]):
     return DataFrame.from_dict(rows, orient="index", columns=list(episodes)).round(3)
 
 
+def clip_to_solved(values: list[float], episodes: list[Episode]) -> list[float]:
+    """`values`, at most 0 where no episode on the same question is right: shaping only tells right ones apart.
+
+    Correctness loses nothing by it. What it costs: where nobody is right, nothing is learned about searching either.
+    """
+    solved = {e.question.id for e in episodes if correctness(e)}
+    return [value if e.question.id in solved else min(0.0, value) for value, e in zip(values, episodes, strict=True)]
+
+
 def check_weights(weights: dict[str, float]) -> dict[str, float]:
     """`weights` if every name is a reward's and every weight a number; ValueError with what is allowed otherwise."""
+    if not isinstance(weights, dict):
+        raise ValueError(f"reward weights are {weights!r}; want {{name: weight}}, names of: {', '.join(REWARDS)}")
     for name, weight in weights.items():
         if name not in REWARDS:
             raise ValueError(f"unknown reward {name!r}; allowed: {', '.join(REWARDS)}")
@@ -117,6 +139,7 @@ REWARDS = {
     "evidence": evidence,
     "exact_match": exact_match,
     "f1": f1,
+    "graded": graded,
     "efficiency": efficiency,
 }
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from rezero.config import Config
-from rezero.evaluate import Report, estimate, evaluate
+from rezero.evaluate import SHARES, Report, estimate, evaluate
 from rezero.policy import load_policy
-from rezero.stats import paired_bootstrap
+from rezero.stats import holm, paired_shares
 from rezero.task import Task
 
 Arm = tuple[str, int]  # reward set, seed
@@ -50,16 +50,26 @@ def arms_table(reports: dict[Arm, Report], metric: str) -> tuple[pd.DataFrame, p
     return pd.DataFrame(rows), seeds
 
 
-def paired_table(reports: dict[Arm, Report], baseline: str, column: str = "correct") -> pd.DataFrame:
-    """Difference of every arm to `baseline` in a column, paired over questions (means over seeds), with intervals."""
-    means = {}
-    for arm in dict.fromkeys(arm for arm, _ in reports):
-        frames = [r.frame.set_index("question_id")[column].astype(float) for key, r in reports.items() if key[0] == arm]
-        means[arm] = pd.concat(frames, axis=1).mean(axis=1)
-    rows = []
-    for arm, values in means.items():
-        if arm != baseline:
-            difference, low, high = paired_bootstrap(means[baseline], values.loc[means[baseline].index], seed=0)
-            said = "no difference shown" if low <= 0 <= high else "higher" if low > 0 else "lower"
-            rows.append((arm, difference, low, high, said))
-    return pd.DataFrame(rows, columns=["arm", f"{column} minus {baseline}", "low", "high", "in words"]).round(3)
+def paired_table(reports: dict[Arm, Report], baseline: str, metric: str = "accuracy") -> pd.DataFrame:
+    """Difference of every arm to `baseline` in a share of `evaluate.SHARES`, with intervals and corrected p-values.
+
+    Paired over questions, resampled over questions and seeds (`stats.paired_shares`); p corrected by Holm's method.
+    """
+    counts = {arm: _counts(reports, arm, metric) for arm in dict.fromkeys(arm for arm, _ in reports)}
+    arms = [arm for arm in counts if arm != baseline]
+    found = [paired_shares(counts[baseline], counts[arm], seed=0) for arm in arms]
+    frame = pd.DataFrame(found, columns=["difference", "low", "high", "p"])
+    frame["p (Holm)"] = holm(frame.pop("p").tolist())
+    frame.insert(0, "arm", arms)
+    frame.insert(1, "metric", f"{metric} minus {baseline}")
+    shown = frame["p (Holm)"] < 0.05
+    frame["in words"] = (frame.difference > 0).map({True: "higher", False: "lower"}).where(shown, "no difference shown")
+    return frame.round(3)
+
+
+def _counts(reports: dict[Arm, Report], arm: str, metric: str):
+    """(successes, cases) of an arm, each of shape (seeds, questions), questions in the order of their ids."""
+    column, condition = SHARES[metric]
+    frames = [r.frame.set_index("question_id").sort_index() for (name, _), r in reports.items() if name == arm]
+    cases = [f[condition].astype(float) if condition else f[column].astype(float) * 0 + 1 for f in frames]
+    return [(f[column].astype(float) * n).to_list() for f, n in zip(frames, cases, strict=True)], cases

@@ -27,7 +27,7 @@ from rezero.files import resolve, write_jsonl, write_text
 from rezero.policy import Policy, load_policy
 from rezero.protocol import Episode, build_prompt
 from rezero.questions import Question
-from rezero.rewards import REWARD_SETS, REWARDS
+from rezero.rewards import REWARD_SETS, REWARDS, check_weights, clip_to_solved
 from rezero.rollout import rollout
 from rezero.task import Task, load_task
 
@@ -70,7 +70,9 @@ def train(
 
 
 def reward_weights(config: Config) -> dict[str, float]:
-    """The weights of the configured reward set; a name that does not exist is refused."""
+    """The configured weights, or those of the configured set; a name that does not exist is refused."""
+    if config.reward_weights:
+        return check_weights(config.reward_weights)
     if config.reward_set not in REWARD_SETS:
         raise ValueError(f"unknown reward set {config.reward_set!r}; allowed: {', '.join(REWARD_SETS)}")
     return REWARD_SETS[config.reward_set]
@@ -161,20 +163,23 @@ def build_trainer(
         processing_class=policy.tokenizer,
         args=grpo_config(config, weights, run_dir),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
-        reward_funcs=[_reward_function(name, seconds, first=i == 0) for i, name in enumerate(weights)],
+        reward_funcs=[_reward_function(name, config, seconds, first=i == 0) for i, name in enumerate(weights)],
         rollout_func=rollout_func,
         callbacks=[MetricsLog(run_dir, config, seconds), DevEvaluation(policy, task, config, run_dir)],
     )
+    trainer.leave_one_out = config.leave_one_out
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _reward_function(name: str, seconds: dict[str, float], first: bool):
+def _reward_function(name: str, config: Config, seconds: dict[str, float], first: bool):
     """`REWARDS[name]` in the shape TRL calls; the first one also logs what the episodes were like."""
 
     def reward(episode: list[Episode], log_metric=None, **_) -> list[float]:
         clock = perf_counter()
         values = [float(REWARDS[name](one)) for one in episode]
+        if config.clip_shaping:
+            values = clip_to_solved(values, episode)
         seconds["rewards"] += perf_counter() - clock
         if first and log_metric is not None:
             for metric, value in episode_means(episode).items():
@@ -186,18 +191,25 @@ def _reward_function(name: str, seconds: dict[str, float], first: bool):
 
 
 class Trainer(GRPOTrainer):
-    """TRL's trainer, without the work that cannot change the gradient.
+    """TRL's trainer, without the work that cannot change the gradient, and with a leave-one-out baseline.
 
+    With G episodes a group, r - (mean of the others) = (r - mean) G / (G - 1) (RLOO, Ahmadian et al. 2024): no more
+    than a constant factor, which matters with a KL term and for the size of the steps.
     An episode whose advantage is 0 adds nothing to the loss when there is no KL term, and padding adds nothing ever:
     the micro-batches of a step are rebuilt from the other episodes, sorted by length and cut to their longest. The
     loss stays normalised by all sampled tokens of the step ("dapo"), so the gradient is the same.
     """
+
+    leave_one_out = False
 
     def _prepare_inputs(self, generation_batch):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if self._buffered_inputs is before:
             return inputs
+        if self.leave_one_out:
+            for batch in self._buffered_inputs:
+                batch["advantages"] *= self.num_generations / (self.num_generations - 1)
         self._buffered_inputs = lean_batches(self._buffered_inputs, drop=self.loss_type == "dapo" and self.beta == 0)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 

@@ -22,6 +22,9 @@ def test_overrides():
         ({"steps": 3.5}, "steps=3.5: want int, got float"),
         ({"steps": True}, "steps=True: want int, got bool"),  # a bool is not a number of steps
         ({"learning_rate": "1e-6"}, "learning_rate='1e-6': want float, got str"),  # what YAML makes of 1e-6
+        ({"scale_rewards": "grup"}, "scale_rewards='grup'; allowed: group, batch, none"),
+        ({"aggregation": "sum"}, "aggregation='sum'; allowed: sum_then_normalize, normalize_then_sum"),
+        ({"reward_weights": [4, 2]}, r"reward_weights=\[4, 2\]: want dict, got list"),
         ({"micro_batch": 7}, "micro_batch=7 must divide .* = 64"),
     ],
 )

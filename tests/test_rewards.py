@@ -1,3 +1,4 @@
+from dataclasses import replace
 from difflib import SequenceMatcher
 from random import Random
 from time import perf_counter
@@ -342,6 +343,22 @@ def test_arbitrary_transcripts_stay_in_range_and_score_the_same_twice(turns, las
     _, values = score(one, ALL)
     assert all(0 <= value <= 1 and type(value) is float for value in values.values()), values
     assert score(one, ALL)[1] == values
+
+
+def test_graded_keeps_every_right_answer_above_every_wrong_one():
+    right = searched(MISS, answer="relief valve")  # right by luck: no evidence
+    near = searched(HIT, answer="the relief valve of tank two")  # evidence and most of the words
+    none = searched(HIT, answer="no idea")
+    assert rewards.graded(right) == 1.0
+    assert 0.5 >= rewards.graded(near) > rewards.graded(none) == 0.25
+    assert rewards.graded(replace(near, outcome="turn_limit")) == 0.0
+
+
+def test_clipped_shaping_is_paid_only_beside_a_right_episode():
+    right, wrong = searched(HIT, answer="relief valve"), searched(HIT, answer="no idea")
+    other = replace(wrong, question=replace(ONE, id="q9"))
+    assert rewards.clip_to_solved([1.0, 0.5, 0.5], [right, wrong, other]) == [1.0, 0.5, 0.0]
+    assert rewards.clip_to_solved([-0.5], [other]) == [-0.5]  # a penalty stays
 
 
 @given(turns=TURNS, last=CONTENT, passage=CONTENT)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rezero.stats import bootstrap_mean, fisher, mcnemar, paired_bootstrap, wilson
+from rezero.stats import bootstrap_mean, fisher, holm, mcnemar, paired_bootstrap, paired_shares, wilson
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,31 @@ def test_pairs_are_resampled_together():
     difference, low, high = paired_bootstrap(a, a + 0.1, seed=0)
     assert (difference, low, high) == pytest.approx((0.1, 0.1, 0.1))
     assert paired_bootstrap([0, 1, 0], [1, 1, 1], seed=0)[0] == pytest.approx(2 / 3)  # mean(b) - mean(a)
+
+
+def test_shares_of_one_seed_agree_with_the_paired_bootstrap():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(300) < 0.4, rng.random(300) < 0.55
+    everyone = np.ones((1, 300))
+    difference, low, high, p = paired_shares(([a], everyone), ([b], everyone), seed=0)
+    assert (difference, low, high) == pytest.approx(paired_bootstrap(a, b, seed=1), abs=0.01)
+    assert p < 0.01
+    assert paired_shares(([a], everyone), ([a], everyone), seed=0)[0] == 0
+
+
+def test_shares_under_a_condition_and_the_spread_of_seeds():
+    cases = np.array([[1, 1, 1, 0] * 25] * 2)
+    retried = np.array([[1, 0, 0, 0] * 25, [1, 1, 1, 0] * 25])  # 1/3 with one seed, always with the other
+    never = np.zeros_like(cases)
+    difference, low, high, _ = paired_shares((never, cases), (retried, cases), seed=0)
+    assert difference == pytest.approx(2 / 3)
+    assert low < 0.4 and high > 0.95  # the seeds differ more than the questions
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():

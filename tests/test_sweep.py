@@ -35,5 +35,6 @@ def test_arms_pool_their_seeds(reports):
 def test_differences_are_put_into_words(reports):
     table = paired_table(reports, "start").set_index("arm")
     assert table["in words"].to_dict() == {"good": "higher", "same": "no difference shown", "bad": "lower"}
-    assert table.loc["good", "correct minus start"] == pytest.approx(0.55)
+    assert set(table.metric) == {"accuracy minus start"}
+    assert table.loc["good", "difference"] == pytest.approx(0.55)
     assert table.loc["bad", "high"] < 0

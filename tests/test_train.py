@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from rezero.curriculum import draw_questions
 from rezero.files import ROOT, read_jsonl
 from rezero.policy import save_policy
 from rezero.questions import Question
+from rezero.rewards import REWARDS
 from rezero.task import Task
 from rezero.train import build_trainer, grpo_config, lean_batches, reward_weights, train
 
@@ -163,6 +165,26 @@ def test_unknown_reward_set_is_refused_before_anything_is_loaded(tmp_path):
         train(config, tmp_path)
     assert not list(tmp_path.iterdir())
     assert reward_weights(load_config("laptop", reward_set="original"))["correctness"] == 4
+
+
+def test_weights_take_the_place_of_the_set():
+    assert reward_weights(load_config("laptop", reward_weights={"f1": 2.0})) == {"f1": 2.0}
+    with pytest.raises(ValueError, match="unknown reward 'corectness'; allowed: correctness, "):
+        reward_weights(load_config("laptop", reward_weights={"corectness": 4}))
+
+
+def test_leave_one_out_scales_the_advantages(config, policy, task, tmp_path, monkeypatch):
+    monkeypatch.setitem(REWARDS, "length", lambda episode: float(len(episode.completion_ids)))
+    advantages = []
+    for chosen in (False, True):
+        loo = replace(config, leave_one_out=chosen)
+        trainer = build_trainer(policy, task, loo, {"length": 1.0}, task.questions["train"] * 4, tmp_path)
+        trainer.model.train()
+        torch.manual_seed(0)
+        trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+        advantages.append(torch.cat([batch["advantages"] for batch in trainer._buffered_inputs]).sort()[0])
+    assert advantages[0].abs().max() > 0
+    torch.testing.assert_close(advantages[1], advantages[0] * 2)  # two episodes a group: G / (G - 1) = 2
 
 
 def test_a_folder_of_another_run_is_refused(config, task, tmp_path):
