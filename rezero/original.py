@@ -5,8 +5,10 @@ answered by the environment is read from the structure of the episode, never fro
 """
 
 import re
-from functools import lru_cache
+from difflib import SequenceMatcher
 from itertools import combinations
+
+import difflib_fast
 
 from rezero.judge import exact_match
 from rezero.protocol import Episode, Turn, neutralize
@@ -158,32 +160,15 @@ def _without_operators(query: str) -> str:
     return " ".join(re.sub(r"[^\w\s]", " ", OPERATOR.sub("", query.lower())).split())
 
 
-@lru_cache(maxsize=100_000)  # the episodes of a group often share queries
 def similarity(a: str, b: str) -> float:
-    """`difflib.SequenceMatcher(None, a, b).ratio()`, the same float, several times faster; not symmetric."""
-    if len(b) >= 200:  # from here on difflib ignores frequent characters
-        from difflib import SequenceMatcher
+    """`difflib.SequenceMatcher(None, a, b).ratio()`, the same float, many times faster; not symmetric.
 
-        return SequenceMatcher(None, a, b).ratio()
-    length = len(a) + len(b)
-    return 2.0 * _matches(a, b) / length if length else 1.0
-
-
-def _matches(a: str, b: str) -> int:
-    """Characters in difflib's matching blocks: the longest common run, the first in `a` and then in `b`, and again
-    in what is left and right of it (Ratcliff and Obershelp 1988). Substring search in C replaces difflib's tables.
+    An edit distance's ratio (rapidfuzz) is another number; `difflib_fast` is Ratcliff and Obershelp (1988) with
+    difflib's ties.
     """
-    start = size = 0
-    size = end = 0
-    for stop in range(1, len(a) + 1):  # a run can only grow by one character at a time
-        if a[stop - size - 1 : stop] in b:
-            size, end = size + 1, stop
-    if not size:
-        return 0
-    start, at = end - size, b.find(a[end - size : end])
-    left = _matches(a[:start], b[:at]) if start and at else 0
-    right = _matches(a[end:], b[at + size :]) if end < len(a) and at + size < len(b) else 0
-    return left + size + right
+    if len(b) < 200:
+        return difflib_fast.ratio(a, b)
+    return SequenceMatcher(None, a, b).ratio()  # from here on difflib ignores frequent characters
 
 
 def _last(episode: Episode) -> Turn | None:

@@ -4,13 +4,13 @@ A trace file holds one episode a line of JSON, with every field of `Episode` and
 """
 
 import json
-import warnings
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 
 from rezero.cards import browser, html, side_by_side
-from rezero.files import resolve, write_text
+from rezero.files import append_text, numbered_rows, write_text
 from rezero.judge import exact_match
 from rezero.protocol import OUTCOMES, Episode, Turn
 from rezero.questions import Question
@@ -29,17 +29,8 @@ def write_traces(path: str | Path, episodes: Iterable[Episode], **labels) -> Pat
 
 
 def append_traces(path: str | Path, episodes: Iterable[Episode], **labels) -> Path:
-    """Append in one write; first cuts off, with a warning, a last line that a killed process left unfinished."""
-    path = resolve(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(_line(episode, labels) for episode in episodes)
-    with path.open("a+b") as file:
-        if file.tell() and (file.seek(-1, 2), file.read())[1] != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-            warnings.warn(f"{path}: cut off an unfinished last line", stacklevel=2)
-        file.write(lines.encode())
-    return path
+    """Append in one write; cuts off, with a warning, a last line that a killed process left unfinished."""
+    return append_text(path, "".join(_line(episode, labels) for episode in episodes))
 
 
 def read_traces(path: str | Path) -> list[Episode]:
@@ -48,10 +39,11 @@ def read_traces(path: str | Path) -> list[Episode]:
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The (labels, episode) pairs of a trace file; ValueError names file:line and field of what is no episode."""
-    path = resolve(path)
-    with path.open(encoding="utf-8") as file:
-        return [_row(line, f"{path}:{i}") for i, line in enumerate(file, start=1) if line.strip()]
+    """The (labels, episode) pairs of a trace file; ValueError names file:line and field of what is no episode.
+
+    A damaged last line is skipped with a warning that names it.
+    """
+    return [_row(row, where) for where, row in numbered_rows(path, appended=True)]
 
 
 def _line(episode: Episode, labels: dict) -> str:
@@ -61,12 +53,8 @@ def _line(episode: Episode, labels: dict) -> str:
     return (line if clean(line) == line else json.dumps(row, default=vars)) + "\n"
 
 
-def _row(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON: {error}") from None
-    labels = row.pop("labels", {}) if isinstance(row, dict) else {}
+def _row(row: dict, where: str) -> Row:
+    labels = row.pop("labels", {})
     episode = _record(Episode, row, where)
     if episode.outcome not in OUTCOMES:
         raise ValueError(f"{where}: outcome is {episode.outcome!r}; allowed: {', '.join(OUTCOMES)}")
@@ -79,22 +67,29 @@ def _record(cls: type, value: object, where: str):
     """A JSON object as the frozen record `cls`, what is nested in it included; lists become tuples."""
     if not isinstance(value, dict):
         raise ValueError(f"{where}: want an object, the fields of {cls.__name__}, got {type(value).__name__}")
-    known = {f.name: f for f in fields(cls)}
-    needed = [name for name, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    known, needed = _fields(cls)
     if missing := [name for name in needed if name not in value]:
         raise ValueError(f"{where}: no {cls.__name__}: {', '.join(missing)} missing; want: {', '.join(needed)}")
     if unknown := [name for name in value if name not in known]:
         raise ValueError(f"{where}: {cls.__name__} has no field {unknown[0]!r}; allowed: {', '.join(known)}")
-    return cls(**{name: _value(known[name], v, f"{where}: {name}") for name, v in value.items()})
+    return cls(**{name: _value(*known[name], v, f"{where}: {name}") for name, v in value.items()})
 
 
-def _value(spec, value: object, where: str):
-    record, wanted = RECORDS.get(spec.name), list if str(spec.type).startswith("tuple") else spec.type
+@cache
+def _fields(cls: type) -> tuple[dict, list[str]]:
+    """name -> (the record that the field holds or None, list or str where only that will do); names without default."""
+    known = {f.name: (RECORDS.get(f.name), list if str(f.type).startswith("tuple") else f.type) for f in fields(cls)}
+    return known, [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+
+
+def _value(record: type | None, wanted: type, value: object, where: str):
     if wanted in (list, str) and not isinstance(value, wanted):
         raise ValueError(f"{where} is {value!r}; want a {wanted.__name__}")
+    if not record or value is None:
+        return tuple(value) if wanted is list else value
     if wanted is list:
-        return tuple(_record(record, v, f"{where}[{i}]") if record else v for i, v in enumerate(value))
-    return _record(record, value, where) if record and value is not None else value
+        return tuple([_record(record, v, f"{where}[{i}]") for i, v in enumerate(value)])
+    return _record(record, value, where)
 
 
 def to_frame(episodes: Iterable[Episode | Row], **labels):

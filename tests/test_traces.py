@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from rezero.cards import plain
+from rezero.files import append_jsonl, read_jsonl
 from rezero.protocol import CORRECTION, NO_HITS, Episode, parse_turn
 from rezero.questions import Question
 from rezero.search import Hit
@@ -124,7 +125,31 @@ def test_a_line_that_is_no_episode_is_refused(tmp_path, damage, message):
         read_traces(path)
 
 
-@pytest.mark.parametrize("line", ["[1]", "{", "null"])
+@pytest.mark.parametrize("end", [b"{", b"garbage\n", '{"labels": {"p": "é'.encode()[:-1]])  # cut in a character
+def test_a_damaged_last_line_is_reported_and_skipped(tmp_path, end):
+    path = write_traces(tmp_path / "t.jsonl", [FIRST_TRY, GAVE_UP])
+    path.write_bytes(path.read_bytes() + end)
+    with pytest.warns(UserWarning, match=r"t\.jsonl:3: skipped a damaged last line: "):
+        assert read_traces(path) == [FIRST_TRY, GAVE_UP]
+    path.write_bytes(path.read_bytes() + b"\n{}\n")
+    with pytest.raises(ValueError, match=r"t\.jsonl:3: not valid JSON"):
+        read_traces(path)
+
+
+def test_a_killed_process_costs_its_last_line_of_metrics_only(tmp_path):
+    path = tmp_path / "m.jsonl"
+    append_jsonl(path, {"step": 1})
+    path.write_text(path.read_text() + '{"step": 2, "lo')
+    with pytest.warns(UserWarning, match=r"m\.jsonl:2: skipped"):
+        assert list(read_jsonl(path, appended=True)) == [{"step": 1}]
+    with pytest.raises(ValueError, match=r"m\.jsonl:2: not valid JSON"):
+        list(read_jsonl(path))  # a data set is never read without its end
+    with pytest.warns(UserWarning, match="cut off"):
+        append_jsonl(path, {"step": 2})
+    assert list(read_jsonl(path)) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", ["[1]", "null", "{\n{}"])
 def test_a_line_of_something_else_is_refused(tmp_path, line):
     (tmp_path / "t.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=r"t\.jsonl:1: "):
