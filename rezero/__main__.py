@@ -1,6 +1,7 @@
 """`python -m rezero <command>`. A command is one function that adds its parser, named in COMMANDS."""
 
 import argparse
+import json
 import signal
 import sys
 
@@ -44,7 +45,28 @@ def call_reference(args) -> int:
     return 0
 
 
-COMMANDS = [add_run, add_reference]
+def add_lab(commands) -> None:
+    parser = commands.add_parser(
+        "lab", help="what each reward pays honest and cheating scripts, or recorded episodes",
+        description="Play scripted policies on the dev questions, or read recorded episodes, and show what each reward "
+        "and weighting pays them, where cheating pays, and which rewards make the advantage.",
+    )  # fmt: skip
+    parser.add_argument("--engine", nargs="+", default=["bm25"], help="default: bm25; several are played in turn")
+    parser.add_argument("--questions", type=int, default=0, metavar="N", help="the first N; default: all")
+    parser.add_argument("--traces", metavar="FILE", help="score these recorded episodes instead")
+    parser.add_argument("--weights", type=json.loads, metavar="JSON", help='one more weighting: {"correctness": 4}')
+    parser.add_argument("--out", default="papermill_runs/lab", help="folder of pay.csv, pay.png; default: %(default)s")
+    parser.set_defaults(call=call_lab)
+
+
+def call_lab(args) -> int:
+    from rezero.lab import report
+
+    report(args.engine, args.questions, args.traces, args.weights, args.out)
+    return 0
+
+
+COMMANDS = [add_run, add_reference, add_lab]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,8 @@
 Frames of episodes are `traces.to_frame`'s, metrics a run's metrics.jsonl; a missing or empty column is a ValueError.
 """
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -121,6 +123,39 @@ def heat(table: DataFrame, counts=None, title: str = "", label: str = "share", a
     ax.set(title=title, facecolor="0.9")  # grey: no value
     ax.grid(visible=False)
     ax.tick_params(rotation=0)
+    return ax
+
+
+def heat_map(table: DataFrame, marked: DataFrame | None = None, title: str = "", ax: Axes | None = None) -> Axes:
+    """Any numbers, shaded from the lowest to the highest of each column; cells `marked` True are outlined and bold.
+
+    Rows and columns have two levels, (part, name), as `lab.means` gives them: a gap stands between the parts.
+    """
+    height, width = table.shape
+    ax = ax or plt.figure(figsize=(2.6 + 0.5 * width, 2 + 0.32 * height), layout="constrained").gca()
+    shade = (table - table.min()) / (table.max() - table.min()).replace(0, 1)
+    words = {"annot": table, "fmt": ".2f", "annot_kws": {"size": 8, "color": "0.1"}}
+    look = {"vmin": 0, "vmax": 2, "cmap": "Blues", "linewidths": 1, "cbar": False}  # no blue too dark to read on
+    sns.heatmap(shade, **words, **look, xticklabels=True, yticklabels=True, ax=ax)
+    for row, column in [] if marked is None else np.argwhere(marked.to_numpy()):
+        box = {"fill": False, "edgecolor": "#d55e00", "linewidth": 1.8, "zorder": 3}
+        ax.add_patch(plt.Rectangle((column + 0.07, row + 0.09), 0.86, 0.82, **box))
+        ax.texts[row * width + column].set_fontweight("bold")
+    for index, line, along in ((table.index, ax.axhline, "y"), (table.columns, ax.axvline, "x")):
+        parts = index.get_level_values(0)
+        starts = [0, *(np.flatnonzero(parts[1:] != parts[:-1]) + 1), len(index)]
+        for at in starts[1:-1]:
+            line(at, color="white", linewidth=7, zorder=2)
+        for at, end in pairwise(starts):
+            place = {"xy": ((at + end) / 2, -0.01), "xycoords": ax.get_xaxis_transform(), "va": "top", "ha": "center"}
+            if along == "y":
+                place = {"xy": (1.005, (at + end) / 2), "xycoords": ax.get_yaxis_transform(), "va": "center"}
+            ax.annotate(parts[at], **place, rotation=-90 * (along == "y"), color="0.4")
+    ax.set_xticks(ax.get_xticks(), [name for _, name in table.columns], rotation=40, ha="left", rotation_mode="anchor")
+    ax.set_yticks(ax.get_yticks(), [name for _, name in table.index], rotation=0)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, pad=1)
+    ax.set(title=title, xlabel="", ylabel="")
     return ax
 
 
