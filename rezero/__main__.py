@@ -5,6 +5,8 @@ import json
 import signal
 import sys
 
+from rezero.search import SearchError
+
 
 def add_run(commands) -> None:
     parser = commands.add_parser(
@@ -54,9 +56,13 @@ def add_lab(commands) -> None:
     parser.add_argument("--engine", nargs="+", default=["bm25"], help="default: bm25; several are played in turn")
     parser.add_argument("--questions", type=int, default=0, metavar="N", help="the first N; default: all")
     parser.add_argument("--traces", metavar="FILE", help="score these recorded episodes instead")
-    parser.add_argument("--weights", type=json.loads, metavar="JSON", help='one more weighting: {"correctness": 4}')
+    parser.add_argument("--weights", type=weights, metavar="JSON", help='one more weighting: {"correctness": 4}')
     parser.add_argument("--out", default="papermill_runs/lab", help="folder of pay.csv, pay.png; default: %(default)s")
     parser.set_defaults(call=call_lab)
+
+
+def weights(text: str) -> dict:
+    return dict(json.loads(text))
 
 
 def call_lab(args) -> int:
@@ -66,7 +72,39 @@ def call_lab(args) -> int:
     return 0
 
 
-COMMANDS = [add_run, add_reference, add_lab]
+def add_serve(commands) -> None:
+    parser = commands.add_parser(
+        "serve", help="answer the Search-R1 /retrieve protocol with an engine",
+        description="Serve an engine at POST /retrieve, as Search-R1's clients ask, with GET /health; until Ctrl-C or "
+        "SIGTERM. There is no password: a host other than loopback is open to all who reach it.",
+    )  # fmt: skip
+    parser.add_argument("--engine", default="bm25", help="default: %(default)s")
+    parser.add_argument("--corpus", default="", metavar="PATH", help="a file of chunks or a folder with chunks.jsonl, "
+                        "or else .txt and .md files; may be left out for an engine that holds its own")  # fmt: skip
+    parser.add_argument("--options", default="{}", metavar="YAML", help="the engine's, as '{k1: 1.2}'")
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one; default: %(default)s")
+    parser.add_argument("--topk", type=int, default=3, help="for a request without topk; default: %(default)s")
+    parser.add_argument("--max-topk", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--max-queries", type=int, default=4096, help="of one request; default: %(default)s")
+    parser.add_argument("--max-length", type=int, default=10_000, help="characters of a query; default: %(default)s")
+    parser.set_defaults(call=call_serve)
+
+
+def call_serve(args) -> int:
+    import yaml
+
+    from rezero.serve import Limits, serve
+
+    options = yaml.safe_load(args.options)
+    if not isinstance(options, dict):
+        raise ValueError(f"--options is {args.options!r}; want a mapping such as '{{k1: 1.2}}'")
+    limits = Limits(args.topk, args.max_topk, args.max_queries, args.max_length)
+    serve(args.engine, args.corpus, options, args.host, args.port, limits)
+    return 0
+
+
+COMMANDS = [add_run, add_reference, add_lab, add_serve]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         return args.call(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, SearchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -178,6 +178,9 @@ def test_command(tmp_path, capsys, questions, engine):
     assert len(list(read_jsonl(path))) == len(POLICIES) * len(questions)
     assert main(["lab", "--traces", str(path), "--weights", '{"retyr": 1}']) == 2
     assert "unknown reward 'retyr'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["lab", "--weights", "[1]"])
+    assert "invalid weights value: '[1]'" in capsys.readouterr().err
 
 
 def test_heat_map_marks_what_is_flagged():
