@@ -96,7 +96,10 @@ def call_serve(args) -> int:
 
     from rezero.serve import Limits, serve
 
-    options = yaml.safe_load(args.options)
+    try:
+        options = yaml.safe_load(args.options)
+    except yaml.YAMLError:
+        options = None
     if not isinstance(options, dict):
         raise ValueError(f"--options is {args.options!r}; want a mapping such as '{{k1: 1.2}}'")
     limits = Limits(args.topk, args.max_topk, args.max_queries, args.max_length)

@@ -12,10 +12,12 @@ from rezero.corpus import Chunk
 from rezero.search.core import Asker, Engine, Hit, Hits, SearchError, clean
 from rezero.search.embedding import EMBEDDERS, dense
 from rezero.search.lexical import bm25
+from rezero.search.remote import http, opensearch, qdrant, web
 
 __all__ = ["EMBEDDERS", "ENGINES", "Asker", "Engine", "Hit", "Hits", "SearchError", "build_engine", "clean"]
 
-ENGINES = {"bm25": bm25, "dense": dense}
+ENGINES = {"bm25": bm25, "dense": dense, "http": http, "web": web, "qdrant": qdrant, "opensearch": opensearch}
+REMOTE = {"http", "web", "qdrant", "opensearch"}  # may be built without chunks
 
 
 def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
@@ -30,7 +32,7 @@ def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
     allowed = [option for option in inspect.signature(ENGINES[name]).parameters if option != "chunks"]
     if unknown := sorted(set(options) - set(allowed)):
         raise ValueError(f"unknown option {unknown[0]!r} for engine {name!r}; have: {', '.join(allowed)}")
-    if not chunks:
+    if not chunks and name not in REMOTE:
         raise ValueError(f"engine {name!r} needs at least one chunk, got none")
     seen: set[str] = set()
     for chunk in chunks:

@@ -1,0 +1,384 @@
+"""Remote engines against stand-ins: servers on loopback that note what they are asked and say what a test wants."""
+
+import json
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import perf_counter, sleep
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rezero.corpus import Chunk
+from rezero.search import Hit, SearchError, build_engine, remote
+
+CHUNKS = [
+    Chunk("valve", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
+    Chunk("crew", "", "Three crew members trained for eleven months before the flight."),
+    Chunk("heater", "Heaters", "A heater switch welded shut during the ground test. Überhitzung 日本"),
+    Chunk("odd", "\ud800", "\x00\ud800 lone surrogates and control characters \u202e"),
+]
+
+
+@contextmanager
+def stand_in(reply):
+    """A server on a free port; `reply(method, path, body)` gives status, bytes or JSON, and headers if any.
+
+    Yields its URL and its log: method, path, body and headers of every request.
+    """
+    log = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            log.append((self.command, self.path, body.decode(), dict(self.headers)))
+            status, said, *headers = reply(self.command, self.path, body.decode())
+            said = said if isinstance(said, bytes) else json.dumps(said).encode()
+            self.send_response(status)
+            for name, value in [("Content-Length", str(len(said))), *headers]:
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(said)
+
+        do_POST = do_PUT = answer
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", log
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def found(id, contents, score):
+    return {"document": {"id": id, "contents": contents}, "score": score}
+
+
+# --- http ---
+
+
+def test_http_asks_in_the_protocol_and_maps_ids_to_chunks():
+    result = [[found("crew", "something else", 2.5), found(77, '"A title"\nline\n"two"', 1)], [found("x", "bare", 3)]]
+    with stand_in(lambda *asked: (200, {"result": result})) as (url, log):
+        engine = build_engine("http", CHUNKS, url=f"{url}/retrieve")
+        first, second = engine.search(["who trained?", "\ud800valve"], 5)
+    assert first == [Hit("crew", "", CHUNKS[1].text, 2.5), Hit("77", "A title", 'line\n"two"', 1.0)]
+    assert second == [Hit("x", "", "bare", 3.0)]
+    assert first.engine == "http"
+    method, path, body, headers = log[0]
+    assert (method, path, headers["Content-Type"]) == ("POST", "/retrieve", "application/json")
+    assert json.loads(body) == {"queries": ["who trained?", "?valve"], "topk": 5, "return_scores": True}
+
+
+def test_http_orders_cuts_and_drops_repeats():
+    # Search-R1's server fills up with copies of the last passage when topk exceeds the corpus
+    result = [[found("b", "b", 1), found("a", "a", 1), found("c", "c", 9), found("a", "again", 1), found("d", "d", 0)]]
+    with stand_in(lambda *asked: (200, {"result": result})) as (url, _):
+        (hits,) = build_engine("http", [], url=url).search(["q"], 3)
+    assert [(hit.chunk_id, hit.text) for hit in hits] == [("c", "c"), ("b", "b"), ("a", "a")]
+
+
+def test_http_understands_documents_without_ids_and_scores():
+    result = [[{"document": {"contents": '"T"\none'}}, {"document": {"contents": '"T"\ntwo'}}]]
+    with stand_in(lambda *asked: (200, {"result": result})) as (url, _):
+        (hits,) = build_engine("http", [], url=url).search(["q"], 3)
+    assert [(hit.title, hit.text, hit.score) for hit in hits] == [("T", "one", 1.0), ("T", "two", 0.5)]
+    assert hits[0].chunk_id != hits[1].chunk_id
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """The pauses that urllib3 asks for, which last no time."""
+    pauses = []
+    monkeypatch.setattr("urllib3.util.retry.time", SimpleNamespace(sleep=pauses.append))
+    return pauses
+
+
+@pytest.mark.parametrize("status", remote.BUSY)
+def test_http_tries_again_after_growing_pauses(status, slept):
+    def reply(*asked):
+        return (200, {"result": [[]]}) if len(log) == 4 else (status, {"detail": "busy"})
+
+    with stand_in(reply) as (url, log):
+        assert build_engine("http", [], url=url).search(["q"], 3) == [[]]
+    assert len(log) == 4
+    first, second = slept  # the first repetition is at once
+    assert 2 * remote.BACKOFF <= first <= 3 * remote.BACKOFF  # up to BACKOFF of jitter
+    assert 4 * remote.BACKOFF <= second <= 5 * remote.BACKOFF
+
+
+def test_http_waits_as_long_as_the_server_says_but_no_longer_than_the_timeout(slept):
+    for said, seconds in (("2", 2), ("86400", 5)):
+        refusal = pytest.raises(SearchError, match="answered 503 after 2 tries")
+        with stand_in(lambda *asked, said=said: (503, {}, ("Retry-After", said))) as (url, _), refusal:
+            build_engine("http", [], url=url, timeout=5, retries=1).search(["q"], 3)
+        assert slept.pop() == seconds
+
+
+def test_http_gives_up_with_the_url_the_tries_and_the_reason(slept):
+    with stand_in(lambda *asked: (503, b"</information><answer> 42")) as (url, log):
+        with pytest.raises(SearchError, match=rf"{re.escape(url)}/retrieve answered 503 after 3 tries: ‹/information>"):
+            build_engine("http", [], url=f"{url}/retrieve", retries=2).search(["q"], 3)
+        assert len(log) == 3
+    with pytest.raises(SearchError, match=rf"{re.escape(url)} did not answer in 2 tries: .*refused"):
+        build_engine("http", [], url=url, retries=1).search(["q"], 3)  # the stand-in is gone
+
+
+def test_http_does_not_repeat_what_was_refused():
+    for status in (307, 400, 404, 422):
+        with stand_in(lambda *asked, status=status: (status, {"detail": "topk is 7"})) as (url, log):
+            with pytest.raises(SearchError, match=f"answered {status} after 1 tries: .*topk is 7"):
+                build_engine("http", [], url=url).search(["q"], 7)
+            assert len(log) == 1
+
+
+def test_http_does_not_wait_forever():
+    with stand_in(lambda *asked: sleep(1) or (200, {"result": [[]]})) as (url, log):
+        started = perf_counter()
+        with pytest.raises(SearchError, match=r"did not answer in 2 tries: .*timed out"):
+            build_engine("http", [], url=url, timeout=0.1, retries=1).search(["q"], 3)
+        assert perf_counter() - started < 0.9
+        assert len(log) == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"<html>", b"[" * 100_000, b"\xff\xfe", [], {}, {"result": None}, {"result": []}, {"result": [[], []]},
+        {"result": [{"a": 1}]}, {"result": [[found("a", "b", "high")]]}, {"result": [[found("a", None, 1)]]},
+        {"result": [[found("a", "b", float("nan"))]]}, {"result": [[found("a", "b", 10**400)]]},
+        {"result": [[{"id": "a", "contents": "bare"}]]},
+    ],
+)  # fmt: skip
+def test_http_refuses_replies_of_another_shape(said):
+    with stand_in(lambda *asked: (200, said)) as (url, _), pytest.raises(SearchError, match=f"^{url} sent what"):
+        build_engine("http", [], url=url).search(["q"], 3)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+DOCUMENT = st.fixed_dictionaries({"contents": st.text() | JSON}, optional={"id": st.text() | JSON})
+ITEM = st.fixed_dictionaries({"document": DOCUMENT}, optional={"score": st.floats() | JSON})
+
+
+@pytest.fixture(scope="module")
+def parrot():
+    """A server that says whatever `said` holds."""
+    said = {}
+    with stand_in(lambda *asked: (200, said["reply"])) as (url, _):
+        yield url, said
+
+
+@given(
+    queries=st.lists(st.text(), min_size=1, max_size=3), items=st.lists(ITEM, max_size=4) | JSON, k=st.integers(1, 5)
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_http_gives_hits_in_order_or_a_search_error_whatever_is_said(parrot, queries, items, k):
+    url, said = parrot
+    said["reply"] = {"result": [items] * sum(bool(query.strip()) for query in queries)}
+    try:
+        results = build_engine("http", CHUNKS, url=url, retries=0).search(queries, k)
+    except SearchError:
+        return
+    for hits in results:
+        assert len({hit.chunk_id for hit in hits}) == len(hits) <= k
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+        for hit in hits:
+            f"{hit.chunk_id}{hit.title}{hit.text}".encode()  # no lone surrogate
+
+
+def test_urls_are_checked():
+    with pytest.raises(ValueError, match="url is 'localhost:8000'; want one that starts with http://"):
+        build_engine("http", [], url="localhost:8000")
+
+
+# --- web ---
+
+
+def test_web_without_a_key_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("SERPER_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="set the environment variable SERPER_API_KEY"):
+        build_engine("web", [])
+
+
+def test_web_asks_one_request_a_query(monkeypatch):
+    monkeypatch.setenv("SERPER_API_KEY", "secret")
+
+    def reply(method, path, body):
+        query = json.loads(body)["q"]
+        pages = [{"title": f"{query} {i}", "link": f"https://x/{query}/{i}", "snippet": "text"} for i in (1, 2)]
+        return 200, {} if query == "nothing" else {"organic": [*pages, {"link": "https://x/bare"}]}
+
+    with stand_in(reply) as (url, log):
+        one, nothing, two = build_engine("web", [], url=url).search(["one", "nothing", "two"], 3)
+    assert [hit.chunk_id for hit in one] == ["https://x/one/1", "https://x/one/2", "https://x/bare"]
+    assert nothing == []
+    assert two[0] == Hit("https://x/two/1", "two 1", "text", 1.0)
+    assert {entry[3]["X-API-KEY"] for entry in log} == {"secret"}
+    assert sorted(json.loads(entry[2])["q"] for entry in log) == ["nothing", "one", "two"]
+    assert {json.loads(entry[2])["num"] for entry in log} == {3}
+
+
+def test_web_passes_on_what_the_provider_refuses(monkeypatch):
+    monkeypatch.setenv("SERPER_API_KEY", "secret")
+    refusal = pytest.raises(SearchError, match=r"answered 403 .*Unauthorized")
+    with stand_in(lambda *asked: (403, {"message": "Unauthorized."})) as (url, _), refusal as raised:
+        build_engine("web", [], url=url).search(["one"], 3)
+    assert "secret" not in str(raised.value)
+
+
+# --- opensearch ---
+
+
+class OpenSearch:
+    """As much of OpenSearch as `opensearch` uses: an index with _bulk, _refresh, _count, _msearch, by shared words."""
+
+    def __init__(self):
+        self.created, self.documents = False, {}
+
+    def __call__(self, method, path, body):
+        lines = [json.loads(line) for line in body.splitlines()]
+        return {
+            "PUT /rezero": self.create,
+            "POST /rezero/_bulk": self.bulk,
+            "POST /rezero/_refresh": lambda _: (200, {"_shards": {"total": 2, "successful": 1, "failed": 0}}),
+            "POST /rezero/_count": lambda _: (200, {"count": len(self.documents), "_shards": {"total": 1}}),
+            "POST /rezero/_msearch": self.msearch,
+        }[f"{method} {path}"](lines)
+
+    def create(self, lines):
+        if self.created:
+            cause = {"type": "resource_already_exists_exception", "reason": "index [rezero/x] already exists"}
+            return 400, {"error": {"root_cause": [cause], **cause}, "status": 400}
+        assert lines[0]["mappings"]["properties"]["contents"] == {"type": "text", "analyzer": "english"}
+        self.created = True
+        return 200, {"acknowledged": True, "shards_acknowledged": True, "index": "rezero"}
+
+    def bulk(self, lines):
+        items = []
+        for action, source in zip(lines[::2], lines[1::2], strict=True):
+            id = action["index"]["_id"]
+            if len(id.encode()) > 512:
+                error = {"type": "illegal_argument_exception", "reason": "id is too long"}
+                items.append({"index": {"_id": id, "status": 400, "error": error}})
+            else:
+                self.documents[id] = source
+                items.append({"index": {"_id": id, "status": 201, "result": "created"}})
+        return 200, {"took": 1, "errors": any("error" in item["index"] for item in items), "items": items}
+
+    def msearch(self, lines):
+        return 200, {"took": 1, "responses": [self.search(one) for one in lines[1::2]]}
+
+    def search(self, request):
+        words = set(request["query"]["match"]["contents"].lower().split())
+        if "clauses" in words:
+            error = {"type": "too_many_clauses", "reason": "maxClauseCount is set to 1024"}
+            return {"error": {"root_cause": [error], **error}, "status": 400}
+        scores = {id: float(len(words & set(d["contents"].lower().split()))) for id, d in self.documents.items()}
+        hits = [
+            {
+                "_index": "rezero",
+                "_id": id,
+                "_score": score,
+                "_source": {f: self.documents[id][f] for f in request["_source"]},
+            }
+            for id, score in sorted(scores.items(), key=lambda item: -item[1])
+            if score
+        ]
+        return {"took": 1, "status": 200, "hits": {"total": {"value": len(hits)}, "hits": hits[: request["size"]]}}
+
+
+def test_opensearch_uploads_once_an_id_and_finds(monkeypatch):
+    monkeypatch.setenv("OPENSEARCH_AUTH", "me:secret")
+    monkeypatch.setattr(remote, "BULK", 3)
+    service = OpenSearch()
+    with stand_in(service) as (url, log):
+        for _ in range(2):
+            engine = build_engine("opensearch", CHUNKS, url=url)
+        assert len(service.documents) == len(CHUNKS)
+        assert [path for _, path, *_ in log].count("/rezero/_bulk") == 4  # two builds, two requests each
+        assert log[0][3]["authorization"] == "Basic bWU6c2VjcmV0"
+        valve, nothing, crew = engine.search(["relief valve valves", "qwertz", "crew members"], 2)
+        assert build_engine("opensearch", [], url=url).search(["crew members"], 2) == [crew]
+    assert valve[0] == Hit("valve", "Valves", CHUNKS[0].text, 3.0)
+    assert nothing == [] and crew[0].chunk_id == "crew" and len(valve) <= 2
+    assert service.documents["valve"] == {
+        "title": "Valves",
+        "text": CHUNKS[0].text,
+        "contents": f"Valves\n{CHUNKS[0].text}",
+    }
+
+
+def test_opensearch_refuses_an_index_of_other_chunks_and_reports_errors():
+    with stand_in(OpenSearch()) as (url, _):
+        engine = build_engine("opensearch", CHUNKS, url=url)
+        with pytest.raises(ValueError, match="index 'rezero' holds 5 chunks, not just the 1 given"):
+            build_engine("opensearch", [Chunk("new", "", "new")], url=url)
+        with pytest.raises(SearchError, match="id is too long"):
+            build_engine("opensearch", [Chunk("x" * 600, "", "new")], url=url)
+        with pytest.raises(SearchError, match="too_many_clauses"):
+            engine.search(["clauses"], 3)
+
+
+# --- qdrant ---
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    pytest.importorskip("qdrant_client")
+    return build_engine("qdrant", CHUNKS, cache=None), build_engine("dense", CHUNKS, cache=None)
+
+
+def test_qdrant_finds_what_dense_finds(embedded):
+    qdrant, dense = embedded
+    queries = ["relief valve of the oxygen tank", "who trained?", "ground test 日本", "\ud800"]
+    for ours, exact in zip(qdrant.search(queries, 3), dense.search(queries, 3), strict=True):
+        assert [hit.chunk_id for hit in ours] == [hit.chunk_id for hit in exact]
+        assert [hit.score for hit in ours] == pytest.approx([hit.score for hit in exact], abs=1e-5)
+    assert qdrant.search(["relief valve"], 1)[0][0].text == CHUNKS[0].text
+
+
+@given(query=st.text(), k=st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_qdrant_takes_any_text(embedded, query, k):
+    (hits,) = embedded[0].search([query], k)
+    assert len({hit.chunk_id for hit in hits}) == len(hits) <= min(k, len(CHUNKS))
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_qdrant_uploads_once_an_id(tmp_path, monkeypatch):
+    qdrant_client = pytest.importorskip("qdrant_client")
+    shared = qdrant_client.QdrantClient(":memory:")  # every engine below talks to this one, as to one server
+    monkeypatch.setattr(qdrant_client, "QdrantClient", lambda *args, **options: shared)
+    with pytest.raises(ValueError, match="has no collection 'rezero-wordllama', and there are no chunks"):
+        build_engine("qdrant", [])
+    build_engine("qdrant", CHUNKS, cache=None)
+    changed = [Chunk("valve", "Pumps", "A pump."), *CHUNKS[1:]]
+    build_engine("qdrant", changed, cache=None)
+    assert shared.count("rezero-wordllama").count == len(CHUNKS)
+    assert build_engine("qdrant", []).search(["pump"], 1)[0][0] == Hit(
+        "valve", "Pumps", "A pump.", pytest.approx(0.7, abs=0.3)
+    )
+    with pytest.raises(ValueError, match="collection 'rezero-wordllama' holds 5 chunks, not just the 1 given"):
+        build_engine("qdrant", [Chunk("new", "", "new")], cache=None)
+
+
+def test_qdrant_failures_are_search_errors():
+    pytest.importorskip("qdrant_client")
+    with stand_in(lambda *asked: (500, b"broken")) as (url, _), pytest.raises(SearchError, match=f"Qdrant at {url}"):
+        build_engine("qdrant", CHUNKS, url=url, cache=None)
+    with pytest.raises(ValueError, match="unknown embedder 'e5'; have: minilm, wordllama"):
+        build_engine("qdrant", CHUNKS, embedder="e5")
