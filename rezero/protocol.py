@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from rezero.questions import Question
 from rezero.search import Hit
+from rezero.transcripts import plain
 
 OUTCOMES = ("answered", "malformed", "turn_limit", "token_limit", "unfinished")
 
@@ -120,27 +121,24 @@ class Episode:
         return messages
 
     @classmethod
-    def from_messages(cls, messages: list[dict], question: Question | None = None) -> "Episode":
-        """Read any chat transcript, `[{"role", "content"}, …]`, as an episode.
+    def from_messages(cls, transcript: list[dict] | str | dict, question: Question | None = None) -> "Episode":
+        """Read a transcript from anywhere as an episode.
 
-        What stands before the first assistant message is the prompt; retrieved text may come as `user`, `tool` or
-        `ipython` messages.
+        Chat messages, `[{"role", "content"}, …]`, with retrieved text as `user`, `tool` or `ipython` messages and
+        OpenAI's tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`, or
+        its completion alone. `transcripts` tells how each is read. What stands before the assistant is the prompt.
 
         Raises:
-            ValueError: a message without a role or with content that is not text, or an unknown role.
+            ValueError: something else, or a message without a known role or without text; names the message.
         """
-        prompt: list[dict] = []
+        prompt, messages = plain(transcript)
         turns: list[Turn] = []
-        for i, message in enumerate(messages):
-            role, content = _checked(message, i)
-            if role == "assistant":
-                turns.append(parse_turn(content))
+        for message in messages:
+            if message["role"] == "assistant":
+                turns.append(parse_turn(message["content"]))
             elif turns:
-                before = turns[-1].information
-                text = unwrap_information(content)
+                before, text = turns[-1].information, unwrap_information(message["content"])
                 turns[-1] = replace(turns[-1], information=text if before is None else f"{before}\n{text}")
-            else:
-                prompt.append({"role": role, "content": content})
         return cls(question, tuple(turns), _outcome(turns), tuple(prompt))
 
 
@@ -204,15 +202,6 @@ def _gold_in(turn: Turn, question: Question) -> set[str]:
         return {hit.chunk_id for hit in turn.hits} & set(question.gold_chunk_ids)
     pairs = zip(question.gold_chunk_ids, question.gold_texts, strict=False)
     return {gold for gold, text in pairs if text in turn.information or neutralize(text) in turn.information}
-
-
-def _checked(message: dict, position: int) -> tuple[str, str]:
-    role, content = message.get("role"), message.get("content")
-    if role not in ("system", "user", "assistant", "tool", "ipython"):
-        raise ValueError(f"message {position}: role {role!r}; allowed: system, user, assistant, tool, ipython")
-    if not isinstance(content, str):
-        raise ValueError(f"message {position}: content must be text, got {type(content).__name__}")
-    return role, content
 
 
 def _outcome(turns: list[Turn]) -> str:

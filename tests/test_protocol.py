@@ -144,16 +144,3 @@ def test_foreign_roles_bring_information():
     episode = Episode.from_messages(messages)
     assert episode.turns[0].information == "bare result\nmore"
     assert (episode.outcome, episode.answer) == ("unfinished", None)
-
-
-@pytest.mark.parametrize(
-    ("message", "said"),
-    [
-        ({"role": "robot", "content": "x"}, "message 0: role 'robot'; allowed: system"),
-        ({"content": "x"}, "role None"),
-        ({"role": "user", "content": ["x"]}, "must be text, got list"),
-    ],
-)
-def test_bad_messages_are_refused(message, said):
-    with pytest.raises(ValueError, match=said):
-        Episode.from_messages([message])
