@@ -77,33 +77,29 @@ def verdict(reply: str) -> str:
 def openai_compatible(url: str, model: str, key_env: str = "JUDGE_API_KEY", timeout: float = 60) -> Backend:
     """Replies of any OpenAI-compatible server, 8 requests at a time; `url` is what stands before "/chat/completions".
 
-    No connection, timeouts, 429 and 5xx are retried four times within about 15 s of waiting. The key, if one is
-    needed, stands in the environment variable `key_env`.
+    No connection, timeouts, 429 and 5xx are retried four times, after 0, 2, 4 and 8 s (or what the server asks for, at
+    most a minute). The key, if one is needed, stands in the environment variable `key_env`.
 
     Raises:
         JudgeError: no reply in the end, or one that is no chat completion; names the URL and what came back.
     """
-    import requests
-    from urllib3.util import Retry
+    import urllib3
 
-    session, url = requests.Session(), f"{url.rstrip('/')}/chat/completions"
-    retry = Retry(4, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=None)
-    session.mount(url, requests.adapters.HTTPAdapter(max_retries=retry))
-    if os.environ.get(key_env):
-        session.headers["Authorization"] = f"Bearer {os.environ[key_env]}"
+    url, key = f"{url.rstrip('/')}/chat/completions", os.environ.get(key_env)
+    busy = (429, 500, 502, 503, 504)
+    retries = urllib3.Retry(4, backoff_factor=1, status_forcelist=busy, allowed_methods=None, retry_after_max=60)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    http = urllib3.PoolManager(maxsize=8, retries=retries, timeout=timeout, headers=headers)
 
     def reply(prompt: str) -> str:
-        messages, said = [{"role": "user", "content": prompt}], ""
-        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 8}
+        body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 8}
+        said = "nothing"
         try:
-            response = session.post(url, json=body, timeout=timeout)
-            said = response.text
-            response.raise_for_status()
+            response = http.request("POST", url, json=body)
+            said = f"{response.status} {response.data[:200].decode('utf-8', 'replace')}"
             return str(response.json()["choices"][0]["message"]["content"] or "")
-        except (requests.RequestException, LookupError, TypeError) as error:
-            raise JudgeError(
-                f"{url}, model {model!r}: {error!r}, it said {said[:200]!r}; want a chat completion"
-            ) from None
+        except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError) as error:
+            raise JudgeError(f"{url}, model {model!r}: {error!r}, it said {said!r}; want a completion") from None
 
     def replies(prompts: list[str]) -> Iterator[str]:
         with ThreadPoolExecutor(8) as pool:
