@@ -62,13 +62,13 @@ def searcher(retry: float = 1.0, max_searches: int = 4) -> Script:
 
     def script(question: Question, turns: tuple[Turn, ...], rng: random.Random) -> str:
         if not turns:
-            return _turn(FIRST, "search", keywords(question.text))
+            return say(FIRST, "search", keywords(question.text))
         if Episode(question, turns, "unfinished").evidence_search:
-            return _turn(f"{FOUND} {quote(question, turns)}", "answer", question.answers[0])
+            return say(f"{FOUND} {quote(question, turns)}", "answer", question.answers[0])
         rewrites = question.rewrites[len(turns) - 1 :]
         if rewrites and len(turns) < max_searches and rng.random() < retry:
-            return _turn(f"{MISSED}, {RETRY}", "search", rewrites[0])
-        return _turn(f"{MISSED}, {GIVE_UP}", "answer", UNKNOWN)
+            return say(f"{MISSED}, {RETRY}", "search", rewrites[0])
+        return say(f"{MISSED}, {GIVE_UP}", "answer", UNKNOWN)
 
     return script
 
@@ -92,5 +92,5 @@ def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     return sentence[start : after[0]] if after else sentence[: start + len(answer)]
 
 
-def _turn(thought: str, action: str, argument: str) -> str:
+def say(thought: str, action: str, argument: str) -> str:
     return f"<think> {thought} </think><{action}> {argument} </{action}>"
