@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass, field, fields, replace
 
-
 CHOICES = {  # what TRL would refuse only in the first step
     "scale_rewards": ("group", "batch", "none"),
     "aggregation": ("sum_then_normalize", "normalize_then_sum"),

@@ -55,8 +55,8 @@ def parse_parameters(source: str, where: str) -> dict:
             value = ast.literal_eval(node.value)
         except (ValueError, TypeError):
             raise ValueError(f"{line}: not a plain literal; derive values in the next cell") from None
-        if kind(value) not in ("str", "bool", "int", "float") and not kind(value).startswith("list of"):
-            raise ValueError(f"{line}: want str, bool, int, float or a list of one of them, got {kind(value)}")
+        if kind(value) not in ("str", "bool", "int", "float", "dict") and not kind(value).startswith("list of"):
+            raise ValueError(f"{line}: want str, bool, int, float, a list of one of them or dict, got {kind(value)}")
         if targets[0].id in values:
             raise ValueError(f"{line}: set twice")
         values[targets[0].id] = value

@@ -55,7 +55,7 @@ def test_parameters_cell_is_read_without_running_it():
     ("seed: int", "not a plain literal"),  # no default
     ("a = 1\na += 1", "line 2"),
     ("a = 1\na = 2", "line 2: a = 2: set twice"),
-    ("a = {'k': 1}", "got dict"),
+    ("a = {1, 2}", "got set"),
     ("a = (1, 2)", "got tuple"),  # YAML has none
     ("a = []", "got empty list"),  # of what?
     ("a = [1, 'x']", "got mixed list"),
