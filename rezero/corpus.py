@@ -201,6 +201,33 @@ def load_autodidact_questions(path: str | Path, chunks: Iterable[Chunk]) -> list
     return questions
 
 
+def load_noise(path: str | Path) -> list[tuple[str, Chunk]]:
+    """Spoilt passages, each with its kind; they have ids of their own, because they are nobody's gold evidence.
+
+    `.jsonl`: ours (id, kind, title, text); `.csv`: ReZero's paraphrases (chunk_id, paraphrased_text), of which a chunk
+    has several, all of kind "paraphrase".
+
+    Raises:
+        ValueError: a field is missing; names file and place.
+    """
+    path = resolve(path)
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [dict(row, kind="paraphrase", title="", text=row.get("paraphrased_text"))
+                    for row in csv.DictReader(file)]  # fmt: skip
+        for number, row in enumerate(rows, start=1):
+            row["id"] = f"{row.get('chunk_id')}-paraphrase-{number}"
+    else:
+        rows = list(read_jsonl(path))
+    noise = []
+    for number, row in enumerate(rows, start=1):
+        if missing := [name for name in ("id", "kind", "title", "text") if row.get(name) is None]:
+            raise ValueError(f"{path}: record {number}: no {missing[0]}; want id, kind, title, text")
+        texts = [_text(row, name, path, f"record {number}") for name in ("id", "title", "text")]
+        noise.append((row["kind"], Chunk(*texts)))
+    return noise
+
+
 # ending -> (path -> pairs of a place to name in errors and a chunk)
 READERS: dict[str, Callable[[Path], Iterator[tuple[str, Chunk]]]] = {
     ".jsonl": _from_jsonl,

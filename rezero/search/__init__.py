@@ -9,14 +9,20 @@ import inspect
 from collections.abc import Sequence
 
 from rezero.corpus import Chunk
+from rezero.search.combine import hybrid, mixture, noisy, rerank
 from rezero.search.core import Asker, Engine, Hit, Hits, SearchError, clean
-from rezero.search.embedding import EMBEDDERS, dense
-from rezero.search.lexical import bm25
+from rezero.search.embedding import EMBEDDERS, dense, legacy
+from rezero.search.faults import faulty
+from rezero.search.lexical import bm25, keyword
 from rezero.search.remote import http, opensearch, qdrant, web
 
 __all__ = ["EMBEDDERS", "ENGINES", "Asker", "Engine", "Hit", "Hits", "SearchError", "build_engine", "clean"]
 
-ENGINES = {"bm25": bm25, "dense": dense, "http": http, "web": web, "qdrant": qdrant, "opensearch": opensearch}
+ENGINES = {
+    "bm25": bm25, "keyword": keyword, "dense": dense, "legacy": legacy,
+    "hybrid": hybrid, "rerank": rerank, "noisy": noisy, "faulty": faulty, "mixture": mixture,
+    "http": http, "web": web, "qdrant": qdrant, "opensearch": opensearch,
+}  # fmt: skip
 REMOTE = {"http", "web", "qdrant", "opensearch"}  # may be built without chunks
 
 

@@ -1,15 +1,27 @@
 """What all engines share: hits, what happened to them, who asks, and the checks of `Engine.search`."""
 
+import hashlib
 import operator
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import NamedTuple
 
 from rezero.corpus import Chunk
 
+CACHE_SIZE = 10_000  # queries whose hits an engine remembers
+
 
 class SearchError(RuntimeError):
-    """A search engine failed (not: found nothing). A rollout reports it to the policy and goes on."""
+    """A search engine failed (not: found nothing). A rollout reports it to the policy and goes on.
+
+    `fault`: "outage" when the engine failed on purpose, else "".
+    """
+
+    def __init__(self, message: str, fault: str = ""):
+        super().__init__(message)
+        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,9 @@ class Hits(list):
         super().__init__(hits)
         self.engine, self.fault = engine, fault
 
+    def copy(self) -> "Hits":
+        return Hits(self, self.engine, self.fault)
+
 
 class Asker(NamedTuple):
     """Who asks: the id of the question of the episode, and the number (from 1) of the turn in it."""
@@ -47,10 +62,18 @@ NOBODY = Asker("", 1)
 
 
 class Engine:
-    """A named engine over fixed chunks. Same chunks, options, query and asker: same hits, in any batch."""
+    """A named engine over fixed chunks. Same chunks, options, query and asker: same hits, in any batch.
+
+    It remembers the hits of the latest queries. `counts`: how many queries were "asked" and how many "cached". A search
+    function whose hits depend on the asker says so in an attribute, `by_asker`.
+    """
 
     def __init__(self, name: str, search: Search):
         self.name, self._search = name, search
+        self.by_asker = getattr(search, "by_asker", False)
+        self.counts = Counter(asked=0, cached=0)
+        self._cache: dict[tuple, Hits] = {}  # the latest used last
+        self._lock = Lock()
 
     def search(self, queries: list[str], k: int, askers: Sequence[Asker] | None = None) -> list[Hits]:
         """The at most `k` best hits of every query, best first, ties in the order of the chunks.
@@ -68,14 +91,46 @@ class Engine:
         askers = [NOBODY] * len(queries) if askers is None else list(askers)
         if len(askers) != len(queries):
             raise ValueError(f"{len(askers)} askers of {len(queries)} queries; want one a query")
-        asked = [i for i, query in enumerate(cleaned) if query.strip()]
-        results = [Hits(engine=self.name) for _ in queries]
-        if asked:
-            found = self._search([cleaned[i] for i in asked], k, [askers[i] for i in asked])
-            for i, hits in zip(asked, found, strict=True):
-                results[i] = hits
+        keys = [(query, k, asker if self.by_asker else None) for query, asker in zip(cleaned, askers, strict=True)]
+        blank = Hits(engine=self.name)
+        found = {key: blank if not key[0].strip() else self._cache.get(key) for key in keys}
+        new = {key: asker for key, asker in zip(keys, askers, strict=True) if found[key] is None}
+        if new:
+            fresh = self._search([query for query, *_ in new], k, list(new.values()))
+            found |= zip(new, fresh, strict=True)
+        self._remember(found, len(new), sum(found[key] is not blank for key in keys))
+        return [found[key].copy() for key in keys]
+
+    def _remember(self, found: dict[tuple, Hits], asked: int, answered: int) -> None:
+        with self._lock:
+            self.counts.update(asked=asked, cached=answered - asked)
+            for key, hits in found.items():
                 hits.engine = hits.engine or self.name
-        return results
+                self._cache.pop(key, None)
+                self._cache[key] = hits
+            while len(self._cache) > CACHE_SIZE:
+                del self._cache[next(iter(self._cache))]
+
+
+def build(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
+    """The engine that plain data describes: a name, or a mapping {"engine": name, option: value, ...}.
+
+    Options may stand in a mapping of their own, "engine_options", as in a configuration: an engine around an engine
+    has an option "engine", too.
+    """
+    from rezero.search import build_engine  # which imports this file
+
+    options = {"engine": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    name, more = options.pop("engine", None), options.pop("engine_options", {})
+    if not isinstance(name, str):
+        raise ValueError(f"an engine is {spec!r}; want its name, or a mapping with the key 'engine'")
+    return build_engine(name, chunks, **options, **more)
+
+
+def chance(*parts) -> float:
+    """A number in [0, 1) that depends on `parts` alone: the same draw in every process and batch."""
+    digest = hashlib.blake2b(clean("\0".join(map(str, parts))).encode(), digest_size=6).digest()
+    return int.from_bytes(digest) / 2**48
 
 
 def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
@@ -115,8 +170,8 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def indexed_text(chunk: Chunk) -> str:
-    """What is indexed of a chunk: the title, if it has one, above the text."""
+def indexed_text(chunk: Chunk | Hit) -> str:
+    """What is indexed of a chunk, and ranked of a hit: the title, if it has one, above the text."""
     return clean(f"{chunk.title}\n{chunk.text}" if chunk.title else chunk.text)
 
 

@@ -1,0 +1,109 @@
+"""An engine that fails on purpose, at known rates."""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rezero.corpus import Chunk
+from rezero.questions import normalized
+from rezero.search.core import Asker, Hit, Hits, Search, SearchError, build, chance
+
+NEAR = 50  # the best hits, none of which passes for irrelevant
+
+
+def faulty(
+    chunks: Sequence[Chunk],
+    engine="bm25",
+    empty: float = 0,
+    irrelevant: float = 0,
+    stale: float = 0,
+    shuffled: float = 0,
+    truncated: float = 0,
+    outage: float = 0,
+    seed: int = 0,
+    sticky: bool = False,
+) -> Search:
+    """An engine that fails at the given rates, of which a query meets at most one.
+
+    empty: no hits. irrelevant: passages drawn from those that are not among the engine's best 50. stale: an old issue
+    of every passage, in which the last digit of every figure is another. shuffled: the same hits in another order.
+    truncated: the first third of every passage. outage: a `SearchError`, for the whole batch.
+
+    What happened stands in `Hits.fault` or `SearchError.fault`; a fault that changed nothing (no figure to change, a
+    single hit to shuffle) is none. Whatever the fault, scores fall from place to place: the engine does not know that
+    it fails. A passage with another text has another id, and is no gold evidence.
+
+    Args:
+        seed: a fault is drawn by the seed, the words of the query and the attempt, so that a repeated query may
+            escape it, too.
+        sticky: leave the attempt out, so that only other words escape.
+    """
+    rates = {"empty": empty, "irrelevant": irrelevant, "stale": stale, "shuffled": shuffled, "truncated": truncated,
+             "outage": outage}  # fmt: skip
+    for name, rate in rates.items():
+        if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+            raise ValueError(f"the rate of {name} faults is {rate!r}; want a number from 0 to 1")
+    if sum(rates.values()) > 1 + 1e-9:
+        raise ValueError(f"the rates {rates} sum to {sum(rates.values())}; want at most 1")
+    inner = build(engine, chunks)
+
+    def draw(query: str, asker: Asker) -> tuple[str, random.Random]:
+        key = (seed, normalized(query), "" if sticky else asker.attempt)
+        drawn, rng = chance(*key), random.Random(repr(key))
+        for name, rate in rates.items():
+            drawn -= rate
+            if drawn < 0:
+                return name, rng
+        return "", rng
+
+    def spoil(fault: str, hits: Hits, query: str, asker: Asker, rng: random.Random) -> Hits:
+        if fault == "irrelevant":
+            near = {hit.chunk_id for hit in [*hits, *inner.search([query], NEAR, [asker])[0]]}
+            others = rng.sample(chunks, min(len(chunks), len(near) + len(hits)))
+            others = [Hit(chunk.id, chunk.title, chunk.text, 0.0) for chunk in others if chunk.id not in near]
+        else:
+            others = SPOILERS[fault](hits, rng) if fault else hits
+        placed = [replace(other, score=hit.score) for hit, other in zip(hits, others, strict=False)]
+        return Hits(placed, hits.engine, fault if placed != hits else "")
+
+    def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
+        draws = [draw(query, asker) for query, asker in zip(queries, askers, strict=True)]
+        if any(fault == "outage" for fault, _ in draws):
+            raise SearchError("the search service is down", fault="outage")
+        found = zip(draws, inner.search(queries, k, askers), queries, askers, strict=True)
+        return [spoil(fault, hits, query, asker, rng) for (fault, rng), hits, query, asker in found]
+
+    search.by_asker = not sticky or inner.by_asker
+    return search
+
+
+def shuffle(hits: Sequence[Hit], rng: random.Random) -> list[Hit]:
+    """Another order, where there is one."""
+    order = rng.sample(hits, len(hits))
+    return order if order != hits else order[::-1]
+
+
+def age(hits: Sequence[Hit], rng: random.Random) -> list[Hit]:
+    """Every passage with a figure in an old issue, the same one whatever was asked."""
+
+    def old(hit: Hit) -> Hit:
+        own = random.Random(hit.chunk_id)
+        text = re.sub(r"\d(?!\d)", lambda digit: str((int(digit[0]) + own.randint(1, 9)) % 10), hit.text)
+        return replace(hit, chunk_id=f"{hit.chunk_id}-stale", text=text) if text != hit.text else hit
+
+    return [old(hit) for hit in hits]
+
+
+def cut(hits: Sequence[Hit], rng: random.Random) -> list[Hit]:
+    """The first third of the words of every passage that has two or more."""
+
+    def head(hit: Hit) -> Hit:
+        words = hit.text.split()
+        text = " ".join(words[: max(1, len(words) // 3)])
+        return replace(hit, chunk_id=f"{hit.chunk_id}-truncated", text=text) if len(words) > 1 else hit
+
+    return [head(hit) for hit in hits]
+
+
+SPOILERS = {"empty": lambda hits, rng: [], "stale": age, "shuffled": shuffle, "truncated": cut}
