@@ -12,6 +12,7 @@ from rezero.files import append_jsonl, read_jsonl, write_text
 from rezero.judge import exact_match
 from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
+from rezero.sentinel import collapse
 from rezero.task import Task
 
 TRL_METRICS = {  # TRL's name -> ours
@@ -105,6 +106,24 @@ class DevEvaluation(TrainerCallback):
         write_text(new / "step.txt", f"{step}\n")
         shutil.rmtree(best, ignore_errors=True)
         new.rename(best)
+
+
+class Sentinel(TrainerCallback):
+    """Stops a training that collapses (see `sentinel.collapse`), says why, and leaves best/ as what was learned."""
+
+    def __init__(self, run_dir: Path, config: Config):
+        self.run_dir, self.config = run_dir, config
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if "reward" not in (logs or {}):
+            return
+        c = self.config
+        most = {"searches": c.max_turns - 1, "policy_tokens": c.max_turns * c.turn_tokens}
+        why = collapse(read_metrics(self.run_dir), c.collapse_drop, c.collapse_patience, c.collapse_window, most)
+        if why:
+            append_jsonl(self.run_dir / "metrics.jsonl", {"kind": "collapse", "step": state.global_step, "why": why})
+            print(f"stopped at step {state.global_step}, the best policy on dev is kept: {why}", flush=True)
+            control.should_training_stop = True
 
 
 def episode_means(episodes: list[Episode]) -> dict[str, float]:

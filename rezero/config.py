@@ -59,6 +59,9 @@ class Config:
     # evaluation and checkpoints
     eval_every: int = 10  # steps between evaluations on dev; the best one's policy is kept
     eval_questions: int = 0  # dev questions an evaluation; 0: all
+    collapse_drop: float = 0.1  # training stops when dev accuracy stays this far below its best
+    collapse_patience: int = 3  # for this many evaluations in a row
+    collapse_window: int = 20  # or when a step's metric is out of bounds on average over so many steps
     save_every: int = 20  # steps between checkpoints that a killed run resumes from
 
     @property

@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
-from rezero.callbacks import DevEvaluation, MetricsLog, episode_means, read_metrics
+from rezero.callbacks import DevEvaluation, MetricsLog, Sentinel, episode_means, read_metrics
 from rezero.config import Config
 from rezero.curriculum import draw_questions, measure_difficulty
 from rezero.evaluate import budget
@@ -48,9 +48,10 @@ def train(
 ) -> Trained:
     """Train `config.policy` with GRPO.
 
-    Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kind "train" and "eval"), checkpoints/ (with
-    TensorBoard's events) and best/. With `resume` a run that was killed goes on from its last checkpoint with the same
-    data order. `difficulty`: a file of measured difficulties to share between runs.
+    Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kinds "train" and "eval", and "collapse" when
+    the sentinel stopped it), checkpoints/ (with TensorBoard's events) and best/. With `resume` a run that was killed
+    goes on from its last checkpoint with the same data order. `difficulty`: a file of measured difficulties to share
+    between runs.
 
     Raises:
         ValueError: unknown reward set, or a `run_dir` that holds a run of another configuration.
@@ -165,7 +166,11 @@ def build_trainer(
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
         reward_funcs=[_reward_function(name, config, seconds, first=i == 0) for i, name in enumerate(weights)],
         rollout_func=rollout_func,
-        callbacks=[MetricsLog(run_dir, config, seconds), DevEvaluation(policy, task, config, run_dir)],
+        callbacks=[
+            MetricsLog(run_dir, config, seconds),
+            DevEvaluation(policy, task, config, run_dir),
+            Sentinel(run_dir, config),
+        ],
     )
     trainer.leave_one_out = config.leave_one_out
     trainer.remove_callback(PrinterCallback)

@@ -59,6 +59,15 @@ def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
     assert capsys.readouterr().out.count("\nstep ") + 1 >= 4  # one progress line a step
 
 
+def test_a_collapsing_run_stops_and_keeps_its_best(config, task, tmp_path):
+    hopeless = replace(config, collapse_drop=-2.0, collapse_patience=1)  # whatever dev says is a fall
+    train(hopeless, tmp_path / "run", task)
+    rows = list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2]  # of 4
+    assert rows[-1]["kind"] == "collapse"
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
 def test_only_sampled_tokens_carry_loss(config, policy, task, tmp_path):
     """What reaches TRL's loss is the rollout's own tokens under the rollout's own mask."""
     trainer = build_trainer(policy, task, config, {"correctness": 1.0}, task.questions["train"] * 4, tmp_path)
