@@ -139,7 +139,7 @@ def embed(texts: list[str], name: str, encode: Callable, cache: Path | None):
     keys = [hashlib.sha256(f"{name}\0{text}".encode()).hexdigest() for text in texts]
     known = load_embeddings(cache / name, set(keys)) if cache else {}
     missing = [(key, text) for key, text in dict(zip(keys, texts, strict=True)).items() if key not in known]
-    for start in tqdm(range(0, len(missing), BATCH), desc=f"embed with {name}", disable=len(missing) <= BATCH):
+    for start in tqdm(range(0, len(missing), BATCH), desc=f"embed with {name}", delay=1):
         some = dict(missing[start : start + BATCH])
         fresh = dict(zip(some, encode(list(some.values())), strict=True))
         known |= fresh
@@ -184,6 +184,7 @@ def save_embeddings(folder: Path, fresh: dict) -> None:
     os.replace(temporary, folder / f"{name}.npz")
 
 
+@once
 def wordllama() -> Callable:
     """The mean of static token vectors (WordLlama, 256 dimensions), read from the package's own two files.
 
