@@ -12,6 +12,7 @@ from rezero.files import append_jsonl, read_jsonl, write_text
 from rezero.judge import exact_match
 from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
+from rezero.search import Engine
 from rezero.sentinel import collapse
 from rezero.task import Task
 
@@ -31,10 +32,10 @@ EPISODE_METRICS = ("accuracy", "searches", "evidence", "malformed_turns", "malfo
 class MetricsLog(TrainerCallback):
     """Writes each step's metrics to metrics.jsonl and prints a line."""
 
-    def __init__(self, run_dir: Path, config: Config, seconds: dict[str, float]):
-        self.path, self.config, self.seconds = run_dir / "metrics.jsonl", config, seconds
+    def __init__(self, run_dir: Path, config: Config, seconds: dict[str, float], engine: Engine):
+        self.path, self.config, self.seconds, self.engine = run_dir / "metrics.jsonl", config, seconds, engine
         self.begun = self.ended = perf_counter()
-        self.spent = dict(seconds)
+        self.spent, self.counted = dict(seconds), dict(engine.counts)
 
     def on_step_begin(self, args, state, control, **_):
         self.begun = perf_counter()
@@ -52,7 +53,7 @@ class MetricsLog(TrainerCallback):
             k.replace("/std", "_std"): v for k, v in logs.items() if k.startswith("rewards/") and k.endswith("/std")
         }
         row |= {k: logs[k] for k in EPISODE_METRICS if k in logs}
-        row |= self._seconds()
+        row |= self._seconds() | self._queries()
         append_jsonl(self.path, row)
         total = sum(v for k, v in row.items() if k.startswith("seconds/"))
         print(
@@ -68,6 +69,12 @@ class MetricsLog(TrainerCallback):
         self.spent = dict(self.seconds)
         spent["optimisation"] = max(0.0, self.ended - self.begun - sum(spent.values()))
         return {f"seconds/{name}": round(value, 3) for name, value in spent.items()}
+
+    def _queries(self) -> dict[str, int]:
+        """How many of the queries since the last row the engine answered from its memory, and how many it searched."""
+        since = {name: now - self.counted[name] for name, now in self.engine.counts.items()}
+        self.counted = dict(self.engine.counts)
+        return {f"queries/{name}": count for name, count in since.items()}
 
 
 class DevEvaluation(TrainerCallback):

@@ -167,7 +167,7 @@ def build_trainer(
         reward_funcs=[_reward_function(name, config, seconds, first=i == 0) for i, name in enumerate(weights)],
         rollout_func=rollout_func,
         callbacks=[
-            MetricsLog(run_dir, config, seconds),
+            MetricsLog(run_dir, config, seconds, task.engine),
             DevEvaluation(policy, task, config, run_dir),
             Sentinel(run_dir, config),
         ],
