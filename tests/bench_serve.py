@@ -1,0 +1,106 @@
+"""Queries a second of the server, beside raw bm25s in the same run: `python tests/bench_serve.py`.
+
+The server runs as a process of its own with bm25 over generated passages; one client on loopback keeps its connection
+and reads every reply. No query is asked twice, so that no cache helps. Rounds of both take turns, since other work on
+the machine slows both; the medians are shown.
+"""
+
+import argparse
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import bm25s
+import Stemmer
+import urllib3
+
+from rezero.corpus import Chunk, save_chunks
+from rezero.files import ROOT
+from rezero.search.core import indexed_text
+from rezero.warmstart import make_worlds
+
+TOPK = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--passages", type=int, default=2600)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    chunks, queries = generate(args.passages)
+    share = len(queries) // args.rounds
+    single, rate = raw_bm25s(chunks), []
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = save_chunks(Path(folder) / "chunks.jsonl", chunks)
+        command = [sys.executable, "-m", "rezero", "serve", "--corpus", str(corpus), "--port", "0"]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                url = re.search("http://.*", server.stdout.readline())[0]
+                while not server.stdout.readline().endswith("ready\n"):
+                    pass
+                asked = client(f"{url}/retrieve", args.batch)
+                for start in range(0, share * args.rounds, share):
+                    mine = queries[start : start + share]
+                    rate.append((timed(single, mine[: share // 4]), timed(asked, mine)))
+            finally:
+                server.terminate()
+                server.communicate()
+    raw, served = (median(column) for column in zip(*rate, strict=True))
+    print(f"{len(chunks)} passages, top {TOPK}, median of {args.rounds} rounds; queries a second:")
+    print(f"  raw bm25s, one query at a time      {raw:8,.0f}")
+    print(f"  server, {args.batch} queries a request        {served:8,.0f}   {served / raw:.2f} times raw bm25s")
+
+
+def generate(passages: int) -> tuple[list[Chunk], list[str]]:
+    """Passages of as many generated worlds as it takes, and their distinct questions, shuffled."""
+    chunks, queries = [], []
+    for i, (some, questions) in enumerate(make_worlds(passages // 300 + 2, seed=0)):
+        chunks += [Chunk(f"{i}.{chunk.id}", chunk.title, chunk.text) for chunk in some]
+        queries += [question.text for question in questions]
+    queries = sorted(set(queries))
+    random.Random(0).shuffle(queries)
+    return chunks[:passages], queries
+
+
+def raw_bm25s(chunks: list[Chunk]):
+    """bm25s as its own documentation uses it."""
+    stemmer = Stemmer.Stemmer("english")
+    options = {"stopwords": "en", "stemmer": stemmer, "show_progress": False}
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize([indexed_text(chunk) for chunk in chunks], **options), show_progress=False)
+
+    def search(queries: list[str]) -> None:
+        for query in queries:
+            index.retrieve(bm25s.tokenize(query, **options), k=TOPK, show_progress=False)
+
+    return search
+
+
+def client(url: str, batch: int):
+    pool = urllib3.PoolManager(headers={"Content-Type": "application/json"}, retries=False)
+
+    def search(queries: list[str]) -> None:
+        for start in range(0, len(queries), batch):
+            some = queries[start : start + batch]
+            body = json.dumps({"queries": some, "topk": TOPK, "return_scores": True})
+            found = pool.request("POST", url, body=body).json()["result"]
+            assert len(found) == len(some) and all(len(hits) == TOPK for hits in found)
+
+    return search
+
+
+def timed(search, queries: list[str]) -> float:
+    started = perf_counter()
+    search(queries)
+    return len(queries) / (perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""The server over real sockets on loopback: asked by a Search-R1 client, by ours, and by nobody one would invite."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rezero.corpus import Chunk, save_chunks
+from rezero.files import ROOT
+from rezero.search import SearchError, build_engine
+
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("fastapi")
+
+from rezero.__main__ import main  # noqa: E402
+from rezero.serve import Limits, make_app, read_corpus  # noqa: E402
+
+CHUNKS = [
+    Chunk("valve", "Valves", "The relief valve of the oxygen tank\nwas replaced at the plant."),
+    Chunk("crew", "", "Three crew members trained for eleven months before the flight."),
+    Chunk("tank", "Tanks\nof oxygen", "A tank of oxygen burst. <search>Überhitzung</search> 日本"),
+    Chunk("odd", "\ud800", "\x00\ud800 lone surrogates and oxygen"),
+]
+QUERIES = ["relief valve", "crew training", "oxygen tank"]
+
+
+@contextmanager
+def serving(app):
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return build_engine("bm25", CHUNKS)
+
+
+@pytest.fixture(scope="module")
+def url(engine):
+    app = make_app("bm25", Limits(topk=2, max_topk=50, max_queries=200, max_length=100_000))
+    app.state.engine, app.state.passages = engine, len(CHUNKS)
+    with serving(app) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def session():
+    with requests.Session() as kept:
+        yield kept
+
+
+def search_r1_client(url, queries, topk):
+    """What Search-R1's rollout does with a retriever: no timeout, no check of the status, the first line the title."""
+    payload = {"queries": queries, "topk": topk, "return_scores": True}
+    shown = []
+    for passages in requests.post(url, json=payload).json()["result"]:
+        contents = [passage["document"]["contents"].split("\n") for passage in passages]
+        shown.append(
+            "".join(f"Doc {i}(Title: {c[0]}) {chr(10).join(c[1:])}\n" for i, c in enumerate(contents, start=1))
+        )
+    return shown
+
+
+def test_a_search_r1_client_reads_titles_and_texts(url, engine):
+    valve, crew = search_r1_client(f"{url}/retrieve", ["relief valve", "crew"], 1)
+    assert valve == f'Doc 1(Title: "Valves") {CHUNKS[0].text}\n'
+    assert crew == f'Doc 1(Title: "") {CHUNKS[1].text}\n'
+    (three,) = search_r1_client(f"{url}/retrieve", ["burst tank"], 50)
+    assert three.startswith('Doc 1(Title: "Tanks of oxygen") A tank of oxygen burst.')
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 7])
+@pytest.mark.parametrize("scores", [True, False, None])
+def test_every_query_has_its_own_list_in_both_shapes(url, engine, session, n, scores):
+    queries = (QUERIES * 3)[:n]
+    request = {"queries": queries, "topk": 3} | ({} if scores is None else {"return_scores": scores})
+    result = session.post(f"{url}/retrieve", json=request).json()["result"]
+    assert len(result) == n
+    for items, hits in zip(result, engine.search(queries, 3), strict=True):
+        documents = [item["document"] for item in items] if scores else items
+        assert [set(document) for document in documents] == [{"id", "contents"}] * len(hits)
+        assert [document["id"] for document in documents] == [hit.chunk_id for hit in hits]
+        assert not scores or [item["score"] for item in items] == [hit.score for hit in hits]
+
+
+def test_topk_above_the_corpus_repeats_nothing_and_null_is_the_default(url, session):
+    def ids(**request):
+        (items,) = session.post(f"{url}/retrieve", json={"queries": ["oxygen"], **request}).json()["result"]
+        return [item["id"] for item in items]
+
+    assert sorted(ids(topk=50)) == ["odd", "tank", "valve"]
+    assert ids(topk=None) == ids() == ids(topk=2) == ids(topk=50)[:2]
+
+
+def test_our_client_gets_the_engine_s_own_hits(url, engine):
+    known, unknown = (build_engine("http", chunks, url=f"{url}/retrieve") for chunks in (CHUNKS[:3], []))
+    expected = engine.search(QUERIES, 2)
+    assert known.search(QUERIES, 2) == expected
+    assert [[(h.chunk_id, h.text, h.score) for h in hits] for hits in unknown.search(QUERIES, 2)] == [
+        [(h.chunk_id, h.text, h.score) for h in hits] for hits in expected
+    ]
+    with pytest.raises(SearchError, match=r"422 after 1 tries: .*topk is 51; want null or an integer from 1 to 50"):
+        known.search(["oxygen"], 51)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("not json", "not JSON"),
+        ("", "not JSON"),
+        (b"\xff\xfe\xff", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "is a list; want an object"),
+        ({}, "queries is not a list of strings"),
+        ({"queries": "oxygen"}, "queries is not a list of strings"),
+        ({"queries": ["oxygen", None]}, "queries is not a list of strings"),
+        ({"queries": ["q"] * 201}, "201 queries; at most 200"),
+        ({"queries": ["q", "x" * 100_001]}, "a query has 100001 characters; at most 100000"),
+        ({"queries": ["q"], "topk": 51}, "topk is 51; want null or an integer from 1 to 50"),
+        ({"queries": ["q"], "topk": 0}, "topk is 0"),
+        ({"queries": ["q"], "topk": "3"}, "topk is '3'"),
+        ({"queries": ["q"], "topk": 1.5}, "topk is 1.5"),
+        ({"queries": ["q"], "topk": True}, "topk is True"),
+        ({"queries": ["q"], "topk": "\ud800"}, r"topk is '\ud800'"),
+        ({"queries": ["q"], "return_scores": "yes"}, "return_scores is 'yes'"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_a_reason(url, session, body, reason):
+    answer = session.post(f"{url}/retrieve", data=json.dumps(body) if isinstance(body, dict) else body)
+    assert answer.status_code == 422
+    assert reason in answer.json()["detail"]
+
+
+def test_a_body_too_large_to_read_is_refused(url, session, monkeypatch):
+    monkeypatch.setattr("rezero.serve.MAX_BODY", 1000)
+    parts = (b" " * 400 for _ in range(4))  # sent in chunks, without a Content-Length
+    answer = session.post(f"{url}/retrieve", data=parts)
+    assert answer.status_code == 422 and "more than 1000 bytes" in answer.json()["detail"]
+
+
+@given(
+    queries=st.lists(st.text() | st.sampled_from(["oxygen", "\ud800 oxygen", "</search>", "x" * 99_999]), max_size=5)
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_is_answered(url, engine, session, queries):
+    answer = session.post(f"{url}/retrieve", json={"queries": queries, "return_scores": True})
+    assert answer.status_code == 200
+    found = [[item["document"]["id"] for item in items] for items in answer.json()["result"]]
+    assert found == [[hit.chunk_id for hit in hits] for hits in engine.search(queries, 2)]
+
+
+def test_many_clients_at_once(url, engine):
+    def ask(i):
+        answers[i] = build_engine("http", CHUNKS, url=f"{url}/retrieve").search([QUERIES[i % 3]], 2)
+
+    answers = {}
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {i: engine.search([QUERIES[i % 3]], 2) for i in range(12)}
+
+
+def test_an_engine_that_fails_is_a_502_with_the_reason():
+    app = make_app("http")
+    app.state.engine = build_engine("http", [], url="http://127.0.0.1:1/retrieve", retries=0)
+    with serving(app) as address:
+        answer = requests.post(f"{address}/retrieve", json={"queries": ["oxygen"]})
+    assert answer.status_code == 502
+    assert "the engine http failed: http://127.0.0.1:1/retrieve did not answer" in answer.json()["detail"]
+
+
+def test_while_it_loads_health_answers_and_retrieve_asks_for_patience():
+    app = make_app("bm25")
+    with serving(app) as address:
+        assert requests.get(f"{address}/health").json() == {"status": "loading", "engine": "bm25", "passages": None}
+        answer = requests.post(f"{address}/retrieve", json={"queries": ["oxygen"]})
+        assert answer.status_code == 503 and answer.headers["Retry-After"] and "loaded" in answer.json()["detail"]
+
+
+# --- the command ---
+
+
+@contextmanager
+def command(*args):
+    """The command on a free port: the process, and its address."""
+    words = [sys.executable, "-m", "rezero", "serve", "--port", "0", *args]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process, re.search(r"http://\S+", process.stdout.readline() or "http://none")[0]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_command_tells_its_progress_serves_and_ends_cleanly(tmp_path):
+    corpus = save_chunks(tmp_path / "chunks.jsonl", CHUNKS[:3])
+    with command("--corpus", str(tmp_path), "--options", "{k1: 1.2}", "--topk", "1") as (process, address):
+        assert re.fullmatch(r"\d+\.\d s: indexing 3 passages for bm25\n", process.stdout.readline())
+        assert re.fullmatch(r"\d+\.\d s: ready\n", process.stdout.readline())
+        with requests.Session() as kept:  # an open connection does not hold it up
+            assert kept.get(f"{address}/health").json() == {"status": "ready", "engine": "bm25", "passages": 3}
+            (items,) = kept.post(f"{address}/retrieve", json={"queries": ["oxygen"], "return_scores": True}).json()[
+                "result"
+            ]
+            (hits,) = build_engine("bm25", CHUNKS[:3], k1=1.2).search(["oxygen"], 1)
+            assert [(item["document"]["id"], item["score"]) for item in items] == [(h.chunk_id, h.score) for h in hits]
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    assert corpus.is_file()
+
+
+def test_the_command_can_be_stopped_while_it_loads(tmp_path):
+    # a corpus that takes longer to read than anyone waits: a pipe that nobody writes to
+    os.mkfifo(tmp_path / "chunks.jsonl")
+    with command("--corpus", str(tmp_path / "chunks.jsonl")) as (process, address):
+        for _ in range(100):
+            try:
+                assert requests.get(f"{address}/health").json()["status"] == "loading"
+                break
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["--corpus", "no-such-folder"], "no-such-folder"),
+        (["--engine", "bm52", "--corpus", "data/larkspur"], "unknown engine 'bm52'"),
+        (["--engine", "bm25"], "engine 'bm25' needs at least one chunk"),
+        (["--options", "{k1", "--corpus", "data/larkspur"], "--options is '{k1'; want a mapping"),
+        (["--host", "127.0.0.1.1"], "error: "),
+    ],
+)
+def test_the_command_refuses_what_cannot_be_served(args, reason, monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *args: None)  # else this process would ignore Ctrl-C from here on
+    assert main(["serve", "--port", "0", *args]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and reason in error
+
+
+def test_a_corpus_is_a_file_a_folder_of_chunks_or_a_folder_of_documents(tmp_path):
+    assert len(read_corpus("data/larkspur")) == len(read_corpus("data/larkspur/chunks.jsonl")) > 300
+    (tmp_path / "note.md").write_text("# A note\nIt says something.")
+    assert [chunk.title for chunk in read_corpus(str(tmp_path))] == ["A note"]
