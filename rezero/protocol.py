@@ -201,7 +201,7 @@ def _gold_in(turn: Turn, question: Question) -> set[str]:
     if turn.hits or not turn.information:
         return {hit.chunk_id for hit in turn.hits} & set(question.gold_chunk_ids)
     pairs = zip(question.gold_chunk_ids, question.gold_texts, strict=False)
-    return {gold for gold, text in pairs if text in turn.information or neutralize(text) in turn.information}
+    return {gold for gold, text in pairs if text and (text in turn.information or neutralize(text) in turn.information)}
 
 
 def _outcome(turns: list[Turn]) -> str:

@@ -1,5 +1,7 @@
 """The protocol: turns, transcripts, and retrieved text that cannot speak our tags."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,6 +121,8 @@ def test_evidence_without_hits_is_found_by_text(questions):
     turn = Turn("t", "", "search", "q", (), f"Doc 1: {questions[0].gold_texts[0]}")
     assert _episode(questions[0], turn).evidence() == [1.0]
     assert _episode(questions[0], Turn("t", "", "search", "q", (), "nothing")).evidence() == [0.0]
+    unknown = replace(questions[0], gold_texts=("",))  # a gold text that nobody filled in is not everywhere
+    assert _episode(unknown, turn).evidence() == [0.0]
 
 
 def test_messages_round_trip(questions):
