@@ -233,6 +233,35 @@ def _room(kind: str, k: int, needed: list[int | None]) -> dict:
     }  # fmt: skip
 
 
+def hits_by_engine(question: Question, query: str, engines: dict, k: int) -> list[dict]:
+    """A row per place in the list of hits: the title of the passage that each engine has there, a gold one with ★."""
+    found = {name: engine.search([query], k)[0] for name, engine in engines.items()}
+    titles = {name: [f"{'★ ' if hit.chunk_id in question.gold_chunk_ids else ''}{hit.title}" for hit in hits]
+              for name, hits in found.items()}  # fmt: skip
+    return [{name: (those[place : place + 1] or [""])[0] for name, those in titles.items()} for place in range(k)]
+
+
+def recovered_by(questions: Iterable[Question], engines: dict, k: int) -> list[dict]:
+    """A row per engine: how often the first query misses with it, and which other engine then finds the rest.
+
+    `missed`: share of questions of which it does not bring every gold chunk within `k`; under another engine's name: of
+    those, the share for which the same query there brings what was missing. None where there was nothing to recover.
+    """
+    from rezero.search import Asker  # which uses this module
+
+    questions = list(questions)
+    queries, askers = [keywords(q.text) for q in questions], [Asker(q.id, 1) for q in questions]
+    found = {name: [{hit.chunk_id for hit in hits} for hits in engine.search(queries, k, askers)]
+             for name, engine in engines.items()}  # fmt: skip
+    rows = []
+    for first in engines:
+        missing = [(i, gold) for i, q in enumerate(questions) if (gold := set(q.gold_chunk_ids) - found[first][i])]
+        shares = {name: sum(gold <= found[name][i] for i, gold in missing) / len(missing) if missing else None
+                  for name in engines if name != first}  # fmt: skip
+        rows.append({"first engine": first, "missed": len(missing) / len(questions), **shares})
+    return rows
+
+
 def unseen_names(question: Question, engine, k: int) -> list[str]:
     """Capitalised words of the rewrites that stood neither in the question nor in what the queries before brought."""
     seen, unseen = question.text, []
