@@ -152,4 +152,4 @@ def episode_means(episodes: list[Episode]) -> dict[str, float]:
 
 def read_metrics(run_dir: Path) -> list[dict]:
     path = run_dir / "metrics.jsonl"
-    return list(read_jsonl(path)) if path.is_file() else []
+    return list(read_jsonl(path, appended=True)) if path.is_file() else []

@@ -125,7 +125,7 @@ def _from_jsonl(path: Path) -> Iterator[tuple[str, Chunk]]:
     for number, row in enumerate(read_jsonl(path), start=1):
         place = f"record {number}"
         if "contents" in row and "id" in row:
-            title, text = _split_contents(_text(row, "contents", path, place))
+            title, text = split_contents(_text(row, "contents", path, place))
             yield place, Chunk(str(row["id"]), title, text)
         elif "text" in row and ("id" in row or "_id" in row):
             fields = [name for name in ("title", "text", "source") if name in row]
@@ -142,7 +142,7 @@ def _text(row: dict, name: str, path: Path, place: str) -> str:
     return row[name]
 
 
-def _split_contents(contents: str) -> tuple[str, str]:
+def split_contents(contents: str) -> tuple[str, str]:
     """Search-R1's `"Title"\\nbody` → (title, body); what has no quoted first line is all body."""
     first, newline, body = contents.partition("\n")
     quoted = len(first) >= 2 and first.startswith('"') and first.endswith('"')

@@ -34,7 +34,7 @@ CORRECTION = "That turn was not understood: after the thought, write exactly one
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _INFORMATION = re.compile(r"^\s*<information>\n?(.*?)\n?</information>\s*$", re.DOTALL)
-_TAG_START = re.compile(r"<(?=[/|!]?[A-Za-z_|-]|\s*/?\s*(?:think|search|answer|information)\b)")
+_TAG_START = re.compile(r"<(?=[/|｜!]?[A-Za-z_|｜-]|\s*/?\s*(?:think|search|answer|information)\b)")
 
 
 @dataclass(frozen=True)

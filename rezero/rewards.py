@@ -57,7 +57,7 @@ def evidence(episode: Episode) -> float:
 
 
 def exact_match(episode: Episode) -> float:
-    """1 if the final answer equals an accepted one after SQuAD normalisation, else 0, whatever the turn's format."""
+    """1 if the final answer equals an accepted one after `judge.normalize`, else 0, whatever the turn's format."""
     return float(is_right(episode.answer, asked(episode).answers))
 
 

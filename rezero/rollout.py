@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from rezero.policy import Policy
-from rezero.protocol import CORRECTION, ENGINE_FAILED, Episode, Turn, build_prompt, format_hits, parse_turn
+from rezero.protocol import CORRECTION, ENGINE_FAILED, Episode, Turn, build_prompt, format_hits, neutralize, parse_turn
 from rezero.questions import Question
 from rezero.search import Asker, Engine, SearchError
 
@@ -88,7 +88,7 @@ def respond(turns: list[Turn], engine: Engine, k: int, askers: list[Asker] | Non
     replies = list(turns)
     for i, result in zip(searching, results, strict=True):
         if isinstance(result, SearchError):
-            text = ENGINE_FAILED.format(reason=str(result))
+            text = ENGINE_FAILED.format(reason=neutralize(str(result)))
             replies[i] = replace(turns[i], information=text, error=str(result), fault=result.fault)
         else:
             shown = dict(information=format_hits(result), hits=tuple(result))

@@ -86,6 +86,10 @@ def test_neutralized_text_holds_no_tag(text):
     assert len(inert) == len(text)
 
 
+def test_neutralize_knows_fullwidth_chat_tokens():
+    assert neutralize("<｜User｜>") == "‹｜User｜>"
+
+
 def test_neutralize_leaves_comparisons():
     assert neutralize("a < b and 3 <4") == "a < b and 3 <4"
 

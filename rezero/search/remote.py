@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from rezero.corpus import Chunk, _split_contents
+from rezero.corpus import Chunk, split_contents
 from rezero.files import resolve
 from rezero.search.core import Hit, Hits, Search, SearchError, clean, indexed_text
 from rezero.search.embedding import CACHE, EMBEDDERS, embed, unit
@@ -38,7 +38,7 @@ def http(chunks: Sequence[Chunk], url: str = SERVER, timeout: float = 10.0, retr
 
     def fields(rank: int, item: dict) -> tuple:
         contents = item["document"]["contents"]
-        id, (title, text) = str(item["document"].get("id", contents)), _split_contents(contents)
+        id, (title, text) = str(item["document"].get("id", contents)), split_contents(contents)
         if id in known:
             title, text = known[id].title, known[id].text
         return id, title, text, item.get("score", 1 / rank)
