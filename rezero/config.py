@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 CHOICES = {  # what TRL would refuse only in the first step
     "scale_rewards": ("group", "batch", "none"),
     "aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "backend": ("transformers", "unsloth"),
+    "optim": ("adamw_torch", "adamw_8bit", "paged_adamw_8bit"),
 }
 
 
@@ -20,11 +22,26 @@ class Config:
     engine: str = "bm25"  # a name in search.ENGINES
     engine_options: dict = field(default_factory=dict)  # its options, as {"k1": 1.2}
     k: int = 2  # passages a search brings
-    policy: str = "data/policy"  # folder of the starting policy
+    policy: str = "data/policy"  # folder of the starting policy, or a model's name on the Hugging Face hub
     prompt_style: str = "short"  # a key of protocol.PROMPTS
     max_turns: int = 5  # assistant turns an episode
     turn_tokens: int = 40  # sampled tokens a turn
     episode_tokens: int = 800  # everything after the prompt, retrieved text included
+
+    # model: what only a real language model needs
+    backend: str = "transformers"  # what loads and generates: transformers, or unsloth with vLLM (needs a GPU)
+    lora_rank: int = 0  # rank of the adapter, which is all that is trained; 0: every weight is
+    lora_layers: int = 0  # only the top so many layers carry the adapter; 0: all
+    load_in_4bit: bool = False  # unsloth: the frozen weights in 4 bits
+    max_context: int = 0  # unsloth: tokens of prompt and episode that memory is set aside for
+    gpu_share: float = 0.5  # unsloth: share of the GPU's memory that vLLM takes
+
+    # warm start: supervised fine-tuning on scripted episodes, for a policy that does not know the protocol
+    warm_start_steps: int = 0  # optimiser steps; 0: none
+    warm_start_episodes: int = 400  # scripted episodes on training questions
+    warm_start_batch: int = 4  # episodes a step
+    warm_start_lr: float = 3e-4
+    warm_start_retry: float = 0.5  # share of the misses after which the script searches again
 
     # reward
     reward_set: str = "recovery"  # a name in rewards.REWARD_SETS
@@ -39,6 +56,7 @@ class Config:
     learning_rate: float = 2e-4
     lr_scheduler: str = "linear"
     warmup_steps: int = 2
+    optim: str = "adamw_torch"
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
@@ -72,6 +90,12 @@ class Config:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        if self.backend == "unsloth" and not (self.lora_rank and self.max_context):
+            raise ValueError(
+                f"backend='unsloth' wants lora_rank={self.lora_rank} and max_context={self.max_context} > 0"
+            )
+        if self.warm_start_steps and not self.lora_rank:
+            raise ValueError(f"warm_start_steps={self.warm_start_steps} trains an adapter: lora_rank=0 must be above 0")
         if self.episodes_per_step % self.micro_batch:
             raise ValueError(
                 f"micro_batch={self.micro_batch} must divide questions_per_step x num_generations = "
@@ -82,7 +106,103 @@ class Config:
         return asdict(self)
 
 
-PROFILES = {"laptop": Config()}
+LAPTOP = Config()
+
+SMOLLM = replace(
+    LAPTOP,
+    profile="smollm",
+    policy="HuggingFaceTB/SmolLM2-135M-Instruct",
+    turn_tokens=64,
+    episode_tokens=1000,
+    max_turns=4,
+    lora_rank=32,
+    lora_layers=10,  # of 30: a step in half the time
+    warm_start_steps=150,
+    steps=40,
+    questions_per_step=4,
+    num_generations=4,
+    micro_batch=4,
+    learning_rate=1e-4,
+    warmup_steps=2,
+    max_grad_norm=1.0,
+    difficulty_samples=0,  # an episode takes seconds
+    eval_every=20,
+    eval_questions=40,
+)
+
+# From here on nothing has run: no GPU was at hand.
+SINGLE_GPU = replace(
+    LAPTOP,
+    profile="single_gpu",
+    policy="unsloth/Llama-3.2-3B-Instruct",
+    prompt_style="full",
+    k=5,
+    max_turns=20,
+    turn_tokens=512,
+    episode_tokens=8192,
+    backend="unsloth",
+    lora_rank=64,
+    load_in_4bit=True,
+    max_context=32768,
+    optim="paged_adamw_8bit",
+    steps=1000,
+    questions_per_step=4,
+    micro_batch=4,
+    learning_rate=5e-6,
+    lr_scheduler="cosine",
+    warmup_steps=100,
+    weight_decay=0.1,
+    max_grad_norm=0.1,
+    eval_every=50,
+    save_every=50,
+)
+
+COLAB_T4 = replace(
+    SINGLE_GPU,
+    profile="colab_t4",
+    policy="unsloth/Llama-3.2-1B-Instruct",
+    k=3,
+    max_turns=6,
+    turn_tokens=256,
+    episode_tokens=4096,
+    lora_rank=32,
+    max_context=8192,
+    steps=100,
+    questions_per_step=2,
+    micro_batch=2,
+    warmup_steps=10,
+    learning_rate=2e-5,
+    difficulty_samples=0,
+    eval_questions=32,
+    eval_every=25,
+)
+
+# The published runs (arXiv 2504.11001 and its repository). Their data does not ship: `corpus` must name a folder of it.
+# Known and set: model, 4 bits, the adapter's rank and targets, group of 6, one question a step, learning rate and its
+# schedule, weight decay, Adam's betas, optimiser, gradient norm, beta, temperature, steps, passages, turns, the six
+# weights, checkpoints and evaluations every 50 steps; questions uniformly and no sentinel, as it had neither.
+# Not known to us, so our values: the adapter's alpha, turn_tokens, epsilon, loss_type, scale_rewards, prompt's words.
+# Known to differ: MiniLM embeds the passages, with the original's mistake (`legacy`), for want of e5-base-v2; of a
+# budget of 2,048 to 8,192 tokens the upper end; exact match judges, not the policy; dev chooses the checkpoint.
+EXP_02 = replace(
+    SINGLE_GPU,
+    profile="exp_02",
+    engine="legacy",
+    reward_set="original",
+    questions_per_step=1,
+    num_generations=6,
+    micro_batch=6,
+    temperature=0.9,
+    beta=0.04,
+    difficulty_samples=0,
+    eval_questions=32,
+    collapse_drop=1.0,  # more than an accuracy can fall: never stops
+    collapse_window=2000,  # more than there are steps: never stops
+)
+EXP_01 = replace(EXP_02, profile="exp_01", max_turns=10)  # it also paid retries without an answer, which we do not have
+EXP_03 = replace(EXP_02, profile="exp_03", reward_set="no_retry")
+
+PROFILES = {one.profile: one for one in (LAPTOP, SMOLLM, COLAB_T4, SINGLE_GPU, EXP_01, EXP_02, EXP_03)}
 
 
 def load_config(profile: str = "laptop", **overrides) -> Config:

@@ -5,16 +5,19 @@ prompts, then alternate `generate` (the next turn of the rows that go on) and `e
 tokens). Token in, token out: nothing that was sampled is ever decoded and tokenized again.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
+from rezero.models import load_adapter, load_base
 from rezero.protocol import closes_turn, wrap_information
 
 _ASSISTANT, _USER = "xxASSISTANTxx", "xxUSERxx"  # stand-ins that find the template's text between two messages
@@ -165,23 +168,32 @@ class Generation:
 
 
 def load_policy(path: str | Path) -> Policy:
-    """A policy from a folder written by `save_policy` (safetensors, float32).
+    """A policy from a folder written by `save_policy`, or by its name on the Hugging Face hub ("owner/name").
+
+    A folder with an adapter brings the model that the adapter was trained on, from `rezero.models`.
 
     Raises:
-        FileNotFoundError: the folder holds no model.
+        FileNotFoundError: the folder holds no model, or the hub has none of this name.
     """
     folder = resolve(path)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
-    disable_progress_bar()  # a bar for each of a hundred tiny loads would bury the training's own lines
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return Policy(model.eval(), AutoTokenizer.from_pretrained(folder))
+    if (folder / "adapter_config.json").is_file():
+        return Policy(*load_adapter(folder))
+    if (folder / "config.json").is_file():
+        disable_progress_bar()  # a bar for each of a hundred tiny loads would bury the training's own lines
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return Policy(model.eval(), AutoTokenizer.from_pretrained(folder))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
+        return Policy(*load_base(str(path)))
+    raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
-    """Write model (safetensors) and tokenizer to a folder that `load_policy` reads."""
+    """Write model or adapter (safetensors) and tokenizer to a folder that `load_policy` reads."""
     folder = resolve(path)
-    policy.model.save_pretrained(folder)
+    if isinstance(policy.model, PeftModel):  # "ref", TRL's copy for the KL term, stays out; "auto" would ask the hub
+        policy.model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+    else:
+        policy.model.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
     return folder
 
