@@ -1,4 +1,4 @@
-"""Engines that match embeddings: exact cosine similarity, with a cache of embeddings on disk."""
+"""Engines that match embeddings: cosine similarity by FAISS, with a cache of embeddings on disk."""
 
 import hashlib
 import logging
@@ -19,11 +19,7 @@ CACHE = ".cache/embeddings"  # below the project's root
 BATCH = 1024  # texts that are encoded, and written to the cache, together
 FLAT_UNTIL, HNSW_UNTIL = 100_000, 1_000_000  # passages
 SLACK = 1e-4  # more than two ways to compute the cosine of unit vectors differ by
-INDEXES = {  # kind of index -> FAISS index of vectors of a dimension; "auto" chooses by the number of passages
-    "flat": lambda faiss, d: faiss.IndexFlatIP(d),
-    "hnsw": lambda faiss, d: hnsw(faiss, d),
-    "sq8": lambda faiss, d: faiss.IndexScalarQuantizer(d, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT),
-}
+INDEXES = {"flat": "Flat", "hnsw": "HNSW32", "sq8": "SQ8"}  # as FAISS's index_factory calls them
 
 
 def dense(
@@ -48,7 +44,9 @@ def dense(
         index = "flat" if len(chunks) <= FLAT_UNTIL else "hnsw" if len(chunks) <= HNSW_UNTIL else "sq8"
     encode = EMBEDDERS[embedder]()
     vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache and resolve(cache))
-    store = INDEXES[index](faiss, vectors.shape[1])
+    store = faiss.index_factory(vectors.shape[1], INDEXES[index], faiss.METRIC_INNER_PRODUCT)
+    if index == "hnsw":
+        store.hnsw.efSearch = 256  # brings 98% of the nearest five among 100,000; FAISS's own 16 brings 86%
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1 if index == "hnsw" else threads)  # threads would race for the edges of the graph
     store.train(vectors)
@@ -81,29 +79,17 @@ def legacy(chunks: Sequence[Chunk], cache: str | Path | None = CACHE) -> Search:
     return ranked(chunks, rank)
 
 
-def hnsw(faiss, d: int):
-    """A graph of links between neighbours."""
-    index = faiss.IndexHNSWFlat(d, 32, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efSearch = 256  # brings 98% of the nearest five among 100,000; FAISS's own 16 brings 86%
-    return index
-
-
 @once
 def faiss_has_gpu() -> bool:
-    """Whether FAISS can use a GPU; if not, one line a process says why, a warning where it could be otherwise."""
+    """Whether FAISS can use a GPU; if not, one line a process says so, a warning where it could be otherwise."""
     import faiss
 
     if faiss.get_num_gpus():
         return True
-    reason = {
-        (True, True): "FAISS does not see this machine's GPU",
-        (True, False): "FAISS is built for GPUs, and this machine has none",
-        (False, True): "faiss-cpu is installed; pip install 'rezero[gpu]' for this machine's GPU",
-        (False, False): "no GPU",
-    }
-    state = hasattr(faiss, "StandardGpuResources"), Path("/dev/nvidia0").exists()
-    level = logging.WARNING if any(state) else logging.INFO
-    logging.getLogger(__name__).log(level, "dense search runs on the CPU: %s", reason[state])
+    there, expected = Path("/dev/nvidia0").exists(), hasattr(faiss, "StandardGpuResources")
+    reason = "FAISS cannot use this machine's GPU; pip install 'rezero[gpu]'" if there else "this machine has no GPU"
+    level = logging.WARNING if there or expected else logging.INFO
+    logging.getLogger(__name__).log(level, "dense search runs on the CPU: %s", reason)
     return False
 
 
@@ -124,10 +110,11 @@ def nearest(fast, store, queries, k: int) -> list[tuple]:
         exact = np.where(positions < 0, -1, (rows * queries[waiting][:, None]).sum(axis=-1))  # a graph may find less
         order = np.lexsort((positions, -exact))[:, :k]
         best = zip(waiting, np.take_along_axis(positions, order, 1), np.take_along_axis(exact, order, 1), strict=True)
-        # Of rows that tie for the last place FAISS keeps an arbitrary few: look further until the tie ends.
-        open_end = scores[:, -1] > scores[:, k - 1] - SLACK if width < store.ntotal else np.zeros(len(waiting), bool)
-        found |= {i: (where, score) for (i, where, score), more in zip(best, open_end, strict=True) if not more}
-        waiting = [i for i, more in zip(waiting, open_end, strict=True) if more]
+        # Of rows that tie for the last place FAISS keeps an arbitrary few: look further until the tie ends. All rows
+        # tie at 0 for a query without an embedding, which finds nothing anyway.
+        tied = (scores[:, -1] > scores[:, k - 1] - SLACK) & (scores[:, 0] != 0) & (width < store.ntotal)
+        found |= {i: (where, score) for (i, where, score), more in zip(best, tied, strict=True) if not more}
+        waiting = [i for i, more in zip(waiting, tied, strict=True) if more]
     return [found[i] for i in range(len(queries))]
 
 

@@ -5,6 +5,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from itertools import chain
 
 from rezero.corpus import Chunk
@@ -24,10 +25,12 @@ def bm25(chunks: Sequence[Chunk], k1: float = 1.5, b: float = 0.75, backend: str
         raise ValueError(f"unknown backend {backend!r} of engine 'bm25'; have: auto, bm25s, tantivy")
     if backend == "tantivy" and (k1, b) != (1.5, 0.75):
         raise ValueError(f"k1 is {k1} and b {b}: tantivy's cannot be changed; want backend='bm25s'")
-    large = len(chunks) > BM25S_UNTIL and (k1, b) == (1.5, 0.75)
-    if backend == "tantivy" or (backend == "auto" and large and has_tantivy(len(chunks))):
-        return ranked(chunks, by_tantivy(chunks))
-    return ranked(chunks, by_bm25s(chunks, k1, b))
+    if backend == "auto" and len(chunks) > BM25S_UNTIL and (k1, b) == (1.5, 0.75):
+        backend = "tantivy" if find_spec("tantivy") else "bm25s"
+        if backend == "bm25s":
+            message = "bm25s scores all %d passages for every query; pip install 'rezero[scale]' for tantivy"
+            logging.getLogger(__name__).warning(message, len(chunks))
+    return ranked(chunks, by_tantivy(chunks) if backend == "tantivy" else by_bm25s(chunks, k1, b))
 
 
 def by_bm25s(chunks: Sequence[Chunk], k1: float, b: float) -> Rank:
@@ -58,16 +61,6 @@ def words(texts: list[str]) -> list[list[str]]:
 
     stemmer = Stemmer.Stemmer("english")
     return bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
-
-
-def has_tantivy(passages: int) -> bool:
-    try:
-        import tantivy  # noqa: F401
-    except ImportError:
-        message = "bm25s scores all %d passages for every query; pip install 'rezero[scale]' for tantivy"
-        logging.getLogger(__name__).warning(message, passages)
-        return False
-    return True
 
 
 def by_tantivy(chunks: Sequence[Chunk]) -> Rank:
