@@ -49,7 +49,7 @@ class Config:
     clip_shaping: bool = False  # a group without a right episode earns nothing from the other rewards
 
     # GRPO, passed to TRL's GRPOConfig explicitly
-    steps: int = 90  # optimiser steps
+    steps: int = 60  # optimiser steps
     questions_per_step: int = 8  # groups a step
     num_generations: int = 8  # episodes a group
     micro_batch: int = 16  # episodes a forward and backward pass
