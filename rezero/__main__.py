@@ -37,13 +37,14 @@ def add_reference(commands) -> None:
         "reference", help="keep an executed run as papermill_runs/reference/ and show its summary in the README"
     )
     parser.add_argument("run_id")
+    parser.add_argument("--name", default="", help="keep it in reference/NAME instead, and leave the README")
     parser.set_defaults(call=call_reference)
 
 
 def call_reference(args) -> int:
     from rezero.reference import keep_as_reference
 
-    keep_as_reference(args.run_id)
+    keep_as_reference(args.run_id, args.name)
     return 0
 
 
