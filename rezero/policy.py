@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
-from rezero.models import load_adapter, load_base
 from rezero.protocol import closes_turn, wrap_information
 
 _ASSISTANT, _USER = "xxASSISTANTxx", "xxUSERxx"  # stand-ins that find the template's text between two messages
@@ -29,6 +27,7 @@ class Policy:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    backend: Callable | None = field(default=None, repr=False)  # (prompts, temperature, generator) -> a generation
     between: str = field(init=False, repr=False)  # from the end of an assistant turn to the user's text
     after: str = field(init=False, repr=False)  # from the end of the user's text to the next assistant turn
     end_of_turn: int = field(init=False)
@@ -69,6 +68,8 @@ class Policy:
 
     def start(self, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
         """A generation over `prompts`; temperature 0 is greedy, `generator=None` draws from torch's global one."""
+        if self.backend:
+            return self.backend(prompts, temperature, generator)
         return Generation(self.model, prompts, temperature, self.ends_turn, self.tokenizer.pad_token_id, generator)
 
 
@@ -107,7 +108,7 @@ class Generation:
         generator: torch.Generator | None = None,
     ):
         self.model, self.temperature, self.ends_turn, self.pad = model, temperature, ends_turn, pad
-        self.generator = generator
+        self.generator, self.prompts = generator, prompts
         self.cache = DynamicCache(config=model.config)
         self.cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
         self.mask = torch.zeros(len(prompts), 0, dtype=torch.long, device=model.device)
@@ -140,6 +141,12 @@ class Generation:
         self.cache.batch_select_indices(index)
         self.mask, self.logits = self.mask[index], self.logits[index]
         self._feed([self._pending[row] + new for row, new in zip(rows, ids, strict=True)])
+
+    def follows_adapter(self) -> bool:
+        """Whether the model's adapter changes what comes next; to be asked before anything is generated."""
+        with self.model.disable_adapter():
+            bare = Generation(self.model, self.prompts, 0.0, self.ends_turn, self.pad)
+        return not torch.equal(bare.logits, self.logits)
 
     def _feed(self, chunks: list[list[int]]) -> None:
         """Run `chunks` (one list of ids a row, possibly empty) through the model on top of the cache."""
@@ -175,22 +182,24 @@ def load_policy(path: str | Path) -> Policy:
     Raises:
         FileNotFoundError: the folder holds no model, or the hub has none of this name.
     """
+    from rezero import models  # it builds on this module, and a folder with a whole model does not need it
+
     folder = resolve(path)
     if (folder / "adapter_config.json").is_file():
-        return Policy(*load_adapter(folder))
+        return Policy(*models.load_adapter(folder))
     if (folder / "config.json").is_file():
         disable_progress_bar()  # a bar for each of a hundred tiny loads would bury the training's own lines
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return Policy(model.eval(), AutoTokenizer.from_pretrained(folder))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
-        return Policy(*load_base(str(path)))
+        return Policy(*models.load_base(str(path)))
     raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
     """Write model or adapter (safetensors) and tokenizer to a folder that `load_policy` reads."""
     folder = resolve(path)
-    if isinstance(policy.model, PeftModel):  # "ref", TRL's copy for the KL term, stays out; "auto" would ask the hub
+    if hasattr(policy.model, "peft_config"):  # "ref", TRL's copy for the KL term, stays out; "auto" would ask the hub
         policy.model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
     else:
         policy.model.save_pretrained(folder)

@@ -1,8 +1,9 @@
-"""GRPO through TRL, on episodes of our own rollout. The only module that knows TRL.
+"""GRPO through TRL, on episodes of our own rollout. Beside `sft`, the only module that knows TRL.
 
 TRL samples the prompts, weighs the rewards, computes advantages and takes the optimiser's steps (Shao et al. 2024,
 DAPO's token-level loss by default); its `rollout_func` hook hands the prompts to `rollout.rollout`. Training questions
 are drawn by measured difficulty, the policy is evaluated on dev, and the best one on dev is what training returns.
+TRL is imported where it is used: Unsloth, which patches it, must come first, and only the profile says whether it does.
 """
 
 import json
@@ -14,21 +15,22 @@ from typing import NamedTuple
 
 import torch
 from datasets import Dataset
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
-from trl import GRPOConfig, GRPOTrainer
 
 from rezero.callbacks import DevEvaluation, MetricsLog, Sentinel, episode_means, read_metrics
 from rezero.config import Config
 from rezero.curriculum import draw_questions, measure_difficulty
 from rezero.evaluate import budget
 from rezero.files import resolve, write_jsonl, write_text
+from rezero.models import check_context, load_trainable, out_of_memory, precision, with_adapter
 from rezero.policy import Policy, load_policy
 from rezero.protocol import Episode, build_prompt
 from rezero.questions import Question
 from rezero.rewards import REWARD_SETS, REWARDS, check_weights, clip_to_solved
 from rezero.rollout import rollout
+from rezero.sft import warm_start
 from rezero.task import Task, load_task
 
 
@@ -48,26 +50,44 @@ def train(
 ) -> Trained:
     """Train `config.policy` with GRPO.
 
-    Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kinds "train" and "eval", and "collapse" when
-    the sentinel stopped it), checkpoints/ (with TensorBoard's events) and best/. With `resume` a run that was killed
-    goes on from its last checkpoint with the same data order. `difficulty`: a file of measured difficulties to share
-    between runs.
+    With `lora_rank` only an adapter is trained; with `warm_start_steps` it starts as `sft.warm_start` leaves it, which
+    is kept in warm/. Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kinds "train" and "eval", and
+    "collapse" when the sentinel stopped it), checkpoints/ (with TensorBoard's events) and best/. With `resume` a run
+    that was killed goes on from its last checkpoint with the same data order. `difficulty`: a file of measured
+    difficulties to share between runs.
 
     Raises:
-        ValueError: unknown reward set, or a `run_dir` that holds a run of another configuration.
+        ValueError: unknown reward set, a `run_dir` that holds a run of another configuration, or a model whose
+            context or chat template is not up to the task.
+        RuntimeError: no GPU where the profile needs one, or not enough of its memory; says what to change.
     """
     run_dir = resolve(run_dir)
     weights = reward_weights(config)
     checkpoint = _prepare(run_dir, config, resume)
     task = task or load_task(config)
     set_seed(config.seed)
-    policy = load_policy(config.policy)
+    policy = starting_policy(config, task, run_dir)
+    check_context(policy, config, [question for split in task.questions.values() for question in split])
     path = resolve(difficulty) if difficulty else run_dir / "difficulty.jsonl"
     order = draw_questions(config, measure_difficulty(policy, task, config, path))
     trainer = build_trainer(policy, task, config, weights, order, run_dir)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except torch.cuda.OutOfMemoryError as error:
+        raise RuntimeError(out_of_memory(config)) from error
     policy.model.eval()
-    return Trained(load_policy(run_dir / "best"), policy)
+    return Trained(with_adapter(policy, run_dir / "best"), policy)
+
+
+def starting_policy(config: Config, task: Task, run_dir: Path) -> Policy:
+    """The policy that GRPO starts from; with an adapter it carries a fresh one or the warm start's."""
+    if not config.lora_rank:
+        return load_policy(config.policy)
+    warm = run_dir / "warm"
+    policy = load_trainable(config, warm if warm.is_dir() else None)
+    if config.warm_start_steps and not warm.is_dir():
+        warm_start(policy, task, config, run_dir)
+    return policy
 
 
 def reward_weights(config: Config) -> dict[str, float]:
@@ -79,10 +99,11 @@ def reward_weights(config: Config) -> dict[str, float]:
     return REWARD_SETS[config.reward_set]
 
 
-def grpo_config(config: Config, weights: dict[str, float], run_dir: Path) -> GRPOConfig:
-    """TRL's configuration, with every hyper-parameter that matters passed explicitly."""
+def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
+    """TRL's configuration, with every hyper-parameter that matters passed explicitly: Unsloth has other defaults."""
+    from trl import GRPOConfig
+
     slices = config.episodes_per_step // config.micro_batch
-    on_cpu = not torch.cuda.is_available()
     return GRPOConfig(
         output_dir=str(run_dir / "checkpoints"),
         seed=config.seed,
@@ -104,7 +125,7 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path) -> GRP
         adam_beta1=config.adam_beta1,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch",
+        optim=config.optim,
         loss_type=config.loss_type,
         beta=config.beta,
         epsilon=config.epsilon,
@@ -114,9 +135,7 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path) -> GRP
         reward_weights=list(weights.values()),
         mask_truncated_completions=False,
         shuffle_dataset=False,  # the order is ours, see draw_questions
-        gradient_checkpointing=not on_cpu,
-        use_cpu=on_cpu,
-        bf16=not on_cpu,
+        **precision(),
         logging_steps=1,
         report_to="tensorboard",
         save_strategy="steps",
@@ -133,13 +152,13 @@ def build_trainer(
     weights: dict[str, float],
     order: list[Question],
     run_dir: Path,
-) -> GRPOTrainer:
+):
     """TRL's trainer around our rollout: prompts in `order`, one reward function per name in `weights`."""
     prompts = [build_prompt(question.text, config.prompt_style) for question in order]
     question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, order, strict=True)}
     seconds = dict.fromkeys(("generation", "search", "rewards"), 0.0)
 
-    def rollout_func(prompts: list, trainer: GRPOTrainer) -> dict:
+    def rollout_func(prompts: list, trainer) -> dict:
         episodes = rollout(
             policy,
             task.engine,
@@ -159,7 +178,7 @@ def build_trainer(
         }
 
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental; TRL is pinned
-    trainer = Trainer(
+    trainer = trainer_class()(
         model=policy.model,
         processing_class=policy.tokenizer,
         args=grpo_config(config, weights, run_dir),
@@ -170,9 +189,10 @@ def build_trainer(
             MetricsLog(run_dir, config, seconds, task.engine),
             DevEvaluation(policy, task, config, run_dir),
             Sentinel(run_dir, config),
+            *([AdapterCheck(policy, prompts[0], config)] if config.lora_rank else []),
         ],
     )
-    trainer.leave_one_out = config.leave_one_out
+    trainer.leave_one_out, trainer.lean = config.leave_one_out, config.backend == "transformers"
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -195,28 +215,53 @@ def _reward_function(name: str, config: Config, seconds: dict[str, float], first
     return reward
 
 
-class Trainer(GRPOTrainer):
-    """TRL's trainer, without the work that cannot change the gradient, and with a leave-one-out baseline.
+class AdapterCheck(TrainerCallback):
+    """Stops, soon after the warm-up, a training whose adapter changes nothing of what generates."""
 
-    With G episodes a group, r - (mean of the others) = (r - mean) G / (G - 1) (RLOO, Ahmadian et al. 2024): no more
-    than a constant factor, which matters with a KL term and for the size of the steps.
-    An episode whose advantage is 0 adds nothing to the loss when there is no KL term, and padding adds nothing ever:
-    the micro-batches of a step are rebuilt from the other episodes, sorted by length and cut to their longest. The
-    loss stays normalised by all sampled tokens of the step ("dapo"), so the gradient is the same.
-    """
+    def __init__(self, policy: Policy, prompt: list[dict], config: Config):
+        self.policy, self.ids, self.step = policy, policy.prompt_ids(prompt), max(5, config.warmup_steps)
 
-    leave_one_out = False
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step != self.step:
+            return
+        self.policy.model.eval()
+        if not self.policy.start([self.ids], temperature=0.0).follows_adapter():
+            raise RuntimeError(
+                f"after {self.step} steps the policy generates as if it had no adapter: nothing is learned"
+            )
+        self.policy.model.train()
 
-    def _prepare_inputs(self, generation_batch):
-        before = self._buffered_inputs
-        inputs = super()._prepare_inputs(generation_batch)
-        if self._buffered_inputs is before:
-            return inputs
-        if self.leave_one_out:
-            for batch in self._buffered_inputs:
-                batch["advantages"] *= self.num_generations / (self.num_generations - 1)
-        self._buffered_inputs = lean_batches(self._buffered_inputs, drop=self.loss_type == "dapo" and self.beta == 0)
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+def trainer_class() -> type:
+    from trl import GRPOTrainer
+
+    class Trainer(GRPOTrainer):
+        """TRL's trainer, without the work that cannot change the gradient, and with a leave-one-out baseline.
+
+        With G episodes a group, r - (mean of the others) = (r - mean) G / (G - 1) (RLOO, Ahmadian et al. 2024): no
+        more than a constant factor, which matters with a KL term and for the size of the steps.
+        An episode whose advantage is 0 adds nothing to the loss when there is no KL term, and padding adds nothing
+        ever: the micro-batches of a step are rebuilt from the other episodes, sorted by length and cut to their
+        longest. The loss stays normalised by all sampled tokens of the step ("dapo"), so the gradient is the same.
+        Not `lean` under Unsloth, whose own trainer packs.
+        """
+
+        leave_one_out, lean = False, True
+
+        def _prepare_inputs(self, generation_batch):
+            before = self._buffered_inputs
+            inputs = super()._prepare_inputs(generation_batch)
+            if self._buffered_inputs is before:
+                return inputs
+            if self.leave_one_out:
+                for batch in self._buffered_inputs:
+                    batch["advantages"] *= self.num_generations / (self.num_generations - 1)
+            if self.lean:
+                drop = self.loss_type == "dapo" and self.beta == 0
+                self._buffered_inputs = lean_batches(self._buffered_inputs, drop)
+            return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    return Trainer
 
 
 def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
@@ -255,7 +300,7 @@ def _prepare(run_dir: Path, config: Config, resume: bool) -> str | None:
     checkpoint = get_last_checkpoint(str(checkpoints)) if resume and checkpoints.is_dir() else None
     step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else -1
     if checkpoint is None:
-        for name in ("checkpoints", "best"):
+        for name in ("checkpoints", "best", *(() if resume else ("warm", "warm_checkpoints"))):
             shutil.rmtree(run_dir / name, ignore_errors=True)
         (run_dir / "difficulty.jsonl").unlink(missing_ok=True)
     write_text(path, settings)

@@ -1,0 +1,125 @@
+"""Warm start: supervised fine-tuning on scripted episodes, for a policy that does not know the protocol.
+
+TRL's SFTTrainer on ids and labels that we build, in the very layout a rollout produces: the loss falls on the tokens
+that the policy would sample, and on nothing that it reads (the prompt, the retrieved text, the template's words).
+"""
+
+import random
+from pathlib import Path
+
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from rezero.config import Config
+from rezero.files import append_jsonl
+from rezero.models import precision
+from rezero.policy import Policy, save_policy
+from rezero.protocol import Episode
+from rezero.questions import Question
+from rezero.scripted import play, searcher
+from rezero.task import Task
+
+IGNORED = -100  # the label that carries no loss
+
+
+def warm_start(policy: Policy, task: Task, config: Config, run_dir: Path) -> None:
+    """Fine-tune `policy`'s adapter in place, log to warm.jsonl, and keep it in `run_dir`/warm.
+
+    A run that was killed goes on from the last checkpoint in `run_dir`/warm_checkpoints.
+    """
+    from trl import SFTTrainer
+
+    episodes = scripted_episodes(task, config)
+    policy.model.train()
+    trainer = SFTTrainer(
+        model=policy.model,
+        processing_class=policy.tokenizer,
+        args=sft_config(config, run_dir),
+        train_dataset=Dataset.from_list([encode(policy, episode) for episode in episodes]),
+        callbacks=[Log(run_dir / "warm.jsonl", config.warm_start_steps)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoints = run_dir / "warm_checkpoints"
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    policy.model.eval()
+    if config.backend == "transformers":  # TRL's forward for this loss hides the arguments that GRPO looks for
+        del policy.model.get_base_model().forward
+    save_policy(policy, run_dir / "warm.new").rename(run_dir / "warm")
+
+
+def scripted_episodes(task: Task, config: Config) -> list[Episode]:
+    """`warm_start_episodes` episodes of the scripted searcher on training questions, each question as often as any."""
+    rng = random.Random(config.seed)
+    questions: list[Question] = []
+    while len(questions) < config.warm_start_episodes:
+        questions += rng.sample(task.questions["train"], len(task.questions["train"]))
+    return play(
+        searcher(config.warm_start_retry, max_searches=config.max_turns - 1),
+        questions[: config.warm_start_episodes],
+        task.engine,
+        k=config.k,
+        max_turns=config.max_turns,
+        seed=config.seed,
+        prompt_style=config.prompt_style,
+    )
+
+
+def encode(policy: Policy, episode: Episode) -> dict[str, list[int]]:
+    """An episode as `input_ids` and `labels`, equally long; what the environment writes is labelled `IGNORED`."""
+    ids = policy.prompt_ids(list(episode.prompt))
+    labels = [IGNORED] * len(ids)
+    for turn in episode.turns:
+        written = policy.encode(turn.text)
+        read = [] if turn.information is None else policy.information_ids(turn.information, written)
+        ids, labels = ids + written + read, labels + written + [IGNORED] * len(read)
+    if episode.outcome == "answered":  # stopping is trained, too
+        ids, labels = [*ids, policy.end_of_turn], [*labels, policy.end_of_turn]
+    return {"input_ids": ids, "labels": labels}
+
+
+def sft_config(config: Config, run_dir: Path):
+    """TRL's configuration; `chunked_nll` computes the vocabulary's scores only where a label asks for them."""
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(run_dir / "warm_checkpoints"),
+        seed=config.seed,
+        data_seed=config.seed,
+        max_steps=config.warm_start_steps,
+        per_device_train_batch_size=config.warm_start_batch,
+        gradient_accumulation_steps=1,
+        train_sampling_strategy="group_by_length",
+        learning_rate=config.warm_start_lr,
+        lr_scheduler_type="linear",
+        warmup_steps=config.warm_start_steps // 20,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim=config.optim,
+        loss_type="nll" if config.backend == "unsloth" else "chunked_nll",  # unsloth has its own, and sets "nll"
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **precision(),
+        logging_steps=1,
+        report_to="none",
+        save_strategy="steps",
+        save_steps=50,
+        save_total_limit=1,
+        disable_tqdm=True,
+    )
+
+
+class Log(TrainerCallback):
+    """A row of warm.jsonl a step, and a line every tenth."""
+
+    def __init__(self, path: Path, steps: int):
+        self.path, self.steps = path, steps
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if "loss" not in (logs or {}):
+            return
+        row = {"step": state.global_step, "loss": logs["loss"], "token_accuracy": logs["mean_token_accuracy"]}
+        append_jsonl(self.path, row)
+        if state.global_step % 10 == 0 or state.global_step == self.steps:
+            print(f"warm start {state.global_step}/{self.steps}  loss {row['loss']:.3f}", flush=True)

@@ -1,0 +1,118 @@
+"""The warm start: loss on what the policy would sample and on nothing else, and training that goes on from it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from rezero.config import load_config
+from rezero.files import read_jsonl
+from rezero.policy import load_policy, save_policy
+from rezero.rollout import Budget, rollout
+from rezero.sft import IGNORED, encode, scripted_episodes, sft_config
+from rezero.task import Task
+from rezero.train import starting_policy, train
+
+TINY = dict(
+    steps=2,
+    questions_per_step=2,
+    num_generations=2,
+    micro_batch=2,
+    max_turns=3,
+    turn_tokens=8,
+    episode_tokens=300,
+    difficulty_samples=0,
+    eval_every=2,
+    save_every=1,
+    learning_rate=0.01,
+    beta=0.1,
+    lora_rank=4,
+    warm_start_steps=12,
+    warm_start_episodes=4,
+    warm_start_batch=2,
+    warm_start_lr=0.02,
+)
+
+
+@pytest.fixture
+def task(engine, questions):
+    return Task(engine, {"train": questions, "dev": questions, "test": questions})
+
+
+@pytest.fixture
+def config(policy, tmp_path):
+    return load_config("laptop", policy=str(save_policy(policy, tmp_path / "start")), **TINY)
+
+
+def test_only_what_the_policy_writes_is_labelled(policy, task, config):
+    for episode in scripted_episodes(task, config):
+        row = encode(policy, episode)
+        kept = [i for i, label in enumerate(row["labels"]) if label != IGNORED]
+        assert all(row["labels"][i] == row["input_ids"][i] for i in kept)
+        text = "".join(turn.text for turn in episode.turns)
+        assert policy.decode([row["input_ids"][i] for i in kept]) == text
+        assert row["labels"][-1] == policy.end_of_turn  # stopping is trained
+        whole = policy.tokenizer.apply_chat_template(episode.to_messages(), tokenize=False)
+        assert policy.tokenizer.decode(row["input_ids"]) + "\n" == whole
+
+
+def test_the_layout_is_the_rollouts(policy, task, config, monkeypatch):
+    """A policy that writes the script's very turns gets the ids and the mask that the warm start is trained on."""
+    script = scripted_episodes(task, replace(config, warm_start_episodes=2))[0]
+    turns = [policy.encode(turn.text) for turn in script.turns]
+
+    class Scripted:
+        def generate(self, _):
+            return [turns.pop(0)]
+
+        def extend(self, rows, ids):
+            pass
+
+    acting = replace(policy, backend=lambda *_: Scripted())
+    budget = Budget(config.max_turns, 400, 2000)
+    (episode,) = rollout(acting, task.engine, [script.question], k=config.k, budget=budget, prompt_style="short")
+    row = encode(policy, script)
+    assert row["input_ids"] == [*episode.prompt_ids, *episode.completion_ids]
+    assert [label != IGNORED for label in row["labels"]][len(episode.prompt_ids) :] == list(map(bool, episode.env_mask))
+
+
+def test_trl_takes_the_loss_from_our_labels(policy, task, config, tmp_path):
+    """What TRL's collator and its dataset preparation leave of the rows: the same labels, padded."""
+    from copy import deepcopy
+
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    rows = [encode(policy, episode) for episode in scripted_episodes(task, config)[:2]]
+    trainer = SFTTrainer(
+        model=deepcopy(policy.model),
+        processing_class=policy.tokenizer,
+        args=sft_config(config, tmp_path),
+        train_dataset=Dataset.from_list(rows),
+    )
+    (batch,) = trainer.get_train_dataloader()
+    for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        n = int(mask.sum())
+        assert {"input_ids": ids[:n].tolist(), "labels": labels[:n].tolist()} in rows
+        assert (labels[n:] == IGNORED).all()
+
+
+def test_warm_start_then_grpo_and_neither_is_done_twice(config, task, tmp_path, capsys):
+    trained = train(config, tmp_path / "run", task)
+    losses = [row["loss"] for row in read_jsonl(tmp_path / "run" / "warm.jsonl")]
+    assert len(losses) == 12
+    assert all(loss < losses[0] - 0.1 for loss in losses[-3:])
+    assert (tmp_path / "run" / "best" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "run" / "best" / "model.safetensors").exists()
+    kl = [row["kl"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
+    assert kl[0] == pytest.approx(0, abs=1e-3) and len(kl) == 2  # KL is to the warm start, not to the bare model
+    save_policy(trained.last, tmp_path / "last")
+    start = [[5, 6, 7, 8]]
+    again = load_policy(tmp_path / "last").start(start, 0.0).logits
+    assert (again == trained.last.start(start, 0.0).logits).all()
+    capsys.readouterr()
+    resumed = starting_policy(config, task, tmp_path / "run")
+    assert "warm start" not in capsys.readouterr().out
+    warm = load_policy(tmp_path / "run" / "warm").start(start, 0.0).logits
+    assert (resumed.start(start, 0.0).logits == warm).all()
+    assert json.loads((tmp_path / "run" / "warm" / "adapter_config.json").read_text())["r"] == 4
