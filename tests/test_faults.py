@@ -83,7 +83,7 @@ def test_irrelevant():
 
 def test_stale():
     hits, clean = only("stale")
-    assert [hit.chunk_id for hit in hits] == [f"{hit.chunk_id}-stale" for hit in clean]
+    assert [hit.chunk_id for hit in hits] == [f"{hit.chunk_id}~stale" for hit in clean]
     for old, new in zip(hits, clean, strict=True):
         shape = [re.sub(r"\d", "9", hit.text) for hit in (old, new)]
         assert shape[0] == shape[1]
@@ -103,7 +103,7 @@ def test_shuffled():
 
 def test_truncated():
     hits, clean = only("truncated")
-    assert [hit.chunk_id for hit in hits] == [f"{hit.chunk_id}-truncated" for hit in clean]
+    assert [hit.chunk_id for hit in hits] == [f"{hit.chunk_id}~truncated" for hit in clean]
     for cut, whole in zip(hits, clean, strict=True):
         assert whole.text.startswith(cut.text)
         assert len(cut.text.split()) == len(whole.text.split()) // 3
@@ -138,6 +138,16 @@ def test_faults_of_any_engine():
     found = engine.search(["relief valve probe"] * 20, 3, askers)
     assert {hits.engine for hits in found} == {"bm25", "keyword"}
     assert {hits.fault for hits in found} == {"shuffled"}
+
+
+def test_a_fault_shows_through_the_engines_around_it():
+    broken = {"engine": "faulty", "stale": 1}
+    forms = {"rerank": {"engine": broken}, "noisy": {"engine": broken}, "hybrid": {"engines": ["keyword", broken]}}
+    for name, options in forms.items():
+        (hits,) = build_engine(name, CHUNKS, **options).search(["relief valve probe 3"], 3)
+        assert (hits.fault, hits.engine) == ("stale", name)
+    twice = faulty(engine=broken, shuffled=1).search(["relief valve probe 3"], 3)[0]
+    assert twice.fault == "stale+shuffled"
 
 
 def test_rates_are_checked():

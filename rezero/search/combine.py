@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rezero.corpus import Chunk, load_noise
-from rezero.search.core import Asker, Hits, Search, build, chance, indexed_text
+from rezero.search.core import Asker, Hits, Search, both, build, chance, indexed_text
 from rezero.search.embedding import EMBEDDERS
 
 
@@ -43,7 +43,8 @@ def hybrid(
                 scores[hit.chunk_id] += weight / (c + rank)
                 known.setdefault(hit.chunk_id, hit)
         best = sorted(scores, key=lambda name: (-scores[name], order.get(name, len(order)), name))
-        return Hits([replace(known[name], score=scores[name]) for name in best[:k] if scores[name] > 0])
+        fused = [replace(known[name], score=scores[name]) for name in best[:k] if scores[name] > 0]
+        return Hits(fused, fault=both(*(hits.fault for hits in lists)))
 
     def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
         lists = zip(*(part.search(queries, max(k, depth), askers) for part in parts), strict=True)
@@ -76,7 +77,8 @@ def rerank(
 
     def again(query: str, hits: Hits, k: int) -> Hits:
         scored = [replace(hit, score=float(new)) for hit, new in zip(hits, score(query, hits), strict=True)]
-        return Hits(sorted(scored, key=lambda hit: -hit.score)[:k])  # stable: ties keep the engine's order
+        best = sorted(scored, key=lambda hit: -hit.score)  # stable: ties keep the engine's order
+        return Hits(best[:k], fault=hits.fault)
 
     def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
         found = inner.search(queries, max(k, depth), askers)
@@ -146,7 +148,7 @@ def noisy(
     inner = build(engine, [*chunks, *wanted])
 
     def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
-        return [Hits(hits) for hits in inner.search(queries, k, askers)]
+        return [Hits(hits, fault=hits.fault) for hits in inner.search(queries, k, askers)]
 
     search.by_asker = inner.by_asker
     return search

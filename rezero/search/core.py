@@ -127,6 +127,11 @@ def build(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
     return build_engine(name, chunks, **options, **more)
 
 
+def both(*faults: str) -> str:
+    """What happened, in a word, to hits that several engines had a part in: "stale+shuffled"."""
+    return "+".join(dict.fromkeys(filter(None, faults)))
+
+
 def chance(*parts) -> float:
     """A number in [0, 1) that depends on `parts` alone: the same draw in every process and batch."""
     digest = hashlib.blake2b(clean("\0".join(map(str, parts))).encode(), digest_size=6).digest()

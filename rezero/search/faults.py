@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rezero.corpus import Chunk
 from rezero.questions import normalized
-from rezero.search.core import Asker, Hit, Hits, Search, SearchError, build, chance
+from rezero.search.core import Asker, Hit, Hits, Search, SearchError, both, build, chance
 
 NEAR = 50  # the best hits, none of which passes for irrelevant
 
@@ -65,7 +65,7 @@ def faulty(
         else:
             others = SPOILERS[fault](hits, rng) if fault else hits
         placed = [replace(other, score=hit.score) for hit, other in zip(hits, others, strict=False)]
-        return Hits(placed, hits.engine, fault if placed != hits else "")
+        return Hits(placed, hits.engine, both(hits.fault, fault if placed != hits else ""))
 
     def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
         draws = [draw(query, asker) for query, asker in zip(queries, askers, strict=True)]
@@ -90,7 +90,7 @@ def age(hits: Sequence[Hit], rng: random.Random) -> list[Hit]:
     def old(hit: Hit) -> Hit:
         own = random.Random(hit.chunk_id)
         text = re.sub(r"\d(?!\d)", lambda digit: str((int(digit[0]) + own.randint(1, 9)) % 10), hit.text)
-        return replace(hit, chunk_id=f"{hit.chunk_id}-stale", text=text) if text != hit.text else hit
+        return replace(hit, chunk_id=f"{hit.chunk_id}~stale", text=text) if text != hit.text else hit
 
     return [old(hit) for hit in hits]
 
@@ -101,7 +101,7 @@ def cut(hits: Sequence[Hit], rng: random.Random) -> list[Hit]:
     def head(hit: Hit) -> Hit:
         words = hit.text.split()
         text = " ".join(words[: max(1, len(words) // 3)])
-        return replace(hit, chunk_id=f"{hit.chunk_id}-truncated", text=text) if len(words) > 1 else hit
+        return replace(hit, chunk_id=f"{hit.chunk_id}~truncated", text=text) if len(words) > 1 else hit
 
     return [head(hit) for hit in hits]
 
