@@ -1,6 +1,7 @@
 """Evaluate a policy on questions: greedy episodes, shares and means with 95% intervals, paired comparison."""
 
 from dataclasses import dataclass
+from math import comb
 
 import pandas as pd
 
@@ -21,17 +22,21 @@ SHARES = {  # metric -> (column of the episodes' frame, column that selects the 
     "found_after_retry": ("recovered", "retried_after_miss"),
     "malformed": ("malformed", None),
     "answered": ("answered", None),
+    "unsupported": ("unsupported", "answered"),
 }
-MEANS = {"searches": "searches", "policy_tokens": "policy_tokens"}
+MEANS = {name: name for name in ("f1", "searches", "wasted", "policy_tokens")}  # metric -> column
 LABELS = {
     "accuracy": "accuracy (exact match)",
+    "f1": "F1",
     "evidence": "gold evidence seen",
     "first_miss": "first search missed the gold",
     "retry_after_miss": "P(search again | gold not seen)",
     "found_after_retry": "P(gold found | searched again)",
     "malformed": "episodes with a malformed turn",
     "answered": "episodes with an answer",
+    "unsupported": "answers without the evidence",
     "searches": "searches per episode",
+    "wasted": "searches after the evidence",
     "policy_tokens": "sampled tokens per episode",
 }
 
@@ -63,13 +68,13 @@ class Report:
             raise KeyError(f"unknown metric {metric!r}; allowed: {', '.join(self.metrics)}")
         return self.metrics[metric]
 
-    def by_kind(self) -> pd.DataFrame:
-        """Accuracy by question kind, one row a kind: kind, n, accuracy, low, high."""
+    def by_kind(self, metric: str = "accuracy") -> pd.DataFrame:
+        """A metric by question kind, one row a kind: kind, n, the metric, low, high."""
         rows = []
         for kind, frame in self.frame.groupby("kind", sort=False):
-            estimate = share(frame["correct"])
-            rows.append((kind, estimate.n, estimate.value, estimate.low, estimate.high))
-        return pd.DataFrame(rows, columns=["kind", "n", "accuracy", "low", "high"])
+            found = estimate(metric, frame)
+            rows.append((kind, found.n, found.value, found.low, found.high))
+        return pd.DataFrame(rows, columns=["kind", "n", metric, "low", "high"])
 
     def __repr__(self) -> str:
         return table([self]).to_string()
@@ -97,6 +102,22 @@ def evaluate(
         progress=f"evaluate {name}" if progress else None,
     )
     return report(episodes, name)
+
+
+def pass_at(sampled: Report, k: int) -> Estimate:
+    """Share of questions that at least one of `k` samples solves, with a bootstrap interval over questions.
+
+    The unbiased estimator of Chen et al. (2021) from n samples a question, n >= k: 1 - C(wrong, k) / C(n, k).
+    k = 1 is the mean accuracy of a sample.
+
+    Raises:
+        ValueError: a question has fewer than `k` samples.
+    """
+    right = sampled.frame.groupby("question_id")["correct"].agg(["sum", "size"])
+    if (fewest := right["size"].min()) < k:
+        raise ValueError(f"pass@{k} of {fewest} samples a question; want at least {k}")
+    solved = [1 - comb(int(n - hits), k) / comb(int(n), k) for hits, n in right.itertuples(index=False)]
+    return Estimate(*bootstrap_mean(solved, seed=0), len(solved))
 
 
 def budget(config: Config) -> Budget:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rezero.cards import browser, html, side_by_side
 from rezero.files import append_text, numbered_rows, write_text
-from rezero.judge import exact_match
+from rezero.judge import exact_match, f1
 from rezero.protocol import OUTCOMES, Episode, Turn
 from rezero.questions import Question
 from rezero.search import Hit, clean
@@ -97,7 +97,8 @@ def to_frame(episodes: Iterable[Episode | Row], **labels):
 
     `correct`: exact match, NA without a question. `evidence`: share of gold chunks seen by the end, NaN without
     gold. `first_miss`: the first search did not bring all gold (the rule for two-hop questions);
-    `retried_after_miss` and `recovered` (all gold seen later) need one. Token counts are NA without token ids.
+    `retried_after_miss` and `recovered` (all gold seen later) need one. `wasted`: searches after all gold was seen;
+    `unsupported`: answered before; `faults`: searches that the engine failed. Token counts are NA without token ids.
     """
     import pandas as pd
 
@@ -135,12 +136,16 @@ def _facts(episode: Episode) -> dict:
         "outcome": episode.outcome,
         "answer": episode.answer,
         "correct": exact_match(episode.answer, question.answers) if question else None,
+        "f1": f1(episode.answer, question.answers) if question else None,
         "searches": len(shares),
         "evidence": (shares[-1] if shares else 0.0) if judged else float("nan"),
         "evidence_search": episode.evidence_search,
         "first_miss": missed,
         "retried_after_miss": missed and len(shares) > 1,
         "recovered": missed and shares[-1] == 1,
+        "wasted": len(shares) - (episode.evidence_search or len(shares)),
+        "unsupported": judged and episode.outcome == "answered" and not (shares and shares[-1] == 1),
+        "faults": sum(bool(turn.fault or turn.error) for turn in episode.turns),
         "malformed_turns": episode.malformed_turns,
         "completion_tokens": len(episode.completion_ids) or None,
         "policy_tokens": sum(episode.env_mask) if episode.env_mask else None,

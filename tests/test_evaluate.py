@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rezero.evaluate import Estimate, compare, report, table
+from rezero.evaluate import Estimate, compare, pass_at, report, table
 from rezero.protocol import Episode, Turn, build_prompt
 from rezero.search import Hit
 
@@ -43,7 +43,9 @@ def test_every_metric_by_hand(episodes):
         "found_after_retry": (1 / 2, 2),
         "malformed": (1 / 5, 5),
         "answered": (1.0, 5),
+        "unsupported": (2 / 5, 5),
         "searches": (7 / 5, 5),
+        "wasted": (0.0, 5),
     }
     for name, (value, n) in by_hand.items():
         assert (found[name].value, found[name].n) == (pytest.approx(value), n), name
@@ -60,6 +62,22 @@ def test_accuracy_by_kind(episodes):
     kinds = report(episodes, "toy").by_kind().set_index("kind")
     assert kinds.accuracy.to_dict() == {"direct": pytest.approx(2 / 3), "two-hop": 0.5}
     assert kinds.n.to_dict() == {"direct": 3, "two-hop": 2}
+
+
+def test_searches_after_the_evidence_are_wasted(questions):
+    late = episode(questions[0], search("c1"), search("c2"), search("c3"), answer("x"))
+    assert report([late], "late")["wasted"].value == 2
+
+
+def test_pass_at_k_by_hand(questions):
+    one, two = questions
+    right, wrong = (lambda q: episode(q, answer(q.answers[0]))), (lambda q: episode(q, answer("x")))
+    sampled = report([right(one), wrong(one), wrong(one), wrong(one), *(wrong(two) for _ in range(4))], "four samples")
+    assert pass_at(sampled, 1).value == pytest.approx(1 / 8)
+    assert pass_at(sampled, 2).value == pytest.approx((1 - 3 / 6) / 2)  # 3 of 6 pairs of samples miss the right one
+    assert pass_at(sampled, 4).value == 0.5
+    with pytest.raises(ValueError, match="pass@5 of 4 samples"):
+        pass_at(sampled, 5)
 
 
 def test_paired_difference(episodes):
