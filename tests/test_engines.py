@@ -404,11 +404,11 @@ def test_the_index_and_the_backend_follow_the_number_of_chunks(monkeypatch):
     made, make = [], faiss.index_factory
     monkeypatch.setattr(faiss, "index_factory", lambda d, kind, metric: (made.append(kind), make(d, kind, metric))[1])
     monkeypatch.setattr(embedding, "FLAT_UNTIL", 3)
-    monkeypatch.setattr(embedding, "HNSW_UNTIL", 5)
+    monkeypatch.setattr(embedding, "SQ8_UNTIL", 5)
     threads = faiss.omp_get_max_threads()
     for count, options in ((3, {}), (4, {}), (6, {}), (6, {"index": "flat"})):
         build_engine("dense", CHUNKS[:count], cache=None, **options)
-    assert made == ["Flat", "HNSW32", "SQ8", "Flat"]
+    assert made == ["Flat", "SQ8", "HNSW32", "Flat"]
     assert faiss.omp_get_max_threads() == threads
     with pytest.raises(ValueError, match="unknown index 'ivf'; have: auto, flat, hnsw, sq8"):
         build_engine("dense", CHUNKS, index="ivf")

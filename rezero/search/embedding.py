@@ -17,7 +17,7 @@ from rezero.search.core import Search, indexed_text, ranked, top
 
 CACHE = ".cache/embeddings"  # below the project's root
 BATCH = 1024  # texts that are encoded, and written to the cache, together
-FLAT_UNTIL, HNSW_UNTIL = 100_000, 1_000_000  # passages
+FLAT_UNTIL, SQ8_UNTIL = 100_000, 1_000_000  # passages
 SLACK = 1e-4  # more than two ways to compute the cosine of unit vectors differ by
 INDEXES = {"flat": "Flat", "hnsw": "HNSW32", "sq8": "SQ8"}  # as FAISS's index_factory calls them
 
@@ -30,9 +30,9 @@ def dense(
     Args:
         embedder: a name in `EMBEDDERS`.
         cache: the folder that keeps embeddings of chunks, relative to the project's root; None keeps none.
-        index: "flat", exact, on a GPU where FAISS finds one; "hnsw", a graph that finds nearly all of the nearest in a
-            fraction of the time, with 300 bytes a passage beside the vectors; "sq8", all vectors in a quarter of the
-            memory; "auto": flat up to 100,000 passages, hnsw up to 1,000,000, else sq8.
+        index: "flat", exact, on a GPU where FAISS finds one; "sq8", all vectors in a quarter of the memory, nearly
+            exact, and faster; "hnsw", a graph whose queries hardly slow down with size, but which takes minutes to
+            build and misses some of the nearest; "auto": flat up to 100,000 passages, sq8 up to 1,000,000, else hnsw.
     """
     import faiss
 
@@ -41,7 +41,7 @@ def dense(
     if index not in (*INDEXES, "auto"):
         raise ValueError(f"unknown index {index!r}; have: auto, {', '.join(INDEXES)}")
     if index == "auto":
-        index = "flat" if len(chunks) <= FLAT_UNTIL else "hnsw" if len(chunks) <= HNSW_UNTIL else "sq8"
+        index = "flat" if len(chunks) <= FLAT_UNTIL else "sq8" if len(chunks) <= SQ8_UNTIL else "hnsw"
     encode = EMBEDDERS[embedder]()
     vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache and resolve(cache))
     store = faiss.index_factory(vectors.shape[1], INDEXES[index], faiss.METRIC_INNER_PRODUCT)
