@@ -1,20 +1,25 @@
 """What a policy is trained and evaluated on: an engine over a corpus, and its questions by split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 
 from rezero.config import Config
 from rezero.corpus import load_chunks
-from rezero.files import resolve
+from rezero.files import append_jsonl, resolve
 from rezero.questions import SPLITS, Question, keywords, load_questions
 from rezero.search import Engine, build_engine
+
+LEDGER = "test_ledger.jsonl"
 
 
 @dataclass(frozen=True)
 class Task:
-    """`questions`: split name -> questions, in the order of the file."""
+    """`questions`: "train" and "dev" -> questions, in the order of the file; `sealed`: test, see `open_test`."""
 
     engine: Engine
     questions: dict[str, list[Question]]
+    sealed: tuple[Question, ...] = field(default=(), repr=False)
 
 
 def load_task(config: Config) -> Task:
@@ -23,7 +28,18 @@ def load_task(config: Config) -> Task:
     chunks = load_chunks(folder / "chunks.jsonl")
     questions = load_questions(folder / "questions.jsonl", chunks)
     splits = {name: [q for q in questions if q.split == name] for name in SPLITS}
-    return Task(build_engine(config.engine, chunks, **config.engine_options), splits)
+    sealed = tuple(splits.pop("test"))
+    return Task(build_engine(config.engine, chunks, **config.engine_options), splits, sealed)
+
+
+def open_test(task: Task, run_dir: str | Path, purpose: str) -> list[Question]:
+    """The test questions; that they were opened, when and what for, is recorded in <run_dir>/test_ledger.jsonl first.
+
+    Whatever is chosen after test was seen is chosen on test: the ledger tells how often that could have been.
+    """
+    row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "purpose": purpose, "questions": len(task.sealed)}
+    append_jsonl(resolve(run_dir) / LEDGER, row)
+    return list(task.sealed)
 
 
 def pick_missed(task: Task, k: int, question_id: str = "") -> Question:

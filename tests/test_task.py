@@ -3,8 +3,9 @@
 import pytest
 
 from rezero.config import load_config
+from rezero.files import read_jsonl
 from rezero.questions import keywords
-from rezero.task import load_task, pick_missed
+from rezero.task import load_task, open_test, pick_missed
 
 
 @pytest.fixture(scope="module")
@@ -13,8 +14,19 @@ def task():
 
 
 def test_splits(task):
-    assert list(task.questions) == ["train", "dev", "test"]
+    assert list(task.questions) == ["train", "dev"]
     assert all(q.split == name and q.gold_texts for name, questions in task.questions.items() for q in questions)
+
+
+def test_opening_test_is_recorded(task, tmp_path):
+    for purpose in ("the first look", "another look"):
+        test = open_test(task, tmp_path, purpose)
+    assert len(test) >= 240 and all(q.split == "test" for q in test)
+    rows = list(read_jsonl(tmp_path / "test_ledger.jsonl"))
+    assert [(row["purpose"], row["questions"]) for row in rows] == [
+        ("the first look", len(test)),
+        ("another look", len(test)),
+    ]
 
 
 def test_the_tour_gets_a_question_that_only_a_retry_finds(task):
