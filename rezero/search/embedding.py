@@ -31,8 +31,8 @@ def dense(
         embedder: a name in `EMBEDDERS`.
         cache: the folder that keeps embeddings of chunks, relative to the project's root; None keeps none.
         index: "flat", exact, on a GPU where FAISS finds one; "sq8", all vectors in a quarter of the memory, nearly
-            exact, and faster; "hnsw", a graph whose queries hardly slow down with size, but which takes minutes to
-            build and misses some of the nearest; "auto": flat up to 100,000 passages, sq8 up to 1,000,000, else hnsw.
+            exact; "hnsw", a graph whose queries hardly slow down with size, but which takes minutes to build and
+            misses some of the nearest; "auto": flat up to 100,000 passages, sq8 up to 1,000,000, else hnsw.
     """
     import faiss
 
