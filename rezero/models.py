@@ -118,8 +118,13 @@ def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
         model, tokenizer = load_base(config.policy)
         policy = Policy(add_adapter(model, config.lora_rank, config.lora_layers, config.seed), tokenizer)
     if adapter:
-        set_peft_model_state_dict(policy.model, load_peft_weights(str(adapter), device=str(policy.model.device)))
+        read_adapter(policy.model, adapter)
     return policy
+
+
+def read_adapter(model: PeftModel, folder: str | Path) -> None:
+    """Give `model`'s adapter the weights of the one in `folder`."""
+    set_peft_model_state_dict(model, load_peft_weights(str(folder), device=str(model.device)))
 
 
 def with_adapter(policy: Policy, folder: Path) -> Policy:

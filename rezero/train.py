@@ -24,7 +24,7 @@ from rezero.config import Config
 from rezero.curriculum import draw_questions, measure_difficulty
 from rezero.evaluate import budget
 from rezero.files import resolve, write_jsonl, write_text
-from rezero.models import check_context, load_trainable, out_of_memory, precision, with_adapter
+from rezero.models import check_context, load_trainable, out_of_memory, precision, read_adapter, with_adapter
 from rezero.policy import Policy, load_policy
 from rezero.protocol import Episode, build_prompt
 from rezero.questions import Question
@@ -247,6 +247,11 @@ def trainer_class() -> type:
         """
 
         leave_one_out, lean = False, True
+
+        def _load_from_checkpoint(self, checkpoint, model=None):
+            super()._load_from_checkpoint(checkpoint, model)
+            if Path(checkpoint, "adapter_config.json").is_file():  # beside TRL's "ref", transformers passes it over
+                read_adapter(self.model, checkpoint)
 
         def _prepare_inputs(self, generation_batch):
             before = self._buffered_inputs

@@ -1,13 +1,16 @@
 """The warm start: loss on what the policy would sample and on nothing else, and training that goes on from it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 from rezero.config import load_config
 from rezero.files import read_jsonl
 from rezero.policy import load_policy, save_policy
+from rezero.rewards import REWARDS
 from rezero.rollout import Budget, rollout
 from rezero.sft import IGNORED, encode, scripted_episodes, sft_config
 from rezero.task import Task
@@ -116,3 +119,18 @@ def test_warm_start_then_grpo_and_neither_is_done_twice(config, task, tmp_path, 
     warm = load_policy(tmp_path / "run" / "warm").start(start, 0.0).logits
     assert (resumed.start(start, 0.0).logits == warm).all()
     assert json.loads((tmp_path / "run" / "warm" / "adapter_config.json").read_text())["r"] == 4
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])  # with a KL term TRL keeps a second adapter
+def test_a_killed_adapter_run_resumes_where_it_was(config, task, tmp_path, monkeypatch, beta):
+    """Without its last checkpoint the run goes on from the one before, to the very same adapter."""
+    monkeypatch.setitem(REWARDS, "length", lambda episode: float(len(episode.completion_ids)))
+    options = dict(beta=beta, reward_weights={"length": 1.0}, warm_start_steps=0, steps=4, save_every=2, eval_every=4)
+    config, run = replace(config, **options), tmp_path / "run"
+    whole = train(config, run, task).last.model
+    shutil.rmtree(run / "checkpoints" / "checkpoint-4")
+    resumed = train(config, run, task).last.model
+    weights = {name: weight for name, weight in whole.named_parameters() if weight.requires_grad}
+    assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name)
+    assert all(torch.equal(resumed.get_parameter(name), weight) for name, weight in weights.items())
+    assert [r["step"] for r in read_jsonl(run / "metrics.jsonl") if r["kind"] == "train"] == [1, 2, 3, 4]
