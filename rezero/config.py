@@ -40,7 +40,7 @@ class Config:
     warm_start_steps: int = 0  # optimiser steps; 0: none
     warm_start_episodes: int = 400  # scripted episodes on training questions
     warm_start_batch: int = 4  # episodes a step
-    warm_start_lr: float = 3e-4
+    warm_start_lr: float = 1e-3
     warm_start_retry: float = 0.5  # share of the misses after which the script searches again
 
     # reward
@@ -117,7 +117,7 @@ SMOLLM = replace(
     max_turns=4,
     lora_rank=32,
     lora_layers=10,  # of 30: a step in half the time
-    warm_start_steps=150,
+    warm_start_steps=300,
     steps=40,
     questions_per_step=4,
     num_generations=4,
