@@ -133,6 +133,23 @@ class Sentinel(TrainerCallback):
             control.should_training_stop = True
 
 
+class AdapterCheck(TrainerCallback):
+    """Stops, soon after the warm-up, a training whose adapter changes nothing of what generates."""
+
+    def __init__(self, policy: Policy, prompt: list[dict], config: Config):
+        self.policy, self.ids, self.step = policy, policy.prompt_ids(prompt), max(5, config.warmup_steps)
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step != self.step:
+            return
+        self.policy.model.eval()
+        if not self.policy.start([self.ids], temperature=0.0).follows_adapter():
+            raise RuntimeError(
+                f"after {self.step} steps the policy generates as if it had no adapter: nothing is learned"
+            )
+        self.policy.model.train()
+
+
 def episode_means(episodes: list[Episode]) -> dict[str, float]:
     """What a step's sampled episodes were like: searches, evidence, accuracy, retries after a miss, malformed turns."""
     n = len(episodes)

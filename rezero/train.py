@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from rezero.callbacks import DevEvaluation, MetricsLog, Sentinel, episode_means, read_metrics
+from rezero.callbacks import AdapterCheck, DevEvaluation, MetricsLog, Sentinel, episode_means, read_metrics
 from rezero.config import Config
 from rezero.curriculum import draw_questions, measure_difficulty
 from rezero.evaluate import budget
@@ -213,23 +213,6 @@ def _reward_function(name: str, config: Config, seconds: dict[str, float], first
 
     reward.__name__ = name
     return reward
-
-
-class AdapterCheck(TrainerCallback):
-    """Stops, soon after the warm-up, a training whose adapter changes nothing of what generates."""
-
-    def __init__(self, policy: Policy, prompt: list[dict], config: Config):
-        self.policy, self.ids, self.step = policy, policy.prompt_ids(prompt), max(5, config.warmup_steps)
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step != self.step:
-            return
-        self.policy.model.eval()
-        if not self.policy.start([self.ids], temperature=0.0).follows_adapter():
-            raise RuntimeError(
-                f"after {self.step} steps the policy generates as if it had no adapter: nothing is learned"
-            )
-        self.policy.model.train()
 
 
 def trainer_class() -> type:

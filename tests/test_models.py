@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from rezero import models
+from rezero.callbacks import AdapterCheck
 from rezero.config import load_config
 from rezero.files import ROOT
 from rezero.models import SMOLLM, EngineGeneration, add_adapter, check_context, load_base, mend, out_of_memory
@@ -21,7 +22,7 @@ from rezero.policy import Policy, load_policy, save_policy
 from rezero.protocol import build_prompt, wrap_information
 from rezero.rollout import Budget, rollout
 from rezero.task import Task
-from rezero.train import AdapterCheck, train
+from rezero.train import train
 
 
 @pytest.fixture
