@@ -103,7 +103,9 @@ def bare_bm25s(passages, k, cache):
 
 
 def vectors_of(passages, cache):
-    return embed([indexed_text(passage) for passage in passages], "wordllama", EMBEDDERS["wordllama"](), Path(cache))
+    return embed(
+        [indexed_text(passage) for passage in passages], "wordllama", EMBEDDERS["wordllama"](), cache and Path(cache)
+    )
 
 
 def numpy_brute_force(passages, k, cache):
@@ -129,7 +131,7 @@ BARE = {  # row -> function (passages, k, cache) -> search; the sizes up to whic
 }
 
 
-def prepare(row: str, passages: list[Chunk], k: int, cache: str):
+def prepare(row: str, passages: list[Chunk], k: int, cache: str | None):
     """The search of a row: queries -> ids."""
     if row in BARE:
         return BARE[row][0](passages, k, cache)
@@ -137,7 +139,7 @@ def prepare(row: str, passages: list[Chunk], k: int, cache: str):
     return lambda queries: [[hit.chunk_id for hit in hits] for hits in made.search(queries, k)]
 
 
-def build_row(row: str, passages: list[Chunk], cache: str) -> Engine:
+def build_row(row: str, passages: list[Chunk], cache: str | None) -> Engine:
     name, options, _ = ENGINES[row]
     if name == "dense":
         options = options | {"cache": cache}
@@ -159,11 +161,11 @@ def measure(job: tuple) -> dict:
     passages = make_passages(n)
     queries = make_queries(passages)
     if row == "embeddings":
-        vectors_of(passages[:2], tempfile.mkdtemp())
+        vectors_of(passages[:2], None)
         memory, start = resident(), perf_counter()
         kept = vectors_of(passages, cache)
         return {"passages": n, "row": row, "build s": perf_counter() - start, "MB": resident() - memory + 0 * len(kept)}
-    prepare(row, passages[:100], k, tempfile.mkdtemp())(["a word"])  # what is imported and loaded is not the index's
+    prepare(row, passages[:100], k, None)(["a word"])  # what is imported and loaded is not the index's
     memory, start = resident(), perf_counter()
     search = prepare(row, passages, k, cache)
     built, memory = perf_counter() - start, resident() - memory
