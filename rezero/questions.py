@@ -200,8 +200,10 @@ def leakage(questions: Iterable[Question]) -> list[dict]:
 
 def evidence(question: Question, engine, k: int) -> list[set[str]]:
     """The chunk ids known after the first query (the question's words) and after each rewrite, evidence adding up."""
-    known, after = set(), []
-    for hits in engine.search([keywords(question.text), *question.rewrites], k):
+    from rezero.search import Asker  # which uses this module
+
+    queries, known, after = [keywords(question.text), *question.rewrites], set(), []
+    for hits in engine.search(queries, k, [Asker(question.id, i) for i, _ in enumerate(queries, 1)]):
         known = known | {hit.chunk_id for hit in hits}
         after.append(known)
     return after

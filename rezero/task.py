@@ -8,7 +8,7 @@ from rezero.config import Config
 from rezero.corpus import load_chunks
 from rezero.files import append_jsonl, resolve
 from rezero.questions import SPLITS, Question, keywords, load_questions
-from rezero.search import Engine, build_engine
+from rezero.search import Asker, Engine, build_engine
 
 LEDGER = "test_ledger.jsonl"
 
@@ -56,7 +56,8 @@ def pick_missed(task: Task, k: int, question_id: str = "") -> Question:
     for question in dev.values():
         if question.kind == "reworded" and question.rewrites:
             queries = [keywords(question.text), question.rewrites[-1]]
-            first, last = ({hit.chunk_id for hit in hits} for hits in task.engine.search(queries, k))
+            found = task.engine.search(queries, k, [Asker(question.id, 1)] * 2)
+            first, last = ({hit.chunk_id for hit in hits} for hits in found)
             if last >= set(question.gold_chunk_ids) > first & set(question.gold_chunk_ids):
                 return question
     raise ValueError("no reworded dev question is missed by its own words; choose a smaller k or another engine")
