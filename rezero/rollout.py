@@ -5,6 +5,7 @@ inside `<information>`, and only sampled tokens carry mask 1. What this adds: on
 turn, engine failures that the policy is told about, and the reason why each episode ended.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -94,6 +95,21 @@ def respond(turns: list[Turn], engine: Engine, k: int, askers: list[Asker] | Non
             shown = dict(information=format_hits(result), hits=tuple(result))
             replies[i] = replace(turns[i], **shown, engine=result.engine, fault=result.fault)
     return [replace(t, information=CORRECTION) if t.action == "malformed" else t for t in replies]
+
+
+def pieces(policy: Policy, episode: Episode) -> Iterator[tuple[list[int], Turn | None]]:
+    """An episode that was not sampled as the ids a rollout of it would record, in order.
+
+    What the policy writes comes with its turn, the end of turn after an answer included (stopping is trained, too);
+    what it reads comes with None.
+    """
+    yield policy.prompt_ids(list(episode.prompt)), None
+    for number, turn in enumerate(episode.turns, start=1):
+        answers = episode.outcome == "answered" and number == len(episode.turns)
+        written = policy.encode(turn.text) + [policy.end_of_turn] * answers
+        yield written, turn
+        if turn.information is not None:
+            yield policy.information_ids(turn.information, written), None
 
 
 def _search(queries: list[str], engine: Engine, k: int, askers: list[Asker]) -> list:

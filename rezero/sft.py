@@ -17,6 +17,7 @@ from rezero.models import precision
 from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
+from rezero.rollout import pieces
 from rezero.scripted import play, searcher
 from rezero.task import Task
 
@@ -67,14 +68,10 @@ def scripted_episodes(task: Task, config: Config) -> list[Episode]:
 
 def encode(policy: Policy, episode: Episode) -> dict[str, list[int]]:
     """An episode as `input_ids` and `labels`, equally long; what the environment writes is labelled `IGNORED`."""
-    ids = policy.prompt_ids(list(episode.prompt))
-    labels = [IGNORED] * len(ids)
-    for turn in episode.turns:
-        written = policy.encode(turn.text)
-        read = [] if turn.information is None else policy.information_ids(turn.information, written)
-        ids, labels = ids + written + read, labels + written + [IGNORED] * len(read)
-    if episode.outcome == "answered":  # stopping is trained, too
-        ids, labels = [*ids, policy.end_of_turn], [*labels, policy.end_of_turn]
+    ids, labels = [], []
+    for new, turn in pieces(policy, episode):
+        ids += new
+        labels += [IGNORED] * len(new) if turn is None else new
     return {"input_ids": ids, "labels": labels}
 
 

@@ -28,6 +28,7 @@ from rezero.induction import new_model
 from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
+from rezero.rollout import pieces
 from rezero.scripted import GIVE_UP, RETRY, play, searcher
 from rezero.search import build_engine
 
@@ -94,17 +95,16 @@ def encode_episode(policy: Policy, episode: Episode, decision: dict[str, float],
     Tokens that the policy writes weigh 1, those that it reads `context`. A thought that ends in a key of `decision`
     weighs its value: that is where retrying or giving up is decided.
     """
-    ids = policy.prompt_ids(list(episode.prompt))
-    weights = [context] * len(ids)
-    for turn in episode.turns:
-        thought, action = turn.text.split("</think>")
-        factor = next((f for ending, f in decision.items() if turn.thought.endswith(ending)), 1.0)
-        parts = [(policy.encode(thought + "</think>"), factor), (policy.encode(action), 1.0)]
-        if turn.action == "search":
-            parts.append((policy.information_ids(turn.information or "", parts[1][0]), context))
-        for new, weight in parts:
-            ids, weights = ids + new, weights + [weight] * len(new)
-    return [*ids, policy.end_of_turn], [*weights, 1.0]
+    ids, weights = [], []
+    for new, turn in pieces(policy, episode):
+        ids += new
+        if turn is None:
+            weights += [context] * len(new)
+        else:
+            factor = next((f for ending, f in decision.items() if turn.thought.endswith(ending)), 1.0)
+            thought = len(policy.encode(turn.text.split("</think>")[0] + "</think>"))
+            weights += [factor] * thought + [1.0] * (len(new) - thought)
+    return ids, weights
 
 
 def make_drills(policy: Policy, world: World, n: int, context: float, rng: random.Random) -> list[Example]:
