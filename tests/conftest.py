@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from rezero.config import load_config
 from rezero.corpus import Chunk
-from rezero.policy import Policy
+from rezero.policy import Policy, save_policy
 from rezero.questions import Question
 from rezero.search import build_engine
+from rezero.task import Task
 
 torch.set_num_threads(1)
 
@@ -57,3 +59,28 @@ def policy(questions, engine) -> Policy:
     made = Policy(new_model(tokenizer, width=32, layers=2), tokenizer)
     made.model.eval()
     return made
+
+
+TINY = dict(
+    steps=4,
+    questions_per_step=2,
+    num_generations=2,
+    micro_batch=2,
+    max_turns=2,
+    turn_tokens=8,
+    episode_tokens=300,
+    difficulty_samples=1,
+    eval_every=2,
+    save_every=2,
+    learning_rate=0.01,
+)
+
+
+@pytest.fixture
+def task(engine, questions):
+    return Task(engine, {"train": questions, "dev": questions, "test": questions})
+
+
+@pytest.fixture
+def config(policy, tmp_path):
+    return load_config("laptop", policy=str(save_policy(policy, tmp_path / "start")), **TINY)

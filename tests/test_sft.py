@@ -7,27 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rezero.config import load_config
 from rezero.files import read_jsonl
 from rezero.policy import load_policy, save_policy
 from rezero.rewards import REWARDS
 from rezero.rollout import Budget, rollout
 from rezero.sft import IGNORED, encode, scripted_episodes, sft_config
-from rezero.task import Task
 from rezero.train import starting_policy, train
 
-TINY = dict(
+WARM = dict(
     steps=2,
-    questions_per_step=2,
-    num_generations=2,
-    micro_batch=2,
     max_turns=3,
-    turn_tokens=8,
-    episode_tokens=300,
     difficulty_samples=0,
-    eval_every=2,
     save_every=1,
-    learning_rate=0.01,
     beta=0.1,
     lora_rank=4,
     warm_start_steps=12,
@@ -38,13 +29,8 @@ TINY = dict(
 
 
 @pytest.fixture
-def task(engine, questions):
-    return Task(engine, {"train": questions, "dev": questions, "test": questions})
-
-
-@pytest.fixture
-def config(policy, tmp_path):
-    return load_config("laptop", policy=str(save_policy(policy, tmp_path / "start")), **TINY)
+def config(config):
+    return replace(config, **WARM)
 
 
 def test_only_what_the_policy_writes_is_labelled(policy, task, config):

@@ -14,35 +14,9 @@ import torch
 from rezero.config import load_config
 from rezero.curriculum import draw_questions
 from rezero.files import ROOT, read_jsonl
-from rezero.policy import save_policy
 from rezero.questions import Question
 from rezero.rewards import REWARDS
-from rezero.task import Task
 from rezero.train import build_trainer, grpo_config, lean_batches, reward_weights, train
-
-TINY = dict(
-    steps=4,
-    questions_per_step=2,
-    num_generations=2,
-    micro_batch=2,
-    max_turns=2,
-    turn_tokens=8,
-    episode_tokens=300,
-    difficulty_samples=1,
-    eval_every=2,
-    save_every=2,
-    learning_rate=0.01,
-)
-
-
-@pytest.fixture
-def task(engine, questions):
-    return Task(engine, {"train": questions, "dev": questions, "test": questions})
-
-
-@pytest.fixture
-def config(policy, tmp_path):
-    return load_config("laptop", policy=str(save_policy(policy, tmp_path / "start")), **TINY)
 
 
 def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
