@@ -37,6 +37,7 @@ TABLE = {
     "legacy": [{}],
     "hybrid": [{}, {"engines": ["keyword", "bm25", {"engine": "dense", "index": "sq8"}], "weights": [1, 1, 1]}],
     "rerank": [{}, {"engine": "dense", "depth": 3, "weight": 0}],
+    "trim": [{}, {"sentences": 2, "whole": 0, "engine": "hybrid"}],
     "noisy": [{}, {"kinds": ["stale"], "rate": 0.5, "engine": "keyword"}],
     "faulty": [FAULTS, {**FAULTS, "sticky": True, "engine": "hybrid"}],
     "mixture": [{}, {"engines": ["bm25", {"engine": "faulty", "engine_options": {"engine": "keyword", **FAULTS}}]}],
@@ -287,6 +288,18 @@ def test_rerank_moves_the_closest_sentence_up():
     assert hits[0].score > 0.8 > hits[1].score
     with pytest.raises(ValueError, match="weight 2"):
         build_engine("rerank", chunks, weight=2)
+
+
+def test_trim_keeps_the_sentences_nearest_to_the_query():
+    text = "Rain fell on the coast. The pumps of the tank ran hot. Nobody slept that night. A tank was cold."
+    chunks = [Chunk("a", "", text + " The tank pumps."), Chunk("b", "", text)]
+    first, second = build_engine("trim", chunks, sentences=2).search(["pumps of the cold tank"], 2)[0]
+    assert first.text == next(chunk.text for chunk in chunks if chunk.id == first.chunk_id)
+    assert second.text == "The pumps of the tank ran hot. A tank was cold."
+    assert build_engine("trim", chunks, whole=0).search(["slept"], 1)[0][0].text == "Nobody slept that night."
+    for wrong in ({"sentences": 0}, {"whole": -1}):
+        with pytest.raises(ValueError, match="want sentences >= 1 and whole >= 0"):
+            build_engine("trim", chunks, **wrong)
 
 
 def test_rerank_by_a_cross_encoder(tmp_path):

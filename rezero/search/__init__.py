@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Sequence
 
 from rezero.corpus import Chunk
-from rezero.search.combine import hybrid, mixture, noisy, rerank
+from rezero.search.combine import hybrid, mixture, noisy, rerank, trim
 from rezero.search.core import Asker, Engine, Hit, Hits, SearchError, clean
 from rezero.search.embedding import EMBEDDERS, dense, legacy
 from rezero.search.faults import faulty
@@ -20,7 +20,7 @@ __all__ = ["EMBEDDERS", "ENGINES", "Asker", "Engine", "Hit", "Hits", "SearchErro
 
 ENGINES = {
     "bm25": bm25, "keyword": keyword, "dense": dense, "legacy": legacy,
-    "hybrid": hybrid, "rerank": rerank, "noisy": noisy, "faulty": faulty, "mixture": mixture,
+    "hybrid": hybrid, "rerank": rerank, "trim": trim, "noisy": noisy, "faulty": faulty, "mixture": mixture,
     "http": http, "web": web, "qdrant": qdrant, "opensearch": opensearch,
 }  # fmt: skip
 REMOTE = {"http", "web", "qdrant", "opensearch"}  # may be built without chunks

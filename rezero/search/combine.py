@@ -1,4 +1,4 @@
-"""Engines made of other engines: fused, ranked again, over a noisy corpus, a different one for every episode.
+"""Engines made of other engines: fused, ranked again, cut short, over a noisy corpus, a different one every episode.
 
 An inner engine is given as plain data (see `core.build`): "bm25", or {"engine": "dense", "embedder": "minilm"}.
 """
@@ -11,8 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from rezero.corpus import Chunk, load_noise
-from rezero.search.core import Asker, Hits, Search, both, build, chance, indexed_text
+from rezero.search.core import Asker, Hit, Hits, Search, both, build, chance, indexed_text
 from rezero.search.embedding import EMBEDDERS
+from rezero.search.lexical import words
 
 
 def hybrid(
@@ -121,6 +122,34 @@ def split_sentences(text: str) -> list[str]:
     """The sentences and lines of at least four words, or the text if there is none."""
     parts = [part.strip() for part in re.split(r"(?<=[.!?;])\s+|\n+", text)]
     return [part for part in parts if len(part.split()) >= 4] or [text]
+
+
+def trim(chunks: Sequence[Chunk], engine="bm25", sentences: int = 1, whole: int = 1) -> Search:
+    """An engine whose passages are cut to the sentences nearest to the query, for a policy that reads little.
+
+    A passage keeps its id, so that it counts as seen although its answer may have been cut off.
+
+    Args:
+        sentences: those that share the most words with the query, in their order.
+        whole: the first so many passages are not cut.
+    """
+    if sentences < 1 or whole < 0:
+        raise ValueError(f"sentences is {sentences} and whole {whole}; want sentences >= 1 and whole >= 0")
+    inner = build(engine, chunks)
+
+    def cut(hit: Hit, asked: set[str]) -> Hit:
+        parts = split_sentences(hit.text)
+        shared = [len(asked.intersection(stems)) for stems in words(parts)]
+        kept = sorted(sorted(range(len(parts)), key=lambda i: -shared[i])[:sentences])
+        return replace(hit, text=" ".join(parts[i] for i in kept))
+
+    def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
+        found = zip(words(queries), inner.search(queries, k, askers), strict=True)
+        return [Hits([*hits[:whole], *(cut(hit, set(asked)) for hit in hits[whole:])], fault=hits.fault)
+                for asked, hits in found]  # fmt: skip
+
+    search.by_asker = inner.by_asker
+    return search
 
 
 def noisy(
