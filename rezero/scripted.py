@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import Stemmer
 
-from rezero.protocol import Episode, Turn, build_prompt, parse_turn
-from rezero.questions import Question, keywords
+from rezero.protocol import Episode, Turn, build_prompt, neutralize, parse_turn
+from rezero.questions import Question, keywords, normalized
 from rezero.rollout import respond
 from rezero.search import Asker, Engine
 
@@ -20,6 +20,9 @@ Script = Callable[[Question, tuple[Turn, ...], random.Random], str]
 FIRST, FOUND, MISSED = "look this up", "found:", "not found"
 RETRY, GIVE_UP = "search again with other words", "give up"
 UNKNOWN = "unknown"
+LONGEST = 20  # words of a quote, less the answer
+SENTENCE = re.compile(r"(?<=[.!?])\s+|\n{2,}")
+STEM = Stemmer.Stemmer("english").stemWord
 
 
 def play(
@@ -55,9 +58,9 @@ def play(
 def searcher(retry: float = 1.0, max_searches: int = 4) -> Script:
     """A searcher that knows the gold evidence when it sees it.
 
-    It first searches the question's words; after a miss it writes its next rewrite with probability `retry` and
-    otherwise gives up; with the evidence it quotes the passage and answers. `retry=1` is the scripted always-retry
-    baseline.
+    It first searches the question's words; after a miss it writes its next rewrite (`refine`, if the question has none)
+    with probability `retry` and otherwise gives up; with the evidence it quotes the passage and answers. `retry=1` is
+    the scripted always-retry baseline.
     """
 
     def script(question: Question, turns: tuple[Turn, ...], rng: random.Random) -> str:
@@ -65,7 +68,7 @@ def searcher(retry: float = 1.0, max_searches: int = 4) -> Script:
             return say(FIRST, "search", keywords(question.text))
         if Episode(question, turns, "unfinished").evidence_search:
             return say(f"{FOUND} {quote(question, turns)}", "answer", question.answers[0])
-        rewrites = question.rewrites[len(turns) - 1 :]
+        rewrites = question.rewrites[len(turns) - 1 :] if question.rewrites else refine(question, turns)
         if rewrites and len(turns) < max_searches and rng.random() < retry:
             return say(f"{MISSED}, {RETRY}", "search", rewrites[0])
         return say(f"{MISSED}, {GIVE_UP}", "answer", UNKNOWN)
@@ -73,23 +76,55 @@ def searcher(retry: float = 1.0, max_searches: int = 4) -> Script:
     return script
 
 
+def refine(question: Question, turns: tuple[Turn, ...]) -> list[str]:
+    """New queries out of words that the searcher has read, best first; none holds an answer.
+
+    The first is hindsight: the question's words less those that the missing gold passage lacks, and with every miss two
+    more words that stand in it and in a passage that came back, the longest first. The others drop more and more of
+    the question's last words.
+    """
+    words = keywords(question.text).split()
+    read = [hit for turn in turns for hit in turn.hits]
+    known = {hit.chunk_id for hit in read}
+    golds = zip(question.gold_chunk_ids, question.gold_texts, strict=False)
+    wanted = _stems(" ".join(text for gold, text in golds if gold not in known))
+    said = _stems(" ".join((question.text, *question.answers)))
+    seen = {STEM(word.lower()): word for hit in read for word in keywords(hit.text).split()}
+    more = sorted((word for stem, word in seen.items() if stem in wanted - said), key=len, reverse=True)
+    queries = [[word for word in words if STEM(word.lower()) in wanted] + more[: 2 * len(turns)]]
+    queries += [words[:n] for n in range(len(words) - 1, 0, -1)]
+    asked, answers = {"", *(normalized(turn.argument) for turn in turns)}, [normalized(a) for a in question.answers]
+    new = {query: normalized(query) for query in map(" ".join, queries)}
+    return [q for q, n in new.items() if n not in asked and not any(f" {a} " in f" {n} " for a in answers)]
+
+
 def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     """The words of the gold passage from the one that tells what was asked to the answer, in their order.
 
     Quoting turns reading into copying: a small policy finds the word it asked about and goes on from there. The word
-    is one of the question or of its rewrites, by its stem.
+    is one of the question or of its rewrites, by its stem. A passage that lacks the answer, whatever its case, is
+    quoted by the sentence with the most words of question and answer.
     """
-    answer = question.answers[0]
-    texts = (hit.text for turn in turns for hit in turn.hits if hit.chunk_id == question.gold_chunk_ids[-1])
-    sentence = next(s for text in texts for s in re.split(r"(?<=[.!?]) ", text) if answer in s)
-    start, stem = sentence.index(answer), Stemmer.Stemmer("english").stemWord
-    asked = {stem(word.lower()) for word in keywords(" ".join((question.text, *question.rewrites))).split()}
-    telling = [m for m in re.finditer(r"[a-z]{4,}", sentence) if stem(m.group()) in asked and m.group() not in answer]
-    before = [m.start() for m in telling if m.start() < start]
-    after = [m.end() for m in telling if m.start() > start]
-    if before:
-        return sentence[before[0] : start + len(answer)]
-    return sentence[start : after[0]] if after else sentence[: start + len(answer)]
+    answer, gold = question.answers[0], question.gold_chunk_ids[-1]
+    text = neutralize(next(h.text for turn in turns for h in turn.hits if h.chunk_id == gold))
+    asked, verbatim = _stems(" ".join((question.text, *question.rewrites))), re.escape(answer)
+    finds = (re.search(pattern, text, re.IGNORECASE) for pattern in (rf"(?<!\w){verbatim}(?!\w)", verbatim))
+    found = next(filter(None, finds), None)
+    if not found:
+        about = asked | _stems(answer)
+        best = max(SENTENCE.split(text), key=lambda sentence: len(_stems(sentence) & about))
+        return " ".join(best.split()[:LONGEST])
+    lead, rest = SENTENCE.split(text[: found.start()])[-1], SENTENCE.split(text[found.end() :])[0]
+    lead = "".join(re.findall(r"\S+\s*", lead)[-LONGEST:])
+    rest = "".join(re.findall(r"\s*\S+", rest)[:LONGEST])
+    before, after = ([m for m in re.finditer(r"[a-z]{4,}", part) if STEM(m[0]) in asked] for part in (lead, rest))
+    if after and not before:
+        return found[0] + rest[: after[0].end()]
+    return lead[before[0].start() if before else 0 :] + found[0]
+
+
+def _stems(text: str) -> set[str]:
+    return {STEM(word.lower()) for word in keywords(text).split()}
 
 
 def say(thought: str, action: str, argument: str) -> str:
