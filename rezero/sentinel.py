@@ -38,3 +38,11 @@ def collapse(rows: list[dict], drop: float, patience: int, window: int, most: di
             of = f" of at most {most[metric]}" if metric in most else ""
             return f"{metric} was {mean:.3f}{of} on average over {window} steps, the limit is {limit}"
     return None
+
+
+def replay(rows: list[dict], drop: float, patience: int, window: int, most: dict[str, float]) -> tuple[int, str] | None:
+    """At which step of a recorded run `collapse` would have stopped it, and why; None if it never would have."""
+    for end, row in enumerate(rows, start=1):
+        if row["kind"] != "collapse" and (why := collapse(rows[:end], drop, patience, window, most)):
+            return row["step"], why
+    return None

@@ -5,7 +5,7 @@ import pytest
 from rezero.callbacks import Sentinel
 from rezero.config import load_config
 from rezero.files import read_jsonl, write_jsonl
-from rezero.sentinel import LIMITS, collapse
+from rezero.sentinel import LIMITS, collapse, replay
 
 PUBLISHED = [21.9, 28.1, 28.1, 37.5, 46.9, 31.3, 12.5, 18.8, 0, 3.1, 0]  # % right at steps 50, 100, ...
 MOST = {"searches": 4, "policy_tokens": 200}
@@ -24,9 +24,10 @@ def said(rows):
 
 
 def test_the_published_collapse_stops_at_step_400_with_step_250():
-    stopped = next(n for n in range(len(PUBLISHED)) if said(evals(PUBLISHED[:n])))
-    assert stopped == 8  # evaluations: step 400
-    assert said(evals(PUBLISHED[:8])).endswith("each more than 0.1 below 0.469 at step 250")
+    step, why = replay(evals(PUBLISHED), 0.1, 3, 20, MOST)
+    assert step == 400
+    assert why.endswith("each more than 0.1 below 0.469 at step 250")
+    assert replay([*evals(PUBLISHED[:7]), {"kind": "collapse", "step": 360}], 0.1, 3, 20, MOST) is None
 
 
 @pytest.mark.parametrize("curve", [[50, 30, 60, 30, 60, 30], [50, 30, 30], [50, 41, 41, 41, 41], [10, 20, 30, 40]])
