@@ -1,10 +1,11 @@
 """Reports: every share and mean on episodes whose numbers can be counted by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from rezero.evaluate import Estimate, compare, pass_at, report, table
+from rezero.evaluate import Estimate, compare, evaluate, pass_at, report, table
 from rezero.protocol import Episode, Turn, build_prompt
 from rezero.search import Hit
 
@@ -91,6 +92,43 @@ def test_paired_difference(episodes):
 def test_other_questions_cannot_be_compared(episodes):
     with pytest.raises(ValueError, match="not evaluated on the same questions"):
         compare(report(episodes[:1], "a"), report(episodes[3:4], "b"))
+
+
+def test_samples_of_a_question_are_no_further_questions(questions):
+    one, two = questions
+    sampled = report([*[episode(one, answer("Varrow"))] * 8, *[episode(two, answer("x"))] * 8], "eight samples")
+    assert str(sampled["accuracy"]) == "0.500 [0.000, 1.000]"  # two questions tell nothing, however often asked
+    assert sampled["avg@8"].value == sampled["pass@8"].value == 0.5
+    assert "pass@8" in table([sampled]).index
+    assert compare(sampled, sampled).n == 2
+
+
+def test_policies_are_sampled_and_timed(policy, engine, questions, config):
+    asked = dict(engine=engine, questions=questions, config=config, name="random")
+    sampled = evaluate(policy, **asked, samples=4, temperature=1.0)
+    assert sampled.frame.question_id.to_list() == ["q1"] * 4 + ["q2"] * 4
+    assert len({e.completion_ids for e in sampled.episodes}) > 2
+    assert sampled.episodes == evaluate(policy, **asked, samples=4, temperature=1.0).episodes
+    assert float(table([sampled]).loc["seconds per episode", "random"]) > 0
+    with pytest.raises(ValueError, match="samples=4 at temperature=0"):
+        evaluate(policy, **asked, samples=4)
+
+
+def test_a_judge_decides_beside_exact_match(episodes):
+    def judge(pairs):
+        assert pairs[0] == ("Who was the commander of Corvane?", ("Ilse Varrow", "Varrow"), "Ilse Varrow")
+        return ["right", "right", "undecided", "wrong", "wrong"]
+
+    both = table([report(episodes, "judged", judge), report(episodes, "not judged")])
+    assert both.loc["accuracy (judge)", "judged"].startswith("0.400 [")
+    assert both.loc["accuracy (judge)", "not judged"] == "not measured"
+    assert "accuracy (judge)" not in table([report(episodes, "not judged")]).index
+
+
+def test_transcripts_without_questions_have_a_report(episodes):
+    bare = report([replace(episodes[0], question=None)] * 2, "bare")
+    assert bare["answered"].value == 1.0
+    assert "accuracy" not in bare.metrics
 
 
 def test_unknown_metric_names_the_allowed_ones(episodes):

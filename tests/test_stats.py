@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.stats import binom, norm
 
-from rezero.stats import bootstrap_mean, fisher, holm, mcnemar, paired_bootstrap, paired_shares, wilson
+from rezero.stats import bootstrap_mean, fisher, holm, mcnemar, paired_bootstrap, paired_shares, solve_power, wilson
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,46 @@ def test_holm():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_questions_that_tell_the_published_rates_apart():
+    assert solve_power(0.25, 0.47, power=0.8) == solve_power(0.47, 0.25, power=0.8) == 74
+    assert solve_power(0.25, 0.47, power=0.8, alpha=0.01) > 100
+    assert solve_power(0.25, n=74, power=0.8) == pytest.approx(0.47, abs=0.001)
+
+
+@pytest.mark.parametrize("n", [32, 74])
+def test_power_is_how_often_the_test_rejects(n):
+    i, j = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
+    chances = np.outer(binom.pmf(np.arange(n + 1), n, 0.25), binom.pmf(np.arange(n + 1), n, 0.47))
+    pooled = (i + j) / 2 / n
+    rejects = abs(i - j) / n > norm.isf(0.025) * np.sqrt(2 * pooled * (1 - pooled) / n)
+    assert solve_power(0.25, 0.47, n=n) == pytest.approx(chances[rejects].sum(), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"after": 0.25, "power": 0.8}, "no such n"),  # no number tells a rate from itself
+        ({"n": 2, "power": 0.99}, "no such after"),
+        ({"n": 5}, "one of after, n and power"),
+        ({"after": 47, "power": 0.8}, "shares in"),
+        ({"n": 0, "power": 0.8}, "n >= 1"),
+    ],
+)
+def test_power_that_cannot_be(asked, message):
+    with pytest.raises(ValueError, match=message):
+        solve_power(0.25, **asked)
+
+
+def test_samples_of_a_question_are_resampled_together():
+    rng = np.random.default_rng(0)
+    hard = rng.random(100) < 0.5  # every one of 4 samples of a question is right, or none
+    _, low, high = bootstrap_mean(4 * hard, seed=0, cases=[4] * 100)
+    assert (low, high) == pytest.approx(bootstrap_mean(hard, seed=0)[1:])
+    assert bootstrap_mean([1, 3], seed=0, cases=[1, 4])[0] == 4 / 5
+    with pytest.raises(ValueError, match=r"cases \(1,\)"):
+        bootstrap_mean([1, 3], seed=0, cases=[1])
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
