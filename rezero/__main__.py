@@ -93,22 +93,84 @@ def add_serve(commands) -> None:
 
 
 def call_serve(args) -> int:
-    import yaml
-
     from rezero.serve import Limits, serve
 
-    try:
-        options = yaml.safe_load(args.options)
-    except yaml.YAMLError:
-        options = None
-    if not isinstance(options, dict):
-        raise ValueError(f"--options is {args.options!r}; want a mapping such as '{{k1: 1.2}}'")
     limits = Limits(args.topk, args.max_topk, args.max_queries, args.max_length)
-    serve(args.engine, args.corpus, options, args.host, args.port, limits)
+    serve(args.engine, args.corpus, read_options(args.options), args.host, args.port, limits)
     return 0
 
 
-COMMANDS = [add_run, add_reference, add_lab, add_serve]
+def read_options(text: str) -> dict:
+    import yaml
+
+    try:
+        options = yaml.safe_load(text)
+    except yaml.YAMLError:
+        options = None
+    if not isinstance(options, dict):
+        raise ValueError(f"--options is {text!r}; want a mapping such as '{{k1: 1.2}}'")
+    return options
+
+
+def add_ask(commands) -> None:
+    parser = commands.add_parser(
+        "ask", help="put one question to a policy, or check one claim, and print the episode",
+        description="One greedy episode, turn by turn. Budgets, prompt, engine and corpus are those that the run or the "
+        "export of the policy recorded, else the profile's. Exit status 0 whatever is answered.",
+    )  # fmt: skip
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("question", nargs="?", help="in quotes")
+    what.add_argument("--verify", metavar="CLAIM", help="check a statement that ends with the name or number in question: "
+                      "supported, refuted or not found, by a rule on the answer and the passages; see rezero/ask.py "
+                      "for what it cannot do")  # fmt: skip
+    parser.add_argument("--policy", default="", metavar="PATH_OR_NAME", help="a run's folder, an export or another "
+                        "policy's folder, or a model's name on the hub; default: the profile's")  # fmt: skip
+    parser.add_argument("--engine", default="", help="default: the profile's")
+    parser.add_argument("--corpus", default="", metavar="PATH", help="a file of chunks or a folder with chunks.jsonl, "
+                        "or else .txt and .md files; default: the profile's")  # fmt: skip
+    parser.add_argument("--options", metavar="YAML", help="the engine's, as '{k1: 1.2}'")
+    parser.add_argument("--profile", default="", help="a name in rezero.config.PROFILES")
+    parser.set_defaults(call=call_ask)
+
+
+def call_ask(args) -> int:
+    from rezero import ask
+
+    options = None if args.options is None else read_options(args.options)
+    config = ask.find_settings(args.policy, args.profile, args.engine, options)
+    question, value = (args.question, "") if args.verify is None else ask.masked(args.verify)
+    episode = ask.ask(question, config, args.corpus)
+    print(ask.show(episode))
+    if value:
+        verdict = ask.verify(episode, args.verify, value)
+        print(f"\nclaim     {ask.printable(args.verify)}\n{verdict.name}: {ask.printable(verdict.why)}")
+        print("\n".join(["resting on" if verdict.hits else "no passage to rest on", *map(ask.passage, verdict.hits)]))
+    return 0
+
+
+def add_export(commands) -> None:
+    parser = commands.add_parser(
+        "export", help="write a run's best policy as a model folder with a card, and upload it when asked",
+        description="Merge the adapter into 16-bit safetensors, with adapter, tokenizer, model card and GGUF beside it. "
+        "Nothing is uploaded without --push.",
+    )  # fmt: skip
+    parser.add_argument("run_dir", help="the folder that holds the run's config.json and best/, or one above it")
+    parser.add_argument("--out", default="", metavar="DIR", help="must not exist; default: export/ in the run's folder")
+    parser.add_argument("--gguf", action="store_true", help="convert it for llama.cpp, too, with its "
+                        "convert_hf_to_gguf.py: on PATH, or $LLAMA_CPP is its path or that of a clone")  # fmt: skip
+    parser.add_argument("--push", default="", metavar="OWNER/NAME", help="upload it there with the token in $HF_TOKEN; "
+                        "a new repository is private")  # fmt: skip
+    parser.set_defaults(call=call_export)
+
+
+def call_export(args) -> int:
+    from rezero.export import export
+
+    print(f"written: {export(args.run_dir, args.out, args.gguf, args.push)}")
+    return 0
+
+
+COMMANDS = [add_run, add_reference, add_lab, add_serve, add_export, add_ask]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,177 @@
+"""One question to a policy, or one claim to be checked, and what it did about it as text for a terminal.
+
+`verify` asks for what the claim says last, "What was the commander of Corvane?" for "The commander of Corvane was Ilse
+Varrow", in an episode like any other, and a plain rule compares: supported when the policy answers with what the claim
+says, refuted when with something else of the same kind, a number or not, and in both cases only if a passage that was
+found holds the answer beside all names and numbers the claim is about (or half of its other words). Refuted it is not
+when such a passage holds what the claim says, too. All else is not found. Words are compared (`judge.normalize`), not
+meanings: the rule cannot read synonyms, convert units or count, it takes the first of several right answers for the
+only one, and is wrong wherever the policy is. `tests/test_ask.py` measures how often.
+"""
+
+import calendar
+import json
+import re
+import textwrap
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rezero.config import Config, load_config
+from rezero.corpus import Chunk, load_chunks, load_documents
+from rezero.evaluate import budget
+from rezero.export import find_run
+from rezero.files import resolve
+from rezero.judge import normalize
+from rezero.models import check_context
+from rezero.policy import load_policy
+from rezero.protocol import Episode
+from rezero.questions import STOP_WORDS, Question, keywords
+from rezero.rollout import rollout
+from rezero.search import REMOTE, Hit, build_engine, clean
+
+VALUE = re.compile(r"(?<=\s)(?:(?:[A-Z\d]\S*\s+)*(?:[\d.,]+\s+[a-z°%]\S*|[A-Z\d]\S*)|\S+)$")  # a name, a number, a word
+PLAIN = re.compile(r"(.+) (is|was|are|were) ((?:an?|the) [a-z -]+|[a-z-]+(?: [a-z-]+)?)")  # was a poor weld
+MONTHS = {name.lower() for name in calendar.month_name}
+DENIAL = re.compile(r"\b(?:not?|never|none|nobody|nothing|neither|nor|without|cannot)\b|n['’]t\b", re.IGNORECASE)
+ENDS = {"malformed": "two turns were not understood", "turn_limit": "no turns were left",
+        "token_limit": "no tokens were left"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of a claim: "supported", "refuted" or "not found"; why, and the passages it rests on."""
+
+    name: str
+    why: str
+    hits: tuple[Hit, ...] = ()
+
+
+def find_settings(policy: str, profile: str, engine: str, options: dict | None) -> Config:
+    """What to ask under: `profile`, or what the run or the export that `policy` belongs to recorded, or "laptop"."""
+    folder = resolve(policy or ".")
+    folder = find_run(folder) / "best" if (folder / "best").is_dir() else folder
+    places = [folder / "rezero.json", folder.parent / "rezero.json"]
+    places += [folder.parent / "config.json"] if folder.name in ("best", "warm") else []
+    recorded = None if profile else next(filter(Path.is_file, places), None)
+    config = load_config(**json.loads(recorded.read_text("utf-8"))) if recorded else load_config(profile or "laptop")
+    if policy:
+        config = replace(config, policy=str(folder) if folder.is_dir() else policy)
+    if engine and engine != config.engine:
+        config = replace(config, engine=engine, engine_options={})
+    return config if options is None else replace(config, engine_options=options)
+
+
+def read_corpus(path: str) -> list[Chunk]:
+    """The chunks of a file, of the chunks.jsonl of a folder, or of the documents below a folder without one."""
+    place = resolve(path)
+    if not place.exists():
+        raise FileNotFoundError(f"no corpus {place}: want a file of chunks, or a folder with chunks.jsonl or documents")
+    place = place / "chunks.jsonl" if (place / "chunks.jsonl").is_file() else place
+    return load_documents(place) if place.is_dir() else load_chunks(place)
+
+
+def ask(text: str, config: Config, corpus: str = "") -> Episode:
+    """The greedy episode of `config`'s policy on a question; ValueError when it is empty or longer than it can read.
+
+    A remote engine gets no passages, unless a `corpus` is named.
+    """
+    if not (text := clean(text).strip()):
+        raise ValueError("the question is empty")
+    chunks = [] if config.engine in REMOTE and not corpus else read_corpus(corpus or config.corpus)
+    engine, question = build_engine(config.engine, chunks, **config.engine_options), Question("asked", text, (), ())
+    policy = load_policy(config.policy)
+    check_context(policy, config, [question])
+    how = dict(k=config.k, budget=budget(config), prompt_style=config.prompt_style)
+    return rollout(policy, engine, [question], **how)[0]
+
+
+def masked(claim: str) -> tuple[str, str]:
+    """(question, value): the name, the number or else the word that ends `claim`, and the question that asks for it.
+
+    Raises:
+        ValueError: a denial, whose truth an answer does not tell, or fewer than three words.
+    """
+    words = clean(claim).strip(" .!?").split()
+    words[:1] = [word.lower() if word.lower() in STOP_WORDS else word for word in words[:1]]
+    claim = " ".join(words)
+    if DENIAL.search(claim) or len(words) < 3:
+        raise ValueError(f"cannot check {claim!r}: want a statement without 'not' or 'no', of three words or more, "
+                         "that ends with the name, the number or the word to be checked")  # fmt: skip
+    if plain := PLAIN.fullmatch(claim):
+        return f"What {plain[2]} {plain[1]}?", plain[3]
+    value = VALUE.search(claim)
+    start = claim[: value.start()].strip()
+    copula = re.fullmatch(r"(.+) (is|was|are|were)(?: an?| the)?", start)
+    return f"What {copula[2]} {copula[1]}?" if copula else f"{start} what?", value[0]
+
+
+def verify(episode: Episode, claim: str, value: str) -> Verdict:
+    """Whether the answer to `masked`'s question is what the claim says, by the rule at the head of this module."""
+    said, claimed, telling = normalize(episode.answer or ""), normalize(value), keywords(episode.question.text).split()
+    hits = {hit.chunk_id: hit for turn in episode.searches for hit in turn.hits}.values()
+    found = tuple(hit for hit in hits if _is_about(hit, telling))
+    basis = tuple(hit for hit in found if _within(said, _words(hit)))
+    if not said or not basis:
+        return Verdict("not found", f"no passage that was found holds what the claim is about beside {said!r}")
+    if (
+        (_within(said, normalize(claim)) and set(said.split()) & set(claimed.split()))
+        or (value[0].isupper() or value[0].isdigit())
+        and _within(claimed, said)
+    ):
+        return Verdict("supported", f"the policy's answer is {said!r}, too", basis)
+    if _rules_out(episode.answer, value) and not any(_within(claimed, _words(hit)) for hit in found):
+        return Verdict("refuted", f"the policy's answer is {said!r}, not {claimed!r}", basis)
+    return Verdict("not found", f"the policy's answer, {said!r}, neither is {claimed!r} nor rules it out", basis)
+
+
+def _rules_out(answer: str, value: str) -> bool:
+    """Whether they are two names, two dates or two numbers of one unit, each with a word that the other lacks."""
+    one, other = set(normalize(answer).split()), set(normalize(value).split())
+    units = [{word for word in words if word[0].isalpha()} - MONTHS for words in (one, other)]
+    numbers = all(any(word[0].isdigit() for word in words) for words in (one, other))
+    of_a_kind = units[0] <= units[1] or units[1] <= units[0] if numbers else answer[0].isupper() and value[0].isupper()
+    return of_a_kind and bool(one - other) and bool(other - one)
+
+
+def _is_about(hit: Hit, telling: list[str]) -> bool:
+    names = [word for word in telling if not word[0].islower()]
+    held = [_within(normalize(word), _words(hit)) for word in names or telling]
+    return all(held) if names else 2 * sum(held) >= len(held)
+
+
+def _words(hit: Hit) -> str:
+    return normalize(f"{hit.title} {hit.text}")
+
+
+def _within(part: str, whole: str) -> bool:
+    return f" {part} " in f" {whole} "
+
+
+def show(episode: Episode) -> str:
+    """The episode for a terminal, turn by turn: thought, query, passages with title, id and score, answer."""
+    lines = [f"question  {printable(episode.question.text)}"]
+    for number, turn in enumerate(episode.turns, start=1):
+        lines += ["", f"turn {number}"] + ([_line("thought", turn.thought)] if turn.thought else [])
+        lines.append(_line(turn.action, turn.argument or turn.text))
+        lines += [_line("engine", f"failed: {turn.error}")] if turn.error else []
+        lines += [passage(hit, f"[{i}]") for i, hit in enumerate(turn.hits, start=1)]
+        if turn.action == "search" and not turn.hits and not turn.error:
+            lines.append("    no passage" if turn.information is not None else "    no reply")
+    end = episode.answer if episode.outcome == "answered" else f"none: {ENDS[episode.outcome]}"
+    return "\n".join([*lines, "", f"answer    {printable(end)}"])
+
+
+def passage(hit: Hit, mark: str = "-") -> str:
+    head = f"    {mark} {printable(hit.title) or '(no title)'} ({printable(hit.chunk_id)}, score {hit.score:.3g})"
+    return "\n".join(
+        [head, *textwrap.wrap(printable(hit.text), 100, initial_indent=" " * 8, subsequent_indent=" " * 8)]
+    )
+
+
+def printable(text: str) -> str:
+    """`text` in one line, without what could steer a terminal: passages and policies are not to be trusted."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+
+
+def _line(name: str, text: str) -> str:
+    return "\n".join(textwrap.wrap(f"{name:10}{printable(text)}", 100, initial_indent="  ", subsequent_indent=" " * 12))
