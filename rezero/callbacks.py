@@ -1,13 +1,18 @@
-"""What happens beside the optimiser's steps: metrics, a line a step, evaluation on dev, the best policy kept."""
+"""What happens beside the optimiser's steps: metrics, a line a step, evaluation on dev, the best policy kept.
+
+With several processes all run every callback, since some of it is shared work; only the main one writes and prints.
+"""
 
 import shutil
 from pathlib import Path
 from time import perf_counter
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerCallback
 
 from rezero.config import Config
-from rezero.evaluate import evaluate
+from rezero.evaluate import Report, evaluate, report
 from rezero.files import append_jsonl, read_jsonl, write_text
 from rezero.judge import exact_match
 from rezero.policy import Policy, save_policy
@@ -54,6 +59,8 @@ class MetricsLog(TrainerCallback):
         }
         row |= {k: logs[k] for k in EPISODE_METRICS if k in logs}
         row |= self._seconds() | self._queries()
+        if not state.is_world_process_zero:
+            return
         append_jsonl(self.path, row)
         total = sum(v for k, v in row.items() if k.startswith("seconds/"))
         print(
@@ -64,7 +71,7 @@ class MetricsLog(TrainerCallback):
         )
 
     def _seconds(self) -> dict[str, float]:
-        """Wall-clock seconds of the step by phase; what is not generation, search or rewards is optimisation."""
+        """This process's seconds of the step by phase; what is not generation, search or rewards is optimisation."""
         spent = {name: now - self.spent[name] for name, now in self.seconds.items()}
         self.spent = dict(self.seconds)
         spent["optimisation"] = max(0.0, self.ended - self.begun - sum(spent.values()))
@@ -74,7 +81,8 @@ class MetricsLog(TrainerCallback):
         """How many of the queries since the last row the engine answered from its memory, and how many it searched."""
         since = {name: now - self.counted[name] for name, now in self.engine.counts.items()}
         self.counted = dict(self.engine.counts)
-        return {f"queries/{name}": count for name, count in since.items()}
+        everywhere = gather_object([since])
+        return {f"queries/{name}": sum(one[name] for one in everywhere) for name in since}
 
 
 class DevEvaluation(TrainerCallback):
@@ -94,25 +102,39 @@ class DevEvaluation(TrainerCallback):
     def _evaluate(self, step: int) -> None:
         questions = self.task.questions["dev"][: self.config.eval_questions or None]
         self.policy.model.eval()
-        result = evaluate(self.policy, self.task.engine, questions, self.config, f"step {step}")
+        result = evaluate(self.policy, self.task.engine, share(questions), self.config, f"step {step}")
         self.policy.model.train()
+        if PartialState().num_processes > 1:
+            result = report(gather_object(list(result.episodes))[: len(questions)], result.name)
+        best = PartialState().is_main_process and self._record(step, result)
+        if from_main(best):
+            self._keep(step)
+
+    def _record(self, step: int, result: Report) -> bool:
+        """Write and print what came out, and say whether it is the best so far."""
         row = {"kind": "eval", "split": "dev", "step": step}
         for name, estimate in result.metrics.items():
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         best = max((r["accuracy"] for r in read_metrics(self.run_dir) if r["kind"] == "eval"), default=-1.0)
         append_jsonl(self.run_dir / "metrics.jsonl", row)
         print(f"dev at step {step}: accuracy {result['accuracy']}, retry after miss {result['retry_after_miss']}")
-        if result["accuracy"].value > best:
-            self._keep(step)
+        return result["accuracy"].value > best
 
     def _keep(self, step: int) -> None:
         """Replace best/ in one move, so that a killed run never leaves half a policy there."""
         new, best = self.run_dir / "best.new", self.run_dir / "best"
-        shutil.rmtree(new, ignore_errors=True)
-        save_policy(self.policy, new)
-        write_text(new / "step.txt", f"{step}\n")
-        shutil.rmtree(best, ignore_errors=True)
-        new.rename(best)
+        if PartialState().is_main_process:
+            shutil.rmtree(new, ignore_errors=True)
+        self.save(str(new))
+        if PartialState().is_main_process:
+            write_text(new / "step.txt", f"{step}\n")
+            shutil.rmtree(best, ignore_errors=True)
+            new.rename(best)
+        PartialState().wait_for_everyone()
+
+    def save(self, folder: str) -> None:
+        if PartialState().is_main_process:
+            save_policy(self.policy, folder)
 
 
 class Sentinel(TrainerCallback):
@@ -126,11 +148,13 @@ class Sentinel(TrainerCallback):
             return
         c = self.config
         most = {"searches": c.max_turns - 1, "policy_tokens": c.max_turns * c.turn_tokens}
-        why = collapse(read_metrics(self.run_dir), c.collapse_drop, c.collapse_patience, c.collapse_window, most)
+        why = None
+        if state.is_world_process_zero:
+            why = collapse(read_metrics(self.run_dir), c.collapse_drop, c.collapse_patience, c.collapse_window, most)
         if why:
             append_jsonl(self.run_dir / "metrics.jsonl", {"kind": "collapse", "step": state.global_step, "why": why})
             print(f"stopped at step {state.global_step}, the best policy on dev is kept: {why}", flush=True)
-            control.should_training_stop = True
+        control.should_training_stop |= from_main(why is not None)
 
 
 class AdapterCheck(TrainerCallback):
@@ -150,21 +174,30 @@ class AdapterCheck(TrainerCallback):
         self.policy.model.train()
 
 
-def episode_means(episodes: list[Episode]) -> dict[str, float]:
-    """What a step's sampled episodes were like: searches, evidence, accuracy, retries after a miss, malformed turns."""
-    n = len(episodes)
+def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
+    """What a step's sampled episodes were like: values whose mean, over all processes, is the step's metric."""
     missed = [e for e in episodes if e.searches and e.evidence_search != 1]
-    turns = sum(len(e.turns) for e in episodes)
-    means = {
-        "accuracy": sum(exact_match(e.answer, e.question.answers) for e in episodes) / n,
-        "searches": sum(len(e.searches) for e in episodes) / n,
-        "evidence": sum(e.evidence_search is not None for e in episodes) / n,
-        "malformed_turns": sum(e.malformed_turns for e in episodes) / max(1, turns),
-        "malformed_ends": sum(e.outcome == "malformed" for e in episodes) / n,
+    return {
+        "accuracy": [float(exact_match(e.answer, e.question.answers)) for e in episodes],
+        "searches": [float(len(e.searches)) for e in episodes],
+        "evidence": [float(e.evidence_search is not None) for e in episodes],
+        "malformed_turns": [float(turn.action == "malformed") for e in episodes for turn in e.turns],
+        "malformed_ends": [float(e.outcome == "malformed") for e in episodes],
+        "retry_after_miss": [float(len(e.searches) > 1) for e in missed],
     }
-    if missed:
-        means["retry_after_miss"] = sum(len(e.searches) > 1 for e in missed) / len(missed)
-    return means
+
+
+def share(items: list) -> list:
+    """This process's part of `items`, in order; where there are too few, the last item, so that nobody idles."""
+    state = PartialState()
+    size = -(-len(items) // state.num_processes)
+    start = state.process_index * size
+    return items[start : start + size] or items[-1:]
+
+
+def from_main(value):
+    """The main process's `value`, in every process; waits for all of them."""
+    return broadcast_object_list([value])[0]
 
 
 def read_metrics(run_dir: Path) -> list[dict]:

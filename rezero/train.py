@@ -4,34 +4,45 @@ TRL samples the prompts, weighs the rewards, computes advantages and takes the o
 DAPO's token-level loss by default); its `rollout_func` hook hands the prompts to `rollout.rollout`. Training questions
 are drawn by measured difficulty, the policy is evaluated on dev, and the best one on dev is what training returns.
 TRL is imported where it is used: Unsloth, which patches it, must come first, and only the profile says whether it does.
+
+Under `accelerate launch` (see launch/) the episodes of a step are shared out over the processes: each samples its part,
+rewards are gathered before a group's advantages are taken, and the main process alone writes.
 """
 
+import argparse
 import json
 import os
 import shutil
+import sys
+from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from rezero.callbacks import AdapterCheck, DevEvaluation, MetricsLog, Sentinel, episode_means, read_metrics
-from rezero.config import Config
+from rezero.callbacks import AdapterCheck, DevEvaluation, MetricsLog, Sentinel, episode_values, from_main, read_metrics
+from rezero.config import Config, load_config
 from rezero.curriculum import draw_questions, measure_difficulty
 from rezero.evaluate import budget
 from rezero.files import resolve, write_jsonl, write_text
-from rezero.models import check_context, load_trainable, out_of_memory, precision, read_adapter, with_adapter
+from rezero.grpo import grpo_config, trainer_class
+from rezero.models import check_context, load_trainable, out_of_memory, with_adapter
+from rezero.parameters import read_flags
 from rezero.policy import Policy, load_policy
 from rezero.protocol import Episode, build_prompt
 from rezero.questions import Question
 from rezero.rewards import REWARD_SETS, REWARDS, check_weights, clip_to_solved
 from rezero.rollout import rollout
+from rezero.search import SearchError
 from rezero.sft import warm_start
 from rezero.task import Task, load_task
+from rezero.vllm_server import Server
 
 
 class Trained(NamedTuple):
@@ -47,6 +58,7 @@ def train(
     task: Task | None = None,
     resume: bool = True,
     difficulty: str | Path | None = None,
+    server: str = "",
 ) -> Trained:
     """Train `config.policy` with GRPO.
 
@@ -54,29 +66,61 @@ def train(
     is kept in warm/. Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kinds "train" and "eval", and
     "collapse" when the sentinel stopped it), checkpoints/ (with TensorBoard's events) and best/. With `resume` a run
     that was killed goes on from its last checkpoint with the same data order. `difficulty`: a file of measured
-    difficulties to share between runs.
+    difficulties to share between runs. `server`: address of a vLLM server that generates and gets every step's
+    weights; see `vllm_server`.
 
     Raises:
-        ValueError: unknown reward set, a `run_dir` that holds a run of another configuration, or a model whose
-            context or chat template is not up to the task.
+        ValueError: unknown reward set, a `run_dir` that holds a run of another configuration, a model whose context or
+            chat template is not up to the task, or a configuration that does not go with so many processes.
         RuntimeError: no GPU where the profile needs one, or not enough of its memory; says what to change.
     """
     run_dir = resolve(run_dir)
     weights = reward_weights(config)
-    checkpoint = _prepare(run_dir, config, resume)
+    if not torch.cuda.is_available():
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # not "cpu:0", where transformers cannot load a checkpoint to
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))  # the others wait for the main
+    _check_processes(config, run_dir, server)
+    checkpoint = from_main(_prepare(run_dir, config, resume) if state.is_main_process else None)
+    if not (run_dir / "config.json").is_file():
+        raise ValueError(f"{run_dir}: process {state.process_index} does not see what the main one wrote there; "
+                         "all machines must share the run's folder")  # fmt: skip
     task = task or load_task(config)
     set_seed(config.seed)
     policy = starting_policy(config, task, run_dir)
     check_context(policy, config, [question for split in task.questions.values() for question in split])
     path = resolve(difficulty) if difficulty else run_dir / "difficulty.jsonl"
-    order = draw_questions(config, measure_difficulty(policy, task, config, path))
-    trainer = build_trainer(policy, task, config, weights, order, run_dir)
+    with state.main_process_first():  # it measures, the others read the file
+        order = draw_questions(config, measure_difficulty(policy, task, config, path))
+    trainer = build_trainer(policy, task, config, weights, order, run_dir, server)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except torch.cuda.OutOfMemoryError as error:
         raise RuntimeError(out_of_memory(config)) from error
     policy.model.eval()
+    if server:
+        policy.backend = None
     return Trained(with_adapter(policy, run_dir / "best"), policy)
+
+
+def _check_processes(config: Config, run_dir: Path, server: str) -> None:
+    """Raise ValueError when the configuration does not go with so many processes, or not with a server."""
+    n = PartialState().num_processes
+    if config.backend == "unsloth" and (n > 1 or server):
+        raise ValueError(
+            f"backend='unsloth' trains in one process and generates there, here are {n} processes and server="
+            f"{server!r}: use -p backend=transformers load_in_4bit=false, and --vllm-server URL to generate with vLLM"
+        )
+    if config.episodes_per_step % (config.micro_batch * n):
+        raise ValueError(
+            f"micro_batch={config.micro_batch} x {n} processes must divide questions_per_step x num_generations = "
+            f"{config.questions_per_step} x {config.num_generations} = {config.episodes_per_step}"
+        )
+    if config.clip_shaping and config.questions_per_step % n:
+        raise ValueError(f"clip_shaping=True wants whole groups in each of {n} processes: "
+                         f"questions_per_step={config.questions_per_step} must be a multiple of {n}")  # fmt: skip
+    if n > 1 and config.warm_start_steps and not (run_dir / "warm").is_dir():
+        raise ValueError(f"warm_start_steps={config.warm_start_steps} with {n} processes: {run_dir / 'warm'} is "
+                         "missing; make it in one process first, with --warm-start")  # fmt: skip
 
 
 def starting_policy(config: Config, task: Task, run_dir: Path) -> Policy:
@@ -99,52 +143,6 @@ def reward_weights(config: Config) -> dict[str, float]:
     return REWARD_SETS[config.reward_set]
 
 
-def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
-    """TRL's configuration, with every hyper-parameter that matters passed explicitly: Unsloth has other defaults."""
-    from trl import GRPOConfig
-
-    slices = config.episodes_per_step // config.micro_batch
-    return GRPOConfig(
-        output_dir=str(run_dir / "checkpoints"),
-        seed=config.seed,
-        data_seed=config.seed,
-        max_steps=config.steps,
-        per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=slices,
-        steps_per_generation=slices,
-        num_generations=config.num_generations,
-        num_iterations=1,
-        max_completion_length=config.episode_tokens,
-        temperature=config.temperature,
-        top_p=1.0,
-        top_k=0,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
-        optim=config.optim,
-        loss_type=config.loss_type,
-        beta=config.beta,
-        epsilon=config.epsilon,
-        epsilon_high=config.epsilon,
-        scale_rewards=config.scale_rewards,
-        multi_objective_aggregation=config.aggregation,
-        reward_weights=list(weights.values()),
-        mask_truncated_completions=False,
-        shuffle_dataset=False,  # the order is ours, see draw_questions
-        **precision(),
-        logging_steps=1,
-        report_to="tensorboard",
-        save_strategy="steps",
-        save_steps=config.save_every,
-        save_total_limit=2,
-        disable_tqdm=True,
-    )
-
-
 def build_trainer(
     policy: Policy,
     task: Task,
@@ -152,6 +150,7 @@ def build_trainer(
     weights: dict[str, float],
     order: list[Question],
     run_dir: Path,
+    server: str = "",
 ):
     """TRL's trainer around our rollout: prompts in `order`, one reward function per name in `weights`."""
     prompts = [build_prompt(question.text, config.prompt_style) for question in order]
@@ -181,19 +180,23 @@ def build_trainer(
     trainer = trainer_class()(
         model=policy.model,
         processing_class=policy.tokenizer,
-        args=grpo_config(config, weights, run_dir),
+        args=grpo_config(config, weights, run_dir, server),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
         reward_funcs=[_reward_function(name, config, seconds, first=i == 0) for i, name in enumerate(weights)],
         rollout_func=rollout_func,
         callbacks=[
             MetricsLog(run_dir, config, seconds, task.engine),
-            DevEvaluation(policy, task, config, run_dir),
+            evaluation := DevEvaluation(policy, task, config, run_dir),
             Sentinel(run_dir, config),
             *([AdapterCheck(policy, prompts[0], config)] if config.lora_rank else []),
         ],
     )
     trainer.leave_one_out, trainer.lean = config.leave_one_out, config.backend == "transformers"
     trainer.remove_callback(PrinterCallback)
+    if trainer.is_fsdp_enabled:
+        evaluation.save = trainer.save_model  # every process holds a part
+    if server:
+        policy.backend = Server(server, trainer, policy, prompts[0]).start
     return trainer
 
 
@@ -207,75 +210,13 @@ def _reward_function(name: str, config: Config, seconds: dict[str, float], first
             values = clip_to_solved(values, episode)
         seconds["rewards"] += perf_counter() - clock
         if first and log_metric is not None:
-            for metric, value in episode_means(episode).items():
-                log_metric(metric, value)
+            for metric, each in episode_values(episode).items():
+                for value in each:
+                    log_metric(metric, value)
         return values
 
     reward.__name__ = name
     return reward
-
-
-def trainer_class() -> type:
-    from trl import GRPOTrainer
-
-    class Trainer(GRPOTrainer):
-        """TRL's trainer, without the work that cannot change the gradient, and with a leave-one-out baseline.
-
-        With G episodes a group, r - (mean of the others) = (r - mean) G / (G - 1) (RLOO, Ahmadian et al. 2024): no
-        more than a constant factor, which matters with a KL term and for the size of the steps.
-        An episode whose advantage is 0 adds nothing to the loss when there is no KL term, and padding adds nothing
-        ever: the micro-batches of a step are rebuilt from the other episodes, sorted by length and cut to their
-        longest. The loss stays normalised by all sampled tokens of the step ("dapo"), so the gradient is the same.
-        Not `lean` under Unsloth, whose own trainer packs.
-        """
-
-        leave_one_out, lean = False, True
-
-        def _load_from_checkpoint(self, checkpoint, model=None):
-            super()._load_from_checkpoint(checkpoint, model)
-            if Path(checkpoint, "adapter_config.json").is_file():  # beside TRL's "ref", transformers passes it over
-                read_adapter(self.model, checkpoint)
-
-        def _prepare_inputs(self, generation_batch):
-            before = self._buffered_inputs
-            inputs = super()._prepare_inputs(generation_batch)
-            if self._buffered_inputs is before:
-                return inputs
-            if self.leave_one_out:
-                for batch in self._buffered_inputs:
-                    batch["advantages"] *= self.num_generations / (self.num_generations - 1)
-            if self.lean:
-                drop = self.loss_type == "dapo" and self.beta == 0
-                self._buffered_inputs = lean_batches(self._buffered_inputs, drop)
-            return self._buffered_inputs[self._step % self.args.steps_per_generation]
-
-    return Trainer
-
-
-def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
-    """The rows of `batches` in as many batches, sorted by length and trimmed; with `drop`, without zero advantages."""
-    whole = {k: torch.cat([b[k] for b in batches]) if v.ndim else v for k, v in batches[0].items()}
-    order = whole["completion_mask"].sum(1).argsort()
-    if drop:
-        idle = whole["advantages"][order].abs() < 1e-6
-        spare = max(0, len(batches) - int((~idle).sum()))  # every batch needs a row
-        order = torch.cat([order[idle][:spare], order[~idle]])
-    rows = [{k: v[part] if v.ndim else v for k, v in whole.items()} for part in order.tensor_split(len(batches))]
-    return [_trim(batch) for batch in rows]
-
-
-def _trim(batch: dict) -> dict:
-    """Cut the columns that are padding in every row: prompts are padded on the left, completions on the right."""
-    prompt, completion = batch["prompt_mask"].shape[1], batch["completion_mask"].shape[1]
-    start = prompt - int(batch["prompt_mask"].sum(1).max())
-    end = int(batch["completion_mask"].sum(1).max())
-    cut = {k: v for k, v in batch.items()}
-    for key, value in batch.items():
-        if value.ndim == 2 and value.shape[1] == completion and not key.startswith("prompt"):
-            cut[key] = value[:, :end]
-        elif key.startswith("prompt"):
-            cut[key] = value[:, start:]
-    return cut
 
 
 def _prepare(run_dir: Path, config: Config, resume: bool) -> str | None:
@@ -294,3 +235,31 @@ def _prepare(run_dir: Path, config: Config, resume: bool) -> str | None:
     write_text(path, settings)
     write_jsonl(run_dir / "metrics.jsonl", [row for row in read_metrics(run_dir) if row["step"] <= step])
     return checkpoint
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m rezero.train`, alone or under `accelerate launch`; exit status 2 is for what the user got wrong."""
+    parser = argparse.ArgumentParser(prog="python -m rezero.train", description="Train a profile, evaluate it on dev.")
+    parser.add_argument("--profile", default="laptop", help="default: %(default)s")
+    parser.add_argument("--run-dir", required=True, metavar="DIR", help="goes on with the run that is there, if any")
+    parser.add_argument("-p", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+                        help="override a field of the profile; the value is YAML: write 1.0e-6, not 1e-6")  # fmt: skip
+    parser.add_argument("--vllm-server", default="", metavar="URL", help="generate with the vLLM server there")
+    parser.add_argument("--warm-start", action="store_true", help="make the profile's warm start, and stop there")
+    args = parser.parse_args(argv)
+    try:
+        config = load_config(args.profile, **read_flags(args.p))
+        if args.warm_start:
+            starting_policy(config, load_task(config), resolve(args.run_dir))
+        else:
+            train(config, args.run_dir, server=args.vllm_server)
+    except (ValueError, OSError, ImportError, SearchError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        PartialState().destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,9 +14,10 @@ import torch
 from rezero.config import load_config
 from rezero.curriculum import draw_questions
 from rezero.files import ROOT, read_jsonl
+from rezero.grpo import grpo_config, lean_batches
 from rezero.questions import Question
 from rezero.rewards import REWARDS
-from rezero.train import build_trainer, grpo_config, lean_batches, reward_weights, train
+from rezero.train import build_trainer, reward_weights, train
 
 
 def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
