@@ -115,14 +115,14 @@ def read_options(text: str) -> dict:
 def add_ask(commands) -> None:
     parser = commands.add_parser(
         "ask", help="put one question to a policy, or check one claim, and print the episode",
-        description="One greedy episode, turn by turn. Budgets, prompt, engine and corpus are those that the run or the "
-        "export of the policy recorded, else the profile's. Exit status 0 whatever is answered.",
+        description="One greedy episode, turn by turn. Budgets, prompt, engine and corpus are those that the policy's "
+        "run or export recorded, else the profile's. Exit status 0 whatever is answered.",
     )  # fmt: skip
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("question", nargs="?", help="in quotes")
-    what.add_argument("--verify", metavar="CLAIM", help="check a statement that ends with the name or number in question: "
-                      "supported, refuted or not found, by a rule on the answer and the passages; see rezero/ask.py "
-                      "for what it cannot do")  # fmt: skip
+    what.add_argument("--verify", metavar="CLAIM", help="check a statement that ends with the name or number in "
+                      "question: supported, refuted or not found, by a rule on answer and passages; rezero/ask.py "
+                      "tells what it cannot do")  # fmt: skip
     parser.add_argument("--policy", default="", metavar="PATH_OR_NAME", help="a run's folder, an export or another "
                         "policy's folder, or a model's name on the hub; default: the profile's")  # fmt: skip
     parser.add_argument("--engine", default="", help="default: the profile's")
@@ -144,15 +144,15 @@ def call_ask(args) -> int:
     if value:
         verdict = ask.verify(episode, args.verify, value)
         print(f"\nclaim     {ask.printable(args.verify)}\n{verdict.name}: {ask.printable(verdict.why)}")
-        print("\n".join(["resting on" if verdict.hits else "no passage to rest on", *map(ask.passage, verdict.hits)]))
+        print("\n".join(["resting on:" if verdict.hits else "resting on no passage", *map(ask.passage, verdict.hits)]))
     return 0
 
 
 def add_export(commands) -> None:
     parser = commands.add_parser(
         "export", help="write a run's best policy as a model folder with a card, and upload it when asked",
-        description="Merge the adapter into 16-bit safetensors, with adapter, tokenizer, model card and GGUF beside it. "
-        "Nothing is uploaded without --push.",
+        description="The adapter merged into 16-bit safetensors, with adapter, tokenizer, model card and GGUF beside "
+        "it. Nothing is uploaded without --push.",
     )  # fmt: skip
     parser.add_argument("run_dir", help="the folder that holds the run's config.json and best/, or one above it")
     parser.add_argument("--out", default="", metavar="DIR", help="must not exist; default: export/ in the run's folder")

@@ -1,20 +1,24 @@
 """One question to a policy, or one claim to be checked, and what it did about it as text for a terminal.
 
-`verify` asks for what the claim says last, "What was the commander of Corvane?" for "The commander of Corvane was Ilse
-Varrow", in an episode like any other, and a plain rule compares: supported when the policy answers with what the claim
-says, refuted when with something else of the same kind, a number or not, and in both cases only if a passage that was
-found holds the answer beside all names and numbers the claim is about (or half of its other words). Refuted it is not
-when such a passage holds what the claim says, too. All else is not found. Words are compared (`judge.normalize`), not
-meanings: the rule cannot read synonyms, convert units or count, it takes the first of several right answers for the
-only one, and is wrong wherever the policy is. `tests/test_ask.py` measures how often.
+A claim becomes a question for what it says last ("The commander of Corvane was Ilse Varrow": "What was the commander of
+Corvane?"), asked in an episode like any other, and a rule compares the answer. It is supported when the answer is what
+the claim says; refuted when both are names, dates or numbers of one unit, and differ; in both cases only if a passage
+that was found holds the answer beside every name and number that the claim is about (or half of its other words), and
+refuted only if no such passage holds what the claim says, too. All else is not found.
+
+What that cannot do: only the end of a claim is checked, the rest is taken for given; words are compared
+(`judge.normalize`), not meanings, so that synonyms, converted units and conclusions from two passages are not found;
+the first of several right answers counts as the only one; and it is wrong where the policy reads wrongly.
+`python tests/test_ask.py` measures how often, on dev.
 """
 
 import calendar
 import json
 import re
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rezero.config import Config, load_config
 from rezero.corpus import Chunk, load_chunks, load_documents
@@ -29,16 +33,19 @@ from rezero.questions import STOP_WORDS, Question, keywords
 from rezero.rollout import rollout
 from rezero.search import REMOTE, Hit, build_engine, clean
 
-VALUE = re.compile(r"(?<=\s)(?:(?:[A-Z\d]\S*\s+)*(?:[\d.,]+\s+[a-z°%]\S*|[A-Z\d]\S*)|\S+)$")  # a name, a number, a word
-PLAIN = re.compile(r"(.+) (is|was|are|were) ((?:an?|the) [a-z -]+|[a-z-]+(?: [a-z-]+)?)")  # was a poor weld
+VALUE = re.compile(r"(?<=\s)(?:(?:[A-Z\d]\S*\s+)*(?:[-+]?[\d.,]+\s+[a-z°%]\S*|[-+]?[A-Z\d]\S*)|\S+)$")
+PLAIN = re.compile(r"(.+) (is|was|are|were) ((?:an?|the) [a-z -]+|[a-z-]+(?: [a-z-]+)?)")  # ... was a poor weld
+UNCHECKED = re.compile(  # denials, bounds, lists, several sentences: an answer does not tell whether they are true
+    r"\b(?:not?|never|none|nobody|nothing|neither|nor|without|cannot|than|at least|at most)\b|n['’]t\b|\w{4}[.;!?]\s|"
+    r"\b(?:about|above|after|almost|and|around|before|below|between|nearly|only|or|over|since|under|until)\s+\S+"
+    r"(?:\s+[a-z%°]\S*)?$",
+    re.IGNORECASE,
+)
 MONTHS = {name.lower() for name in calendar.month_name}
-DENIAL = re.compile(r"\b(?:not?|never|none|nobody|nothing|neither|nor|without|cannot)\b|n['’]t\b", re.IGNORECASE)
-ENDS = {"malformed": "two turns were not understood", "turn_limit": "no turns were left",
-        "token_limit": "no tokens were left"}  # fmt: skip
+ENDS = dict(malformed="two turns not understood", turn_limit="no turns left", token_limit="no tokens left")
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Of a claim: "supported", "refuted" or "not found"; why, and the passages it rests on."""
 
     name: str
@@ -89,14 +96,14 @@ def masked(claim: str) -> tuple[str, str]:
     """(question, value): the name, the number or else the word that ends `claim`, and the question that asks for it.
 
     Raises:
-        ValueError: a denial, whose truth an answer does not tell, or fewer than three words.
+        ValueError: fewer than three words, or one of `UNCHECKED`.
     """
     words = clean(claim).strip(" .!?").split()
     words[:1] = [word.lower() if word.lower() in STOP_WORDS else word for word in words[:1]]
     claim = " ".join(words)
-    if DENIAL.search(claim) or len(words) < 3:
-        raise ValueError(f"cannot check {claim!r}: want a statement without 'not' or 'no', of three words or more, "
-                         "that ends with the name, the number or the word to be checked")  # fmt: skip
+    if len(words) < 3 or UNCHECKED.search(claim):
+        raise ValueError(f"cannot check {claim!r}: want one sentence of three words or more that ends with the name, "
+                         "number or word in question, without 'not', 'and', 'more than' or the like")  # fmt: skip
     if plain := PLAIN.fullmatch(claim):
         return f"What {plain[2]} {plain[1]}?", plain[3]
     value = VALUE.search(claim)
@@ -107,27 +114,26 @@ def masked(claim: str) -> tuple[str, str]:
 
 def verify(episode: Episode, claim: str, value: str) -> Verdict:
     """Whether the answer to `masked`'s question is what the claim says, by the rule at the head of this module."""
-    said, claimed, telling = normalize(episode.answer or ""), normalize(value), keywords(episode.question.text).split()
+    answer, telling = episode.answer or "", keywords(episode.question.text).split()
+    said, claimed = normalize(answer), normalize(value)
+    said = "" if _within(said, normalize(episode.question.text)) else said  # the question again is no answer
     hits = {hit.chunk_id: hit for turn in episode.searches for hit in turn.hits}.values()
-    found = tuple(hit for hit in hits if _is_about(hit, telling))
-    basis = tuple(hit for hit in found if _within(said, _words(hit)))
-    if not said or not basis:
-        return Verdict("not found", f"no passage that was found holds what the claim is about beside {said!r}")
-    if (
-        (_within(said, normalize(claim)) and set(said.split()) & set(claimed.split()))
-        or (value[0].isupper() or value[0].isdigit())
-        and _within(claimed, said)
-    ):
-        return Verdict("supported", f"the policy's answer is {said!r}, too", basis)
-    if _rules_out(episode.answer, value) and not any(_within(claimed, _words(hit)) for hit in found):
-        return Verdict("refuted", f"the policy's answer is {said!r}, not {claimed!r}", basis)
-    return Verdict("not found", f"the policy's answer, {said!r}, neither is {claimed!r} nor rules it out", basis)
+    found = [hit for hit in hits if _is_about(hit, telling)]
+    basis = tuple(hit for hit in found if said and _within(said, _words(hit)))
+    if not basis:
+        return Verdict("not found", f"no passage holds the policy's answer, {answer!r}, beside what the claim is about")
+    inside = _within(said, normalize(claim)) and set(said.split()) & set(claimed.split())
+    if inside or (not value[0].islower() and _within(claimed, said)):
+        return Verdict("supported", f"the policy, too, answers {answer!r}", basis)
+    if _differ(answer, value) and not any(_within(claimed, _words(hit)) for hit in found):
+        return Verdict("refuted", f"the policy answers {answer!r}, not {value!r}", basis)
+    return Verdict("not found", f"the policy's answer, {answer!r}, neither is {value!r} nor rules it out", basis)
 
 
-def _rules_out(answer: str, value: str) -> bool:
+def _differ(answer: str, value: str) -> bool:
     """Whether they are two names, two dates or two numbers of one unit, each with a word that the other lacks."""
     one, other = set(normalize(answer).split()), set(normalize(value).split())
-    units = [{word for word in words if word[0].isalpha()} - MONTHS for words in (one, other)]
+    units = [{"month" if word in MONTHS else word for word in words if word[0].isalpha()} for words in (one, other)]
     numbers = all(any(word[0].isdigit() for word in words) for words in (one, other))
     of_a_kind = units[0] <= units[1] or units[1] <= units[0] if numbers else answer[0].isupper() and value[0].isupper()
     return of_a_kind and bool(one - other) and bool(other - one)
@@ -162,10 +168,9 @@ def show(episode: Episode) -> str:
 
 
 def passage(hit: Hit, mark: str = "-") -> str:
+    """A passage with its title, id and score, indented."""
     head = f"    {mark} {printable(hit.title) or '(no title)'} ({printable(hit.chunk_id)}, score {hit.score:.3g})"
-    return "\n".join(
-        [head, *textwrap.wrap(printable(hit.text), 100, initial_indent=" " * 8, subsequent_indent=" " * 8)]
-    )
+    return "\n".join([head, textwrap.indent(textwrap.fill(printable(hit.text), 92), " " * 8)])
 
 
 def printable(text: str) -> str:

@@ -215,7 +215,7 @@ def results(run: Path, rows: list[dict]) -> str:
 def versions(run: Path) -> str:
     """Where the run happened last, from its environment.txt; a sweep's stands above the folders of its trainings."""
     told = next(filter(None, (read(folder / "environment.txt") for folder in (run, *run.parents[:2]))), "")
-    last = told.split("\n\ntime:")[-1].splitlines()  # a section a start
+    last = re.split(r"\n(?=time: )", told)[-1].splitlines()  # a section a start
     return "\n".join(line for line in last if re.split("==|: ", line)[0] in VERSIONS) or MISSING
 
 
