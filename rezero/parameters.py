@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rezero.files import ROOT, resolve
 
-SCALARS = (str, bool, int, float)
+LISTED = {str, bool, int, float, dict}  # what a list may be of, one of them at a time
 
 
 def read_parameters(path: Path) -> dict:
@@ -70,7 +70,7 @@ def kind(value) -> str:
     kinds = {type(item) for item in value}
     if kinds == {int, float}:
         return "list of float"
-    simple = len(kinds) == 1 and kinds <= set(SCALARS)
+    simple = len(kinds) == 1 and kinds <= LISTED
     return f"list of {kinds.pop().__name__}" if simple else "mixed list" if kinds else "empty list"
 
 

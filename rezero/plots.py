@@ -58,6 +58,32 @@ def dev_curve(metrics: DataFrame, ax: Axes | None = None) -> Axes:
     return _finish(ax, "y")
 
 
+def learning_curves(frame: DataFrame) -> np.ndarray:
+    """Accuracy and P(search again | first miss) on dev by step, an arm a column: mean and range of its seeds.
+
+    `frame` is `ablations.curves`'s. The other arms' means stand in grey, to compare with.
+    """
+    _need(frame, "arm", "seed", "step", "accuracy")
+    rows = {"accuracy": "accuracy\n(exact match)", "retry_after_miss": "P(search again |\nfirst miss)"}
+    arms = frame.groupby("arm", sort=False)
+    size = {"figsize": (1.2 + 2.1 * len(arms), 4.6), "layout": "constrained"}
+    figure, axes = plt.subplots(len(rows), len(arms), sharex=True, sharey="row", squeeze=False, **size)
+    for line, (value, label) in zip(axes, rows.items(), strict=True):
+        spread = {arm: part.groupby("step")[value].agg(["mean", "min", "max"]) for arm, part in arms}
+        for ax, own, color in zip(line, spread.values(), _colors(len(arms)), strict=True):
+            for other in spread.values():
+                ax.plot(other.index, other["mean"], color="0.8", linewidth=1)
+            ax.plot(own.index, own["mean"], color=color, linewidth=2, marker="o", markersize=3)
+            ax.fill_between(own.index, own["min"], own["max"], color=color, alpha=0.25, linewidth=0)
+            ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        line[0].set_ylabel(label)
+    for top, bottom, (arm, _) in zip(axes[0], axes[-1], arms, strict=True):
+        top.set_title(arm)
+        bottom.set_xlabel("step")
+    figure.suptitle(f"On dev: mean and range of seeds ({frame.seed.nunique()}); grey: the other arms' means")
+    return axes
+
+
 def searches_histogram(frame: DataFrame, hue: str | None = "policy", ax: Axes | None = None) -> Axes:
     """Share of episodes by their number of searches, a bar a policy; the legend says the mean."""
     groups = _groups(frame, hue, "searches")
@@ -112,12 +138,32 @@ def training_health(metrics: DataFrame) -> np.ndarray:
     return axes
 
 
-def heat(table: DataFrame, counts=None, title: str = "", label: str = "share", ax: Axes | None = None) -> Axes:
-    """A table of shares in [0, 1] as a heat map, index down, columns across; `counts` writes n below each share."""
+def matrix(frame: DataFrame, value: str = "accuracy", title: str = "", ax: Axes | None = None) -> Axes:
+    """Which policy does what where: a row an arm, a column a place (`tested`), its share and 95% interval in the cell.
+
+    `frame` has one row an arm and place, as `ablations.matrix` gives it.
+    """
+    _need(frame, "arm", "tested", value, f"{value}_low", f"{value}_high")
+    order = {"index": frame.arm.unique(), "columns": frame.tested.unique()}
+    at, low, high = (frame.pivot(index="arm", columns="tested", values=f"{value}{end}").reindex(**order)
+                     for end in ("", "_low", "_high"))  # fmt: skip
+    below = (100 * low).map("{:.0f}".format) + "–" + high.map("{:.0%}".format)
+    ax = heat(at, below, title, value.replace("_", " "), ax)
+    ax.set(xlabel="tested on", ylabel="trained as")
+    return ax
+
+
+def heat(table: DataFrame, below=None, title: str = "", label: str = "share", ax: Axes | None = None) -> Axes:
+    """A table of shares in [0, 1] as a heat map, index down, columns across; `below` has what stands below each."""
     if table.empty or not (((table >= 0) & (table <= 1)) | table.isna()).all(axis=None):
         raise ValueError(f"heat wants a table of shares between 0 and 1, got\n{table}")
-    ax = ax or plt.figure(figsize=(2 + 1.1 * table.shape[1], 1.2 + 0.5 * table.shape[0]), layout="constrained").gca()
-    words = table.map("{:.0%}".format) + ("" if counts is None else counts.map("\nn = {:.0f}".format))
+    ax = (
+        ax
+        or plt.figure(
+            figsize=(max(5, 2 + 1.1 * table.shape[1]), 1.4 + 0.5 * table.shape[0]), layout="constrained"
+        ).gca()
+    )
+    words = table.map("{:.0%}".format) + ("" if below is None else "\n" + below)
     bar = {"label": label, "format": PercentFormatter(1)}
     sns.heatmap(table, annot=words, fmt="", vmin=0, vmax=1, cmap="Blues", linewidths=1, cbar_kws=bar, ax=ax)
     ax.set(title=title, facecolor="0.9")  # grey: no value

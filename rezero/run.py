@@ -153,13 +153,13 @@ def shown(path: Path) -> str:
 
 
 def run(
-    chosen: Sequence[str] = (), flags: Sequence[str] = (), file: str | None = None, run_id: str | None = None,
+    chosen: Sequence[str] = (), flags: Sequence[str] | dict = (), file: str | None = None, run_id: str | None = None,
     resume: bool = False, notebooks: str | Path = NOTEBOOKS, runs: str | Path = RUNS,
 ) -> int:  # fmt: skip
     """Execute the chosen notebooks (none named: all) in order, stopping at the first that fails.
 
     Args:
-        flags: "name=value" overrides; `file`: a YAML file of them, which `flags` win over.
+        flags: "name=value" overrides, or {name: value}; `file`: a YAML file of them, which `flags` win over.
         resume: go on with run `run_id`: keep its parameters, skip the notebooks it finished.
 
     Returns the exit status: 0, 1 after a failed notebook, 130 after an interrupt.
@@ -173,7 +173,8 @@ def run(
     recorded = read_params_file(run_dir / "params.yaml") if resume else {}
     defaults = {path.stem: read_parameters(path) for path in paths}
     known = [path.stem for path in find_notebooks(["all"], notebooks)]
-    used = choose_parameters(defaults, read_flags(flags), file, recorded, known)
+    flags = flags if isinstance(flags, dict) else read_flags(list(flags))
+    used = choose_parameters(defaults, flags, file, recorded, known)
     with this_kernel() as kernel:
         run_dir.mkdir(parents=True, exist_ok=resume)
         with locked(run_dir):

@@ -1,75 +1,116 @@
-"""Ablations: the same training under several reward sets and seeds, and their paired comparison."""
+"""Sweeps: notebook 02 once for every arm, one after the other or on a Ray cluster; `ablations` reads what they leave.
 
-from dataclasses import replace
+An arm is a plain dict of notebook 02's parameters, as {"reward_set": "recovery", "seed": 1, "engine": "dense"}, with a
+`name` if its words are not enough of one. Test stays sealed: arms are compared on dev, as their last step leaves them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import pandas as pd
+from rezero.files import resolve
+from rezero.parameters import overrides, read_parameters
+from rezero.run import NOTEBOOKS, run, shown
 
-from rezero.config import Config
-from rezero.evaluate import SHARES, Report, estimate, evaluate
-from rezero.policy import load_policy
-from rezero.stats import holm, paired_shares
-from rezero.task import Task
-
-Arm = tuple[str, int]  # reward set, seed
+NOTEBOOK = "02_train_grpo"
+START = ("profile", "engine", "engine_options", "options", "difficulty_samples")  # arms alike in these share a start
+Runs = dict[tuple[str, int], Path]  # (arm, seed) -> its run folder
 
 
-def run_arms(
-    config: Config, arms: list[str], seeds: list[int], task: Task, folder: Path, difficulty: Path
-) -> dict[Arm, Report]:
-    """Train every reward set with every seed in `folder`/<arm>-<seed>, and evaluate its last policy on dev.
+def named(arms: list[dict]) -> list[dict]:
+    """The arms, those without a name called by their words: {"reward_set": "recovery", ...} is "recovery"."""
+    return [{"name": "-".join(value for value in arm.values() if isinstance(value, str)), **arm} for arm in arms]
 
-    The arm "start" of the result is the starting policy, untrained. An arm that finished before is not run again;
-    one that was killed goes on. All arms share the `difficulty` file (see `train.train`).
+
+def grid(arms: list[dict], seeds: list[int], **shared) -> tuple[dict, ...]:
+    """Every arm with every seed and the `shared` parameters; what an arm says itself wins, in `options` one by one."""
+    options = shared.pop("options", {})
+    every = [shared | {"seed": seed} | arm for seed in seeds for arm in named(arms)]
+    return tuple(arm | {"options": options | arm.get("options", {})} for arm in every)
+
+
+def sweep(arms, folder: str | Path, launcher: str = "local", resources: dict | None = None, books=NOTEBOOKS) -> Runs:
+    """Run notebook 02 for every arm in `folder`/<name>-<seed>; finished arms are skipped, killed ones go on.
+
+    What an arm prints stands in `folder`/<name>-<seed>.log. One that fails does not stop the others.
+
+    Args:
+        launcher: "local", one after the other, or "ray", see `on_ray`; `resources` are what Ray sets aside for an arm.
+        books: the folder of notebook 02.
+
+    Raises:
+        ValueError: an unknown launcher, a parameter that notebook 02 does not have, two arms of one name, or an arm
+            that ran with other parameters in this folder.
+        RuntimeError: arms failed; names them, the cells and the errors.
     """
-    from rezero.train import train
-
-    dev = task.questions["dev"][: config.eval_questions or None]
-    start = load_policy(config.policy)
-    reports = {("start", seed): evaluate(start, task.engine, dev, config, "start") for seed in seeds[:1]}
+    if launcher not in LAUNCHERS:
+        raise ValueError(f"unknown launcher {launcher!r}; allowed: {', '.join(LAUNCHERS)}")
+    folder, runs, jobs, failed = resolve(folder), {}, {}, []
     for arm in arms:
-        for seed in seeds:
-            print(f"arm {arm}, seed {seed}")
-            varied = replace(config, reward_set=arm, seed=seed)
-            trained = train(varied, folder / f"{arm}-{seed}", task, difficulty=difficulty)
-            reports[arm, seed] = evaluate(trained.last, task.engine, dev, config, f"{arm}, seed {seed}")
-    return reports
+        place = runs[arm["name"], arm["seed"]] = folder / f"{arm['name']}-{arm['seed']}"
+        parameters = check_arm(arm, folder, books)
+        if jobs.setdefault(place, parameters) != parameters:
+            raise ValueError(f"two arms are called {place.name!r}; give one another name, as {{'name': 'other', ...}}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (place, record) in enumerate(LAUNCHERS[launcher](jobs, books, resources or {}), start=1):
+        print(f"[{number}/{len(jobs)}] {place.name}: {record['status']}, {record['seconds']} s", flush=True)
+        failed += [f"{place.name}, {record['error']}"] if record["error"] else []
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(jobs)} arms failed; once mended, run the sweep again, what is done "
+                           f"is kept: {'; '.join(failed)}")  # fmt: skip
+    return runs
 
 
-def arms_table(reports: dict[Arm, Report], metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(one row an arm with `metric`, `<metric>_low`, `<metric>_high`; one row an arm and seed) for `plots.arms`.
+def check_arm(arm: dict, folder: Path, books: Path) -> dict:
+    """All parameters that notebook 02 gets for an arm."""
+    defaults = read_parameters(books / f"{NOTEBOOK}.ipynb")
+    start = hashlib.sha1(json.dumps([arm.get(name) for name in START], sort_keys=True).encode()).hexdigest()[:8]
+    own = {"test": False, "difficulty": shown(folder / f"difficulty-{start}.jsonl")} | arm
+    own.pop("name")
+    used = defaults | overrides(own, {NOTEBOOK: defaults}, f"arm {arm['name']!r}", [NOTEBOOK])[NOTEBOOK]
+    return {name: value for name, value in used.items() if name != "run_dir"}
 
-    The interval of an arm pools the episodes of its seeds: it speaks of the questions, not of further seeds.
+
+def run_arm(place: Path, parameters: dict, books: Path, after: object = None) -> dict:
+    """Run notebook 02 in `place`; what run.json records of it: status, seconds, error. `after` is for Ray to wait."""
+    with place.with_name(f"{place.name}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        known = (place / "run.json").is_file()
+        status = run([NOTEBOOK], parameters, run_id=place.name, resume=known, notebooks=books, runs=place.parent)
+    if status == 130:
+        raise KeyboardInterrupt
+    return json.loads((place / "run.json").read_text("utf-8"))["notebooks"][NOTEBOOK]
+
+
+def in_turn(jobs: dict[Path, dict], books: Path, resources: dict) -> Iterator[tuple[Path, dict]]:
+    """One arm after the other, in their order."""
+    for place, parameters in jobs.items():
+        yield place, run_arm(place, parameters, books)
+
+
+def on_ray(jobs: dict[Path, dict], books: Path, resources: dict) -> Iterator[tuple[Path, dict]]:
+    """Every arm a Ray task, on the cluster that RAY_ADDRESS names or else on this machine's cores, as they end.
+
+    An arm waits for the one that measures its questions' difficulty. The machines of a cluster need this clone and
+    the run folder at the same path.
     """
-    seeds = pd.DataFrame([{"arm": arm, "seed": seed, metric: r[metric].value} for (arm, seed), r in reports.items()])
-    rows = []
-    for arm in dict.fromkeys(arm for arm, _ in reports):
-        pooled = pd.concat([r.frame for (name, _), r in reports.items() if name == arm])
-        found = estimate(metric, pooled)
-        rows.append({"arm": arm, metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high})
-    return pd.DataFrame(rows), seeds
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("launcher 'ray' needs one more package: pip install ray") from error
+    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
+    task, first, waiting = ray.remote(run_arm).options(**resources), {}, {}
+    for place, parameters in jobs.items():
+        job = task.remote(place, parameters, books, first.get(parameters["difficulty"]))
+        first.setdefault(parameters["difficulty"], job)
+        waiting[job] = place
+    try:
+        while waiting:
+            (job,), _ = ray.wait(list(waiting))
+            yield waiting.pop(job), ray.get(job)
+    finally:
+        ray.shutdown()
 
 
-def paired_table(reports: dict[Arm, Report], baseline: str, metric: str = "accuracy") -> pd.DataFrame:
-    """Difference of every arm to `baseline` in a share of `evaluate.SHARES`, with intervals and corrected p-values.
-
-    Paired over questions, resampled over questions and seeds (`stats.paired_shares`); p corrected by Holm's method.
-    """
-    counts = {arm: _counts(reports, arm, metric) for arm in dict.fromkeys(arm for arm, _ in reports)}
-    arms = [arm for arm in counts if arm != baseline]
-    found = [paired_shares(counts[baseline], counts[arm], seed=0) for arm in arms]
-    frame = pd.DataFrame(found, columns=["difference", "low", "high", "p"])
-    frame["p (Holm)"] = holm(frame.pop("p").tolist())
-    frame.insert(0, "arm", arms)
-    frame.insert(1, "metric", f"{metric} minus {baseline}")
-    shown = frame["p (Holm)"] < 0.05
-    frame["in words"] = (frame.difference > 0).map({True: "higher", False: "lower"}).where(shown, "no difference shown")
-    return frame.round(3)
-
-
-def _counts(reports: dict[Arm, Report], arm: str, metric: str):
-    """(successes, cases) of an arm, each of shape (seeds, questions), questions in the order of their ids."""
-    column, condition = SHARES[metric]
-    frames = [r.frame.set_index("question_id").sort_index() for (name, _), r in reports.items() if name == arm]
-    cases = [f[condition].astype(float) if condition else f[column].astype(float) * 0 + 1 for f in frames]
-    return [(f[column].astype(float) * n).to_list() for f, n in zip(frames, cases, strict=True)], cases
+LAUNCHERS = {"local": in_turn, "ray": on_ray}

@@ -160,13 +160,46 @@ def test_training_health_panels_and_stacked_seconds():
 
 def test_heat_writes_and_colours_every_share():
     table = pd.DataFrame([[0.25, 1.0], [0.5, np.nan]], index=["a", "b"], columns=["x", "y"])
-    ax = plots.heat(table, counts=pd.DataFrame([[8, 9], [10, 0]], index=["a", "b"], columns=["x", "y"]))
+    ax = plots.heat(table, pd.DataFrame([["n = 8", "n = 9"], ["n = 10", ""]], index=["a", "b"], columns=["x", "y"]))
     assert [text.get_text() for text in ax.texts] == ["25%\nn = 8", "100%\nn = 9", "50%\nn = 10"]
     assert ax.collections[0].get_clim() == (0, 1)  # the same colour means the same share in every figure
     assert [text.get_text() for text in plots.heat(table).texts] == ["25%", "100%", "50%"]
     for wrong in (table * 100, table.iloc[:0]):
         with pytest.raises(ValueError, match="shares between 0 and 1"):
             plots.heat(wrong)
+
+
+def test_matrix_has_an_arm_a_row_and_a_place_a_column_with_intervals():
+    rows = [
+        ("b", "y", 0.5, 0.4, 0.6),
+        ("b", "x", 1.0, 0.76, 1.0),
+        ("a", "y", 0.25, 0.0, 0.5),
+        ("a", "x", *[np.nan] * 3),
+    ]
+    frame = pd.DataFrame(rows, columns=["arm", "tested", "gain", "gain_low", "gain_high"])
+    ax = plots.matrix(frame, "gain", "A title")
+    assert [text.get_text() for text in ax.texts] == ["50%\n40–60%", "100%\n76–100%", "25%\n0–50%"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["b", "a"]  # in the order given
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["y", "x"]
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("tested on", "trained as", "A title")
+
+
+def test_learning_curves_draw_the_mean_and_the_range_of_the_seeds():
+    rows = [("b", 0, 0, 0.4), ("b", 0, 5, 0.6), ("b", 1, 0, 0.4), ("b", 1, 5, 0.8), ("a", 0, 0, 0.4), ("a", 0, 5, 0.5)]
+    frame = pd.DataFrame(rows, columns=["arm", "seed", "step", "accuracy"]).assign(retry_after_miss=np.nan)
+    frame.loc[frame.step == 5, "retry_after_miss"] = [0.1, 0.3, 0.9]
+    axes = plots.learning_curves(frame)
+    assert axes.shape == (2, 2) and [ax.get_title() for ax in axes[0]] == ["b", "a"]
+    mean = axes[0, 0].lines[-1]
+    assert mean.get_xdata().tolist() == [0, 5] and mean.get_ydata().tolist() == pytest.approx([0.4, 0.7])
+    band = {tuple(point) for point in axes[0, 0].collections[0].get_paths()[0].vertices.round(6).tolist()}
+    assert {(5, 0.6), (5, 0.8), (0, 0.4)} <= band
+    assert [line.get_ydata().tolist() for line in axes[0, 1].lines[:2]] == [
+        pytest.approx([0.4, 0.7]),
+        [0.4, 0.5],
+    ]  # grey
+    assert np.isnan(axes[1, 0].lines[-1].get_ydata()[0]) and axes[1, 0].lines[-1].get_ydata()[1] == pytest.approx(0.2)
+    assert "seeds (2)" in axes[0, 0].figure.get_suptitle()
 
 
 def test_arms_draw_a_row_an_arm_with_its_seeds_below():
@@ -198,6 +231,8 @@ def test_arms_draw_a_row_an_arm_with_its_seeds_below():
         (lambda: plots.searches_histogram(FRAME.drop(columns="policy")), "missing or empty: policy; have: kind"),
         (lambda: plots.recovery_bars(FRAME.iloc[:0]), "have: no rows"),
         (lambda: plots.kinds_bars(FRAME.drop(columns="kind")), "missing or empty: kind"),
+        (lambda: plots.learning_curves(FRAME), "missing or empty: arm, seed, step, accuracy; have: policy"),
+        (lambda: plots.matrix(FRAME), "missing or empty: arm, tested, accuracy"),
         (lambda: plots.arms(FRAME), "missing or empty: arm, accuracy, accuracy_low, accuracy_high"),
     ],
 )

@@ -42,6 +42,7 @@ def read_record(run_dir):
 def test_parameters_cell_is_read_without_running_it():
     source = "# how fast\nlr = 1e-6  # per step\nseed: int = -1\nname = 'a'\nweights = [\n  1,\n  0.5,\n]\non = True"
     expected = {"lr": 1e-6, "seed": -1, "name": "a", "weights": [1, 0.5], "on": True}
+    assert parameters.parse_parameters("arms = [{'a': 1}, {}]", "x") == {"arms": [{"a": 1}, {}]}
     assert parameters.parse_parameters(source, "x") == expected
 
 
