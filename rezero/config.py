@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, dataclass, field, fields, replace
 
-CHOICES = {  # what TRL would refuse only in the first step
+CHOICES = {  # what would be refused only later, or not at all
+    "split": ("disjoint", "by_row"),
     "scale_rewards": ("group", "batch", "none"),
     "aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "backend": ("transformers", "unsloth"),
@@ -18,7 +19,8 @@ class Config:
     seed: int = 0  # one seed for sampling, data order and torch
 
     # task
-    corpus: str = "data/larkspur"  # folder with chunks.jsonl and questions.jsonl
+    corpus: str = "data/larkspur"  # folder with chunks.jsonl (or .csv, .json) and questions.jsonl
+    split: str = "disjoint"  # the file's own, or by chunk where it has none; by_row: as published, which leaks
     engine: str = "bm25"  # a name in search.ENGINES
     engine_options: dict = field(default_factory=dict)  # its options, as {"k1": 1.2}
     k: int = 2  # passages a search brings
@@ -178,17 +180,16 @@ COLAB_T4 = replace(
     eval_every=25,
 )
 
-# The published runs (arXiv 2504.11001 and its repository). Their data does not ship: `corpus` must name a folder of it.
-# Known and set: model, 4 bits, the adapter's rank and targets, group of 6, one question a step, learning rate and its
-# schedule, weight decay, Adam's betas, optimiser, gradient norm, beta, temperature, steps, passages, turns, the six
-# weights, checkpoints and evaluations every 50 steps; questions uniformly and no sentinel, as it had neither.
-# Not known to us, so our values: the adapter's alpha, turn_tokens, epsilon, loss_type, scale_rewards, prompt's words.
-# Known to differ: MiniLM embeds the passages, with the original's mistake (`legacy`), for want of e5-base-v2; of a
-# budget of 2,048 to 8,192 tokens the upper end; exact match judges, not the policy; dev chooses the checkpoint.
+# The published runs (arXiv 2504.11001; github.com/menloresearch/ReZero, its last version and its history). Their data
+# does not ship: `corpus` names a folder with its chunks.csv and questions.jsonl. The README tells field by field what
+# they did and what is set here; `split="disjoint"` corrects their leaking split.
 EXP_02 = replace(
     SINGLE_GPU,
     profile="exp_02",
+    split="by_row",
     engine="legacy",
+    turn_tokens=2048,
+    gpu_share=0.6,
     reward_set="original",
     questions_per_step=1,
     num_generations=6,
@@ -200,7 +201,7 @@ EXP_02 = replace(
     collapse_drop=1.0,  # more than an accuracy can fall: never stops
     collapse_window=2000,  # more than there are steps: never stops
 )
-EXP_01 = replace(EXP_02, profile="exp_01", max_turns=10)  # it also paid retries without an answer, which we do not have
+EXP_01 = replace(EXP_02, profile="exp_01", max_turns=10, reward_set="retry_always")
 EXP_03 = replace(EXP_02, profile="exp_03", reward_set="no_retry")
 
 PROFILES = {one.profile: one for one in (LAPTOP, SMOLLM, COLAB_T4, SINGLE_GPU, EXP_01, EXP_02, EXP_03)}

@@ -58,6 +58,14 @@ def load_chunks(path: str | Path, limit: int | None = None) -> list[Chunk]:
     return list(chunks.values())
 
 
+def chunks_file(folder: str | Path) -> Path:
+    """The file of chunks in a corpus folder: chunks.jsonl, or chunks.json or chunks.csv where there is none."""
+    paths = [resolve(folder) / f"chunks{ending}" for ending in READERS]
+    if found := next(filter(Path.is_file, paths), None):
+        return found
+    raise FileNotFoundError(f"{resolve(folder)}: no corpus; want one of {', '.join(path.name for path in paths)}")
+
+
 def load_documents(folder: str | Path, size: int = 1000, overlap: int = 0) -> list[Chunk]:
     """Every .txt and .md file below `folder`, in the order of their paths, cut by `chunk_text`.
 
@@ -179,8 +187,8 @@ def _from_csv(path: Path) -> Iterator[tuple[str, Chunk]]:
 def load_autodidact_questions(path: str | Path, chunks: Iterable[Chunk]) -> list["Question"]:
     """Questions as AutoDidact and ReZero publish them: one {"id": chunk id, "question", "answer"} a line.
 
-    Ids are the chunk's with a running number, "17.2". All are kind "direct" and split "train": the published
-    split is by row and leaks, so splitting is left to the caller.
+    Ids are the chunk's with a running number, "17.2". All are kind "direct" and split "train", because the file says
+    nothing of splits: see `questions.assign_splits`.
 
     Raises:
         ValueError: a field is missing or empty, or the chunk is not in `chunks`; names file and place.

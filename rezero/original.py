@@ -57,15 +57,21 @@ def format(episode: Episode) -> float:
 
 
 def retry(episode: Episode) -> float:
-    """The number of searches, paid in an episode whose last message holds an answer: 0, .35, .5, .65, .8, .95.
+    """`retry_always` of an episode whose last message holds an answer, else 0 (exp_02's version, and the last one).
 
-    Halved when one message holds several searches; rounded to 3 decimals, as the original does, so that the halves
-    are .175 .25 .325 .4 .475. Quirks: the first search is paid, too, nothing asks whether a search had failed, and
-    the answer need not be right. Gamed by five searches of anything.
+    Quirks: the first search is paid, too, nothing asks whether a search had failed, and the answer need not be right.
+    Gamed by five searches of anything.
     """
     last = _last(episode)
-    if last is None or not ANSWER.search(last.text):
-        return 0.0
+    return retry_always(episode) if last is not None and ANSWER.search(last.text) else 0.0
+
+
+def retry_always(episode: Episode) -> float:
+    """The number of searches, paid whatever the episode ends in (exp_01's version): 0, .35, .5, .65, .8, .95.
+
+    Halved when one message holds several searches; rounded to 3 decimals, as the original does, so that the halves
+    are .175 .25 .325 .4 .475. Gamed by searching until the turns are over.
+    """
     counts = [len(SEARCH.findall(turn.text)) for turn in episode.turns]
     if not sum(counts):
         return 0.0

@@ -1,5 +1,6 @@
 """Questions over a corpus: the record, its validation, and splits that do not leak."""
 
+import math
 import random
 import re
 from collections import Counter, defaultdict
@@ -8,11 +9,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 
-from rezero.corpus import Chunk
+import numpy as np
+
+from rezero.corpus import Chunk, load_autodidact_questions
 from rezero.files import read_jsonl, resolve, write_jsonl
 
 KINDS = ("direct", "reworded", "alias", "two-hop")
 SPLITS = ("train", "dev", "test")
+SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}  # of a file that says nothing of splits
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,15 @@ DEICTIC = re.compile(
 
 
 def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> list[Question]:
-    """Read questions from JSON Lines; with `chunks`, fill in `gold_texts`.
+    """Read questions from JSON Lines, ours or AutoDidact's (id, question, answer); with `chunks`, fill in `gold_texts`.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a field is missing, unknown or of the wrong kind, or a gold chunk does not exist; names file:line.
     """
     path = resolve(path)
+    if chunks is not None and "question" in next(read_jsonl(path), ()):
+        return load_autodidact_questions(path, chunks)
     texts = None if chunks is None else {chunk.id: chunk.text for chunk in chunks}
     return [_read(row, texts, f"{path}:{number}") for number, row in enumerate(read_jsonl(path), start=1)]
 
@@ -140,6 +146,21 @@ def _problems(question: Question, texts: dict[str, str]) -> Iterable[str]:
     yield from (f"unknown gold chunk {gold!r}" for gold in unknown)
     if not unknown and question.answers and question.answers[0] not in texts[question.gold_chunk_ids[-1]]:
         yield f"answer {question.answers[0]!r} is not in {question.gold_chunk_ids[-1]}"
+
+
+def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Question]:
+    """Questions with the splits of `how`.
+
+    "disjoint": the file's own, or, where it names none and all are "train", `split_by_chunk` by `SHARES`.
+    "by_row": the published code's, `train_test_split(test_size=0.1, seed=42)` of datasets: a tenth of the rows is test,
+    whatever chunk they share with train, and there is no dev.
+    """
+    if how == "by_row":
+        order = np.random.default_rng(42).permutation(len(questions))
+        test = set(order[: math.ceil(0.1 * len(questions))].tolist())
+        return [replace(q, split="test" if row in test else "train") for row, q in enumerate(questions)]
+    unsplit = all(question.split == "train" for question in questions)
+    return split_by_chunk(questions, SHARES) if unsplit else questions
 
 
 def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: int = 0) -> list[Question]:

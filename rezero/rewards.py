@@ -15,6 +15,7 @@ from rezero.original import (
     em_chunk_last,
     format,
     retry,
+    retry_always,
     search_diversity,
     search_strategy,
 )
@@ -130,6 +131,7 @@ REWARDS = {
     "correctness": correctness,
     "format": format,
     "retry": retry,
+    "retry_always": retry_always,
     "em_chunk": em_chunk,
     "em_chunk_last": em_chunk_last,
     "search_strategy": search_strategy,
@@ -147,6 +149,7 @@ ORIGINAL = {"correctness": 4, "format": 2, "retry": 1, "em_chunk": 1, "search_st
 
 REWARD_SETS = {  # name -> {reward: weight}; a weight of 0 logs the reward without training on it
     "original": ORIGINAL,
+    "retry_always": {"retry_always" if name == "retry" else name: weight for name, weight in ORIGINAL.items()},
     "no_retry": {name: weight for name, weight in ORIGINAL.items() if name != "retry"},
     "correctness": {"correctness": 4, "recovery": 0},
     "recovery": {"correctness": 4, "recovery": 2},

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rezero.config import Config
-from rezero.corpus import load_chunks
+from rezero.corpus import chunks_file, load_chunks
 from rezero.files import append_jsonl, resolve
-from rezero.questions import SPLITS, Question, keywords, load_questions
+from rezero.questions import SPLITS, Question, assign_splits, keywords, load_questions
 from rezero.search import Asker, Engine, build_engine
 
 LEDGER = "test_ledger.jsonl"
@@ -23,12 +23,14 @@ class Task:
 
 
 def load_task(config: Config) -> Task:
-    """Load corpus, questions and engine of a configuration."""
+    """Load corpus, questions and engine of a configuration; with split="by_row" test stands in for the dev it lacks."""
     folder = resolve(config.corpus)
-    chunks = load_chunks(folder / "chunks.jsonl")
-    questions = load_questions(folder / "questions.jsonl", chunks)
+    chunks = load_chunks(chunks_file(folder))
+    questions = assign_splits(load_questions(folder / "questions.jsonl", chunks), config.split)
     splits = {name: [q for q in questions if q.split == name] for name in SPLITS}
     sealed = tuple(splits.pop("test"))
+    if config.split == "by_row":
+        splits["dev"] = list(sealed)  # the published runs chose their checkpoint on test
     return Task(build_engine(config.engine, chunks, **config.engine_options), splits, sealed)
 
 

@@ -26,6 +26,7 @@ def test_overrides():
         ({"steps": True}, "steps=True: want int, got bool"),  # a bool is not a number of steps
         ({"learning_rate": "1e-6"}, "learning_rate='1e-6': want float, got str"),  # what YAML makes of 1e-6
         ({"scale_rewards": "grup"}, "scale_rewards='grup'; allowed: group, batch, none"),
+        ({"split": "rows"}, "split='rows'; allowed: disjoint, by_row"),
         ({"aggregation": "sum"}, "aggregation='sum'; allowed: sum_then_normalize, normalize_then_sum"),
         ({"reward_weights": [4, 2]}, r"reward_weights=\[4, 2\]: want dict, got list"),
         ({"micro_batch": 7}, "micro_batch=7 must divide .* = 64"),
@@ -42,11 +43,18 @@ def test_bad_values_are_refused(arguments, said):
 def test_the_published_runs_to_the_letter():
     published = dict(
         policy="unsloth/Llama-3.2-3B-Instruct", load_in_4bit=True, lora_rank=64, lora_layers=0, k=5, max_turns=20,
-        num_generations=6, questions_per_step=1, learning_rate=5e-6, lr_scheduler="cosine", warmup_steps=100,
-        weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.99, optim="paged_adamw_8bit", max_grad_norm=0.1, beta=0.04,
-        temperature=0.9, steps=1000, save_every=50, eval_every=50, reward_set="original", difficulty_samples=0,
+        turn_tokens=2048, episode_tokens=8192, num_generations=6, questions_per_step=1, micro_batch=6,
+        learning_rate=5e-6, lr_scheduler="cosine", warmup_steps=100, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.99,
+        optim="paged_adamw_8bit", max_grad_norm=0.1, loss_type="dapo", scale_rewards="group", beta=0.04,
+        temperature=0.9, steps=1000, save_every=50, eval_every=50, eval_questions=32, split="by_row",
+        reward_set="original", difficulty_samples=0, gpu_share=0.6,
     )  # fmt: skip
-    for name, other in {"exp_01": {"max_turns": 10}, "exp_02": {}, "exp_03": {"reward_set": "no_retry"}}.items():
+    own = {
+        "exp_01": {"max_turns": 10, "reward_set": "retry_always"},
+        "exp_02": {},
+        "exp_03": {"reward_set": "no_retry"},
+    }
+    for name, other in own.items():
         config = load_config(name).to_dict()
         assert {field: config[field] for field in published} == published | other
 

@@ -15,11 +15,12 @@ from rezero.questions import Question
 from rezero.rewards import REWARDS
 from rezero.search import Hit
 
-YES_NO = (0, 1)
+YES_NO, SEARCHES = (0, 1), (0, 0.175, 0.25, 0.325, 0.35, 0.4, 0.475, 0.5, 0.65, 0.8, 0.95)
 RANGES = {  # a tuple: these values only; a slice: everything between
     "correctness": YES_NO,
     "format": YES_NO,
-    "retry": (0, 0.175, 0.25, 0.325, 0.35, 0.4, 0.475, 0.5, 0.65, 0.8, 0.95),
+    "retry": SEARCHES,
+    "retry_always": SEARCHES,
     "em_chunk": YES_NO,
     "em_chunk_last": YES_NO,
     "search_strategy": (0, 0.2, 0.4, 0.6, 0.8, 1),
