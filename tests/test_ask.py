@@ -1,0 +1,256 @@
+"""Asking: what is printed, which settings are taken, what a claim's verdict rests on, and how often it is wrong."""
+
+import json
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from rezero import ask
+from rezero.__main__ import main
+from rezero.config import load_config
+from rezero.corpus import save_chunks
+from rezero.evaluate import budget
+from rezero.files import write_text
+from rezero.policy import load_policy
+from rezero.protocol import Episode, Turn
+from rezero.questions import Question
+from rezero.rollout import rollout
+from rezero.search import Hit
+from rezero.task import load_task
+
+
+def episode(question, answer, *texts, outcome="answered"):
+    hits = tuple(Hit(f"c{i}", "", text, 2.5) for i, text in enumerate(texts))
+    search = Turn("", "look", "search", "a query", hits, "shown")
+    return Episode(Question("asked", question, (), ()), (search, Turn("", "", "answer", answer)), outcome)
+
+
+def test_an_episode_is_printed_turn_by_turn():
+    turns = (
+        Turn("", "look this up", "search", "pilot Corvane", (Hit("c1", "Corvane", "The pilot was Keld.", 2.345),), "…"),
+        Turn("", "", "search", "nothing", (), "No passage"),
+        Turn("", "", "search", "failed", (), "…", error="timeout"),
+        Turn("gibberish", "", "malformed", "", information="…"),
+        Turn("", "found", "answer", "Keld"),
+    )
+    text = """question  Who?
+
+turn 1
+  thought   look this up
+  search    pilot Corvane
+    [1] Corvane (c1, score 2.35)
+        The pilot was Keld.
+
+turn 2
+  search    nothing
+    no passage
+
+turn 3
+  search    failed
+  engine    failed: timeout
+
+turn 4
+  malformed gibberish
+
+turn 5
+  thought   found
+  answer    Keld
+
+answer    Keld"""
+    done = Episode(Question("q", "Who?", (), ()), turns, "answered")
+    assert ask.show(done) == text
+    assert ask.show(replace(done, outcome="turn_limit")).endswith("answer    none: no turns left")
+
+
+def test_nothing_that_was_retrieved_steers_the_terminal():
+    bad = Hit("c\x1b[2J", "t\rx", "a\x07\u202e\ud800 b\n\nc", 1.0)
+    assert ask.passage(bad) == "    - t x (c\ufffd[2J, score 1)\n        a\ufffd\ufffd\ufffd b c"
+
+
+@pytest.mark.parametrize(
+    ("claim", "question", "value"),
+    [
+        ("The commander of Corvane was Ilse Varrow.", "What was the commander of Corvane?", "Ilse Varrow"),
+        ("Corvane was launched from Port Kelsey", "Corvane was launched from what?", "Port Kelsey"),
+        ("The mass of the fan is 22.3 kg.", "What is the mass of the fan?", "22.3 kg"),
+        ("The lowest reading was -40 degrees", "What was the lowest reading?", "-40 degrees"),
+        ("The launch was on 16 June 2061.", "the launch was on what?", "16 June 2061"),
+        ("The ship was the Ondine.", "What was the ship?", "Ondine"),
+        ("The cause was a poor weld.", "What was the cause?", "a poor weld"),
+        ("The tank was made of titanium.", "the tank was made of what?", "titanium"),
+    ],
+)
+def test_a_claim_is_masked_where_it_ends(claim, question, value):
+    assert ask.masked(claim) == (question, value)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    ["", "Corvane flew", "It was not Keld", "It wasn't Keld", "No pilot was Keld", "The flight took more than 12 days",
+     "It lasted about 12 days", "The crew were Keld and Varrow", "It flew. The pilot was Keld",
+     "It took at least 3 days"],
+)  # fmt: skip
+def test_a_claim_whose_truth_no_answer_tells_is_refused(claim):
+    with pytest.raises(ValueError, match=r"cannot check .*: want one sentence of three words or more"):
+        ask.masked(claim)
+
+
+KELD = "The pilot of Corvane was Bram Keld, for 12 days in June."
+
+
+@pytest.mark.parametrize(
+    ("claim", "answer", "texts", "verdict"),
+    [
+        ("The pilot of Corvane was Bram Keld.", "Bram Keld", [KELD], "supported"),
+        ("The pilot of Corvane was Keld.", "Bram Keld", [KELD], "supported"),
+        ("Corvane flew for 12 d.", "12 days", [KELD], "supported"),
+        ("The tank of Corvane was in the port wall.", "port wall", ["Corvane: in the port wall."], "supported"),
+        ("The pilot of Corvane was Ilse Varrow.", "Bram Keld", [KELD], "refuted"),
+        ("Corvane flew for 13 days.", "12 days", [KELD], "refuted"),
+        ("Corvane was launched on 9 May.", "3 June", ["Corvane: launched on 3 June."], "refuted"),
+        # not found: nobody answered, nothing was found, or what was found is about something else
+        ("The pilot of Corvane was Bram Keld.", "", [KELD], "not found"),
+        ("The pilot of Corvane was Bram Keld.", "Bram Keld", [], "not found"),
+        ("The pilot of Tarnel was Ilse Varrow.", "Bram Keld", [KELD], "not found"),
+        ("The pilot of Corvane was Bram Keld.", "Bram Keld", ["Corvane flew.", "Bram Keld rests."], "not found"),
+        ("The pilot of Corvane was Ilse Varrow.", "Corvane", [KELD], "not found"),  # the question again
+        # not found: the answer is of another kind, or only part of the claim, or both stand there
+        ("The pilot of Corvane was Ilse Varrow.", "12 days", [KELD], "not found"),
+        ("Corvane was launched on 9 May.", "12 days", [KELD], "not found"),
+        ("Corvane flew for 86 minutes.", "12 days", [KELD], "not found"),
+        ("The tank of Corvane was in the port wall.", "starboard wall", ["Corvane: starboard wall."], "not found"),
+        ("The pilot of Corvane was Ilse Varrow.", "Bram Keld", [KELD, "On Corvane flew Ilse Varrow."], "not found"),
+    ],
+)
+def test_the_verdict_on_a_claim(claim, answer, texts, verdict):
+    question, value = ask.masked(claim)
+    found = ask.verify(episode(question, answer, *texts), claim, value)
+    assert found.name == verdict
+    assert verdict == "not found" or [hit.text for hit in found.hits] == texts[:1]
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    """A run's folder, with an export, whose settings no profile has."""
+    made = tmp_path / "run"
+    for name in ("config.json", "export/rezero.json"):
+        write_text(made / name, json.dumps(config.to_dict() | {"k": 7, "engine_options": {"k1": 1.3}}))
+    for name in ("best", "warm", "export/adapter"):
+        (made / name).mkdir()
+    return made
+
+
+def test_settings_come_from_the_run_the_export_or_the_profile(run, tmp_path):
+    for place, policy in {"": "best", "best": "best", "warm": "warm", "export": "export",
+                          "export/adapter": "export/adapter"}.items():  # fmt: skip
+        config = ask.find_settings(str(run / place), "", "", None)
+        assert (config.k, config.policy) == (7, str(run / policy)), place
+    assert ask.find_settings(str(run), "smollm", "", None) == replace(load_config("smollm"), policy=str(run / "best"))
+    assert ask.find_settings("", "", "", None) == load_config()
+    assert ask.find_settings("owner/name", "smollm", "", None).policy == "owner/name"
+    assert ask.find_settings(str(run), "", "bm25", None).engine_options == {"k1": 1.3}
+    assert ask.find_settings(str(run), "", "dense", None).engine_options == {}  # they were bm25's
+    assert ask.find_settings(str(run), "", "dense", {"a": 1}).engine_options == {"a": 1}
+
+
+def test_corpora_are_read_as_the_server_reads_them(chunks, tmp_path):
+    path = save_chunks(tmp_path / "corpus" / "chunks.jsonl", chunks)
+    assert ask.read_corpus(str(path)) == ask.read_corpus(str(path.parent)) == chunks
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("# Tarnel\nThe skipper was Keld.")
+    assert [chunk.title for chunk in ask.read_corpus(str(tmp_path / "notes"))] == ["Tarnel"]
+
+
+def test_a_remote_engine_is_sent_no_passages(config, monkeypatch):
+    given = []
+    monkeypatch.setattr(ask, "build_engine", lambda name, chunks, **options: given.append(list(chunks)) or 1 / 0)
+    for corpus in ("", "data/larkspur"):
+        with pytest.raises(ZeroDivisionError):
+            ask.ask("Who?", replace(config, engine="opensearch"), corpus)
+    assert [len(chunks) > 0 for chunks in given] == [False, True]
+
+
+def test_the_command_prints_the_very_episode_of_a_rollout(config, chunks, engine, tmp_path, capsys):
+    corpus = save_chunks(tmp_path / "chunks.jsonl", chunks)
+    write_text(tmp_path / "start" / "rezero.json", json.dumps(config.to_dict()))
+    asked = ["--policy", config.policy, "--corpus", str(corpus)]
+    assert main(["ask", " Who was the commander of Corvane?", *asked]) == 0
+    question = Question("asked", "Who was the commander of Corvane?", (), ())
+    options = dict(k=config.k, budget=budget(config), prompt_style=config.prompt_style)
+    (played,) = rollout(load_policy(config.policy), engine, [question], **options)
+    assert capsys.readouterr().out == ask.show(played) + "\n"
+    assert main(["ask", "--verify", "The commander of Corvane was Keld.", *asked]) == 0
+    out = capsys.readouterr().out
+    assert "question  What was the commander of Corvane?" in out
+    assert "\nclaim     The commander of Corvane was Keld.\nnot found: no passage holds" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["  "], "the question is empty"),
+        (["--verify", ""], "cannot check ''"),
+        (["Who?", "--engine", "bm52"], "unknown engine 'bm52'; have: bm25"),
+        (["Who?", "--options", "{k9: 1}"], "unknown option 'k9' for engine 'bm25'"),
+        (["Who?", "--options", "k1"], "--options is 'k1'; want a mapping"),
+        (["Who?", "--profile", "laptob"], "unknown profile 'laptob'; allowed: laptop"),
+        (["Who?", "--corpus", "no/such"], "no/such: want a file of chunks, or a folder"),
+        (["Who?", "--policy", "no-such"], "no-such: config.json is missing"),
+        (["Who? " * 2000], "do not fit the 2048 tokens"),
+    ],
+)
+def test_the_command_refuses_in_one_line(args, reason, capsys):
+    assert main(["ask", *args]) == 2
+    said = capsys.readouterr()
+    assert reason in said.err and said.err.startswith("error: ") and said.err.count("\n") == 1 and not said.out
+
+
+FORMS = {  # of a question -> of the claim that answers it
+    r"(?:Who|What|Which \w+) was (the .+)\?": "{0} was {value}",
+    r"Who (built|fabricated|manufactured|made|produced) (.+)\?": "{1} was {0} by {value}",
+    r"Where was (.+) (mounted|installed|fitted)\?": "{0} was {1} in {value}",
+    r"How long was (.+)\?": "{0} was {value}",
+    r"Which (\w+) did (.+) have\?": "the {0} of {1} was {value}",
+    r"On which date was (.+)\?": "{0} was on {value}",
+}
+
+
+def claim(question: Question, value: str) -> str | None:
+    matches = ((re.fullmatch(form, question.text), made) for form, made in FORMS.items())
+    return next((made.format(*match.groups(), value=value) for match, made in matches if match), None)
+
+
+def claims(questions: list[Question]) -> list[tuple[str, bool]]:
+    """A true claim of every question that has a form, and a false one with another question's answer, if one fits."""
+    rng, rows, alike = random.Random(0), [], {}
+    for question in questions:
+        if made := claim(question, "_"):
+            alike.setdefault(re.sub(r"\b[A-Z]\w+", "N", made).split(" of ")[0], []).append(question)
+    for question in (question for group in alike.values() for question in group):
+        rows.append((claim(question, question.answers[0]), True))
+    for group in alike.values():
+        for question in group:
+            others = [one.answers[0] for one in group if not set(one.answers) & set(question.answers)]
+            rows += [(claim(question, rng.choice(others)), False)] if others else []
+    return rows
+
+
+@pytest.mark.slow
+def test_how_often_a_verdict_is_wrong():
+    """Claims made of training questions, on which neither the shipped policy nor the rule was made; -s prints them."""
+    config = load_config()
+    task = load_task(config)
+    rows = claims(task.questions["train"][250:550])
+    masked = [ask.masked(text) for text, _ in rows]
+    asked = [Question(str(i), question, (), ()) for i, (question, _) in enumerate(masked)]
+    how = dict(k=config.k, budget=budget(config), prompt_style=config.prompt_style)
+    played = rollout(load_policy(config.policy), task.engine, asked, **how)
+    verdicts = [ask.verify(e, text, value).name for e, (text, _), (_, value) in zip(played, rows, masked, strict=True)]
+    counts = Counter((true, verdict) for (_, true), verdict in zip(rows, verdicts, strict=True))
+    print("\n", counts)
+    right = counts[True, "supported"] + counts[False, "refuted"]
+    assert right > 0.4 * len(rows)
+    assert counts[True, "refuted"] + counts[False, "supported"] <= 0.03 * right
