@@ -33,7 +33,7 @@ class StandIn:
         self.handler = type("Handler", (Handler,), {"stand_in": self})
 
     def receive(self, client, metadata, named_params):
-        tensors = dict(named_params)
+        tensors = {name: tensor.clone() for name, tensor in named_params}  # an adapter is merged while they pass
         assert [(n, str(t.dtype).removeprefix("torch."), list(t.shape)) for n, t in tensors.items()] == metadata
         missing, unknown = self.policy.model.load_state_dict(tensors, strict=False)
         assert not unknown and missing == ["lm_head.weight"]  # tied to the embeddings, which vLLM knows
