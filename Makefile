@@ -11,13 +11,16 @@ STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 CHECK := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
 	"Python %d.%d is too old or too new: this project needs 3.11, 3.12 or 3.13. Name one: make PYTHON=python3.12" % v)
 
-.PHONY: help run smollm test lab policy data lint clean
+.PHONY: help run sweep smollm test lab policy data lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' Makefile | column -t -s '|' 2>/dev/null || grep '##' Makefile
 
-run: $(STAMP)  ## execute the notebooks; ARGS="02 -p steps=50", see ARGS=--help
-	$(BIN)/python -m rezero run $(ARGS)
+run: $(STAMP)  ## execute the notebooks, 03 in short; ARGS="02 -p steps=50", see ARGS=--help
+	$(BIN)/python -m rezero run -f notebooks/quick.yaml $(ARGS)
+
+sweep: $(STAMP)  ## notebook 03 in full: every reward set with three seeds, about an hour; ARGS="-p launcher=ray"
+	$(BIN)/python -m rezero run 03 $(ARGS)
 
 smollm: $(STAMP)  ## train SmolLM2-135M on the CPU: warm start, then GRPO; ARGS="-p steps=10"
 	$(BIN)/python -m rezero.models
