@@ -80,7 +80,8 @@ def learning_curves(frame: DataFrame) -> np.ndarray:
     for top, bottom, (arm, _) in zip(axes[0], axes[-1], arms, strict=True):
         top.set_title(arm)
         bottom.set_xlabel("step")
-    figure.suptitle(f"On dev: mean and range of seeds ({frame.seed.nunique()}); grey: the other arms' means")
+    told = f"On dev: mean and range of {frame.seed.nunique()} seed(s); grey: the other arms' means"
+    figure.suptitle(told, size="medium")
     return axes
 
 

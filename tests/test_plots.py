@@ -199,7 +199,7 @@ def test_learning_curves_draw_the_mean_and_the_range_of_the_seeds():
         [0.4, 0.5],
     ]  # grey
     assert np.isnan(axes[1, 0].lines[-1].get_ydata()[0]) and axes[1, 0].lines[-1].get_ydata()[1] == pytest.approx(0.2)
-    assert "seeds (2)" in axes[0, 0].figure.get_suptitle()
+    assert "of 2 seed(s)" in axes[0, 0].figure.get_suptitle()
 
 
 def test_arms_draw_a_row_an_arm_with_its_seeds_below():
