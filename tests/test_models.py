@@ -1,10 +1,6 @@
 """Real language models: what can be checked without a GPU, and, marked slow, SmolLM2 itself from its package."""
 
-import ast
-import subprocess
 import sys
-import tomllib
-import zipfile
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -168,49 +164,6 @@ def test_an_engine_that_ignores_the_adapter_is_found_out(policy, served, shift, 
     started = EngineGeneration(served, policy.end_of_turn, Path("best"), [[5, 6]], 0.0)
     assert started.follows_adapter() is follows
     assert served.requests == ["best"] and not served.saved
-
-
-def keywords_of(call):
-    """The keyword arguments that rezero/models.py passes to `call`, and to what it calls through `_ask`."""
-    tree = ast.parse((ROOT / "rezero/models.py").read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == call]
-    return {keyword.arg for node in calls for keyword in node.keywords if keyword.arg}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("package", "file", "function", "call"),
-    [
-        (
-            "unsloth",
-            "unsloth/models/loader.py",
-            "FastLanguageModel.from_pretrained",
-            "FastLanguageModel.from_pretrained",
-        ),
-        ("unsloth", "unsloth/models/llama.py", "FastLlamaModel.get_peft_model", "FastLanguageModel.get_peft_model"),
-        ("vllm", "vllm/sampling_params.py", "SamplingParams", "SamplingParams"),
-        ("vllm", "vllm/sampling_params.py", "SamplingParams", "self._ask"),
-        ("vllm", "vllm/entrypoints/llm.py", "LLM.generate", "self.engine.generate"),
-    ],
-)
-def test_arguments_exist_in_the_pinned_wheels(package, file, function, call):
-    """Downloads the GPU wheels (400 MB, without dependencies) and compares names; nothing of them is imported."""
-    gpu = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["gpu"]
-    (pin,) = [item for item in gpu if item.startswith(f"{package}==")]
-    folder = ROOT / ".cache/wheels"
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), pin]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip(f"{pin} is not to be had from here")
-    (wheel,) = folder.glob(f"{package}-{pin.split('==')[1]}-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        tree = ast.parse(archive.read(file))
-    *owner, name = function.split(".")
-    scopes = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name in owner] if owner else [tree]
-    found = [n for scope in scopes for n in ast.walk(scope) if getattr(n, "name", None) == name]
-    assert found, f"{wheel.name} has no {function}"
-    names = {a.arg for n in found if isinstance(n, ast.FunctionDef) for a in (*n.args.args, *n.args.kwonlyargs)}
-    names |= {a.target.id for n in found if isinstance(n, ast.ClassDef) for a in n.body if isinstance(a, ast.AnnAssign)}
-    assert keywords_of(call) and keywords_of(call) <= names
 
 
 # SmolLM2 itself: half a minute once it is unpacked (unpacking: two minutes, once)
