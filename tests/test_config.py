@@ -1,10 +1,12 @@
 """Configuration: profiles by name, overrides checked."""
 
 import json
+import re
 
 import pytest
 
 from rezero.config import PROFILES, Config, load_config
+from rezero.files import ROOT
 from rezero.sentinel import collapse
 
 
@@ -74,3 +76,19 @@ def test_the_published_runs_have_no_sentinel():
 def test_a_configuration_is_plain_data():
     for name in PROFILES:
         assert Config(**json.loads(json.dumps(load_config(name).to_dict()))) == load_config(name)
+
+
+def test_the_readme_tells_what_the_published_profiles_set():
+    """Rows of the table: fields, what the original did, one value a field or one field's value a run, the same or not."""
+    table = (ROOT / "README.md").read_text().split("| field | the original |")[1].split("\n\n")[0]
+    runs, told = [load_config(name) for name in ("exp_01", "exp_02", "exp_03")], set()
+    for line in table.splitlines()[2:]:
+        names, theirs, ours = (re.findall(r"`([^`]+)`", cell) for cell in line.split("|")[1:4])
+        told |= set(names)
+        if len(names) == 1 and len(ours) == 3:
+            assert ours == [str(getattr(run, names[0])) for run in runs], line
+        else:
+            assert all(ours == [str(getattr(run, name)) for name in names] for run in runs), line
+        assert line.split("|")[4].strip().startswith("yes") is (bool(names) and theirs == ours), line
+    set_here = {name for name, value in runs[1].to_dict().items() if value != getattr(Config(), name)}
+    assert set_here - {"profile"} <= told
