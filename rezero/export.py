@@ -43,8 +43,9 @@ CARD = """---
 ---
 # {name}
 
-A language model that answers questions with a search engine, and searches again when a search failed: `{policy}`,
-trained with GRPO in the ReZero workspace (after arXiv 2504.11001). This card is made of what the run recorded.
+A language model that answers questions with a search engine: `{policy}`, trained with GRPO to search again when a
+search failed, in the ReZero workspace (after arXiv 2504.11001). Whether it learned that stands below; this card is made
+of what the run recorded.
 {merged}
 ## Use
 
