@@ -107,6 +107,7 @@ def test_without_ray_it_says_what_to_install(books, tmp_path, monkeypatch):
         sweep(grid([{"reward_set": "a"}], [0]), tmp_path / "sweep", "ray", books=books)
 
 
+@pytest.mark.slow
 def test_ray_runs_the_arms(books, tmp_path):
     pytest.importorskip("ray")
     arms = grid([{"reward_set": "b", "engine": "broken"}, {"reward_set": "a"}], [0, 1])
