@@ -48,12 +48,12 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def _line(episode: Episode, labels: dict) -> str:
     row = {"labels": labels, **vars(episode)}
-    line = json.dumps(row, default=_fields, ensure_ascii=False)
+    line = json.dumps(row, default=_plain, ensure_ascii=False)
     # Half a surrogate pair is valid in a string and in JSON's escapes, but not in UTF-8.
-    return (line if clean(line) == line else json.dumps(row, default=_fields)) + "\n"
+    return (line if clean(line) == line else json.dumps(row, default=_plain)) + "\n"
 
 
-def _fields(record) -> dict:
+def _plain(record) -> dict:
     return {one.name: getattr(record, one.name) for one in fields(record)}
 
 

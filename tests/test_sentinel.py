@@ -46,7 +46,7 @@ def test_each_limit_stops_when_it_is_passed_for_a_whole_window(metric):
 
 def test_the_callback_stops_and_says_why(tmp_path, capsys):
     class Namespace:
-        global_step, should_training_stop = 400, False
+        global_step, should_training_stop, is_world_process_zero = 400, False, True
 
     write_jsonl(tmp_path / "metrics.jsonl", evals(PUBLISHED[:8]))
     Sentinel(tmp_path, load_config()).on_log(None, Namespace, Namespace, logs={"reward": 0.0})
