@@ -249,6 +249,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = load_config(args.profile, **read_flags(args.p))
+        if args.warm_start and (not config.warm_start_steps or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+            raise ValueError(f"--warm-start wants one process and warm_start_steps={config.warm_start_steps} above 0")
         if args.warm_start:
             starting_policy(config, load_task(config), resolve(args.run_dir))
         else:

@@ -10,10 +10,14 @@ import shutil
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 
 from rezero import grpo, train
 from rezero.config import load_config
@@ -30,9 +34,11 @@ CHANGED = dict(
 
 
 def work(out: Path) -> None:
-    """Train twice: to the end through `main`, and on again from the first checkpoint, as after a kill."""
-    from accelerate import PartialState
-
+    """Train to the end through `main`; two processes also from the first checkpoint again, as after a kill, and once
+    more with a sentinel that stops at once."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # accelerate shards on GPUs only: gloo processes pose as some
+        PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
+        torch.distributed.init_process_group("gloo")
     rank = int(os.environ.get("RANK", 0))
     seen = {"rollouts": [], "states": [], "batches": [], "opened": [], "rows": [], "needed": []}
     sampled, build, lean = train.rollout, train.build_trainer, grpo.lean_batches
@@ -68,17 +74,19 @@ def work(out: Path) -> None:
     flags = [f"{name}={value}" for name, value in changed.items()]
     command = ["--profile", "laptop", "--run-dir", str(out / "run"), "-p", *flags]
     assert train.main(command) == 0
-    weights = {name: value.clone() for name, value in trainers[-1].model.state_dict().items()}
+    weights = [_weights(trainers[-1])]
     if rank == 0:
-        torch.save(weights, out / "weights.pt")
+        torch.save(weights[0], out / "weights.pt")
         shutil.copytree(out / "run", out / "whole")
-        shutil.rmtree(out / "run/checkpoints/checkpoint-2")
-    PartialState().wait_for_everyone()
-    assert train.main(command) == 0
-    seen["digest"] = [_digest(weights), _digest(trainers[-1].model.state_dict())]
-    hopeless = load_config("laptop", **changed | {"collapse_drop": -2.0, "collapse_patience": 1})
-    train.train(hopeless, out / "hopeless")
-    seen["stopped"] = trainers[-1].state.global_step
+    if PartialState().num_processes > 1:
+        if rank == 0:
+            shutil.rmtree(out / "run/checkpoints/checkpoint-2")
+        PartialState().wait_for_everyone()
+        assert train.main(command) == 0
+        weights.append(_weights(trainers[-1]))
+        hopeless = load_config("laptop", **changed | {"collapse_drop": -2.0, "collapse_patience": 1})
+        train.train(hopeless, out / "hopeless")
+    seen["digest"], seen["stopped"] = [_digest(one) for one in weights], trainers[-1].state.global_step
     destroy(PartialState())
     (out / f"rank{rank}.json").write_text(json.dumps(seen))
 
@@ -109,19 +117,23 @@ def _written(event: str, args: tuple, folder: Path) -> list[str]:
     return [str(args[0])] if str(args[0]).startswith(str(folder)) else []
 
 
+def _weights(trainer) -> dict:
+    return {name: value.clone() for name, value in trainer.accelerator.get_state_dict(trainer.model).items()}
+
+
 def _digest(weights: dict) -> str:
     return hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in sorted(weights))).hexdigest()
 
 
-def _launch(out: Path, processes: int) -> list[dict]:
+def _launch(out: Path, processes: int, config: str = "ddp.yaml") -> list[dict]:
     out.mkdir()
-    options = ["--config_file", str(LAUNCH / "ddp.yaml"), "--num_processes", str(processes), "--main_process_port", "0"]
+    options = ["--config_file", str(LAUNCH / config), "--num_processes", str(processes), "--main_process_port", "0"]
     launcher = ["-m", "accelerate.commands.launch", *options] if processes > 1 else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *launcher, __file__, str(out)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("step 1/2") == 2  # a line a step, and one process that prints it
+    assert done.stdout.count("step 1/2") == processes  # one process prints, twice where there are two trainings
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(processes)]
 
 
@@ -147,7 +159,7 @@ def one(folder):
 
 
 def test_ranks_sample_their_own_part_of_each_step(one, two):
-    for whole, *parts in zip(one["rollouts"], *(rank["rollouts"] for rank in two), strict=True):
+    for whole, *parts in zip(one["rollouts"], *(rank["rollouts"][:2] for rank in two), strict=True):
         assert len(whole) == QUESTIONS * GROUP
         first, second = ([episode["question"] for episode in part] for part in parts)
         assert first != second and len(set(first)) == len(set(second)) == 2
@@ -177,20 +189,33 @@ def test_one_rank_writes(folder, two):
     assert (folder / "two/whole/checkpoints/checkpoint-1/rng_state_1.pth").is_file()
 
 
-def test_two_processes_take_the_steps_of_one(folder, one, two):
-    assert two[0]["digest"] == two[1]["digest"]  # the same weights everywhere, bit for bit
-    ours, theirs = (list(read_jsonl(folder / f"{name}/whole/metrics.jsonl")) for name in ("two", "one"))
+def _same_steps(folder, name, other):
+    """Two runs of the same episodes: equal metrics, and weights that differ by a fraction of what training moved."""
+    ours, theirs = (list(read_jsonl(folder / f"{run}/whole/metrics.jsonl")) for run in (name, other))
     assert [row["step"] for row in theirs if row.get("grad_norm", 0) > 0] == [1, 2]
     for row, same in zip(ours, theirs, strict=True):
         left_out = ("kind", "split", "entropy", "seconds/", "queries/")  # entropy is of the rows that were kept
         assert row.keys() == same.keys()
         wanted = {name: value for name, value in same.items() if not name.startswith(left_out)}
         assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=1e-3, nan_ok=True)
-    before = torch.load(folder / "one/weights.pt")
-    after = torch.load(folder / "two/weights.pt")
+    after, before = (torch.load(folder / f"{run}/weights.pt") for run in (name, other))
     start = train.load_policy("data/policy").model.state_dict()
     apart, moved = (sum((a[name] - after[name]).square().sum() for name in after).sqrt() for a in (before, start))
     assert apart < 0.02 * moved
+
+
+def test_two_processes_take_the_steps_of_one(folder, one, two):
+    assert two[0]["digest"] == two[1]["digest"]  # the same weights everywhere, bit for bit
+    _same_steps(folder, "two", "one")
+
+
+@pytest.mark.slow
+def test_sharded_processes_take_the_steps_of_one(folder, one):
+    """FSDP as shipped. Episodes differ in length, so the processes do different numbers of forward passes."""
+    ranks = _launch(folder / "fsdp", 2, "fsdp.yaml")
+    _same_steps(folder, "fsdp", "one")
+    assert ranks[0]["digest"][0] == ranks[0]["digest"][1] and [rank["stopped"] for rank in ranks] == [1, 1]
+    assert (folder / "fsdp/whole/best/model.safetensors").is_file()
 
 
 def test_ranks_keep_as_many_rows_as_the_one_that_needs_most(two):
@@ -215,6 +240,36 @@ def test_the_sentinel_stops_all_ranks(folder, two):
     assert [rank["stopped"] for rank in two] == [1, 1]  # of 2
     rows = list(read_jsonl(folder / "two/hopeless/metrics.jsonl"))
     assert [row["kind"] for row in rows].count("collapse") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"micro_batch": 4},
+            "micro_batch=4 x 2 processes must divide questions_per_step x num_generations = 2 x 2 = 4",
+        ),
+        ({"questions_per_step": 1, "num_generations": 4, "clip_shaping": True}, "must be a multiple of 2"),
+        ({"lora_rank": 4, "warm_start_steps": 2}, "warm is missing; make it in one process first, with --warm-start"),
+        ({"backend": "unsloth", "lora_rank": 4, "max_context": 512}, "trains in one process and generates there"),
+    ],
+)
+def test_what_does_not_go_with_two_processes_is_refused(config, tmp_path, monkeypatch, changes, said):
+    monkeypatch.setattr(train, "PartialState", lambda **_: SimpleNamespace(num_processes=2))
+    with pytest.raises(ValueError, match=said):
+        train.train(replace(config, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_main_says_what_is_wrong_and_makes_a_warm_start(config, tmp_path, capsys):
+    run = ["--run-dir", str(tmp_path / "run")]
+    assert train.main(["--profile", "laptob", *run]) == 2
+    assert "error: unknown profile 'laptob'; allowed: laptop" in capsys.readouterr().err
+    assert train.main([*run, "--warm-start"]) == 2
+    assert "--warm-start wants one process and warm_start_steps=0 above 0" in capsys.readouterr().err
+    flags = [f"policy={config.policy}", "lora_rank=4", "warm_start_steps=2", "warm_start_episodes=8"]
+    assert train.main([*run, "--warm-start", "-p", *flags]) == 0
+    assert (tmp_path / "run/warm/adapter_config.json").is_file() and not (tmp_path / "run/metrics.jsonl").exists()
 
 
 if __name__ == "__main__":
