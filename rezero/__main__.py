@@ -18,6 +18,7 @@ def add_run(commands) -> None:
     parser.add_argument("-p", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
                         help="override a parameter; the value is YAML, so write 1.0e-6, not 1e-6")  # fmt: skip
     parser.add_argument("-f", metavar="FILE", help="YAML file of parameters; -p wins over it")
+    parser.add_argument("--launcher", choices=["local", "ray"], help="of notebook 03's arms, as -p launcher=...")
     parser.add_argument("--run-id", help="name of the run's folder; default: UTC time and git revision")
     parser.add_argument("--resume", action="store_true", help="go on with that run, skip what it finished")
     parser.add_argument("--runs-dir", default="papermill_runs", help="default: %(default)s")
@@ -29,7 +30,8 @@ def call_run(args) -> int:
 
     # A scheduler's or `timeout`'s SIGTERM ends a run as Ctrl-C does: recorded, and its kernel stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return run(args.notebooks, args.p, args.f, args.run_id, args.resume, runs=args.runs_dir)
+    flags = args.p + ([f"launcher={args.launcher}"] if args.launcher else [])
+    return run(args.notebooks, flags, args.f, args.run_id, args.resume, runs=args.runs_dir)
 
 
 def add_reference(commands) -> None:

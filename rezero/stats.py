@@ -72,8 +72,11 @@ def paired_shares(a, b, seed: int, resamples: int = 10_000, level: float = 0.95)
             resampled.append((chosen @ successes * weights).sum(1) / (chosen @ cases * weights).sum(1))
             observed.append(successes.sum() / cases.sum())
     difference = resampled[1] - resampled[0]
-    low, high = np.nanquantile(difference, [tail, 1 - tail])
-    p = 2 * min(np.nanmean(difference <= 0), np.nanmean(difference >= 0))
+    difference = difference[~np.isnan(difference)]
+    if not len(difference):
+        return float("nan"), float("nan"), float("nan"), 1.0
+    low, high = np.quantile(difference, [tail, 1 - tail])
+    p = 2 * min((difference <= 0).mean(), (difference >= 0).mean())
     return float(observed[1] - observed[0]), float(low), float(high), float(min(1.0, max(p, 1 / resamples)))
 
 

@@ -98,7 +98,7 @@ def on_ray(jobs: dict[Path, dict], books: Path, resources: dict) -> Iterator[tup
     try:
         import ray
     except ImportError as error:
-        raise ImportError("launcher 'ray' needs one more package: pip install ray") from error
+        raise ImportError("launcher 'ray' needs one more package: pip install 'rezero[ray]'") from error
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
     task, first, waiting = ray.remote(run_arm).options(**resources), {}, {}
     for place, parameters in jobs.items():

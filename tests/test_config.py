@@ -79,7 +79,7 @@ def test_a_configuration_is_plain_data():
 
 
 def test_the_readme_tells_what_the_published_profiles_set():
-    """Rows of the table: fields, what the original did, one value a field or one field's value a run, the same or not."""
+    """A row: fields, what the original did, one value a field or one field's value a run, the same or not."""
     table = (ROOT / "README.md").read_text().split("| field | the original |")[1].split("\n\n")[0]
     runs, told = [load_config(name) for name in ("exp_01", "exp_02", "exp_03")], set()
     for line in table.splitlines()[2:]:

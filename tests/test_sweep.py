@@ -103,7 +103,7 @@ def test_what_is_wrong_is_said_before_anything_runs(books, tmp_path, arms, optio
 
 def test_without_ray_it_says_what_to_install(books, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match="pip install ray"):
+    with pytest.raises(ImportError, match=r"pip install 'rezero\[ray\]'"):
         sweep(grid([{"reward_set": "a"}], [0]), tmp_path / "sweep", "ray", books=books)
 
 
