@@ -41,8 +41,10 @@ class Hits(list):
     purpose did to the hits, "" when nothing.
     """
 
+    __slots__ = ("engine", "fault")
+
     def __init__(self, hits: Sequence[Hit] = (), engine: str = "", fault: str = ""):
-        super().__init__(hits)
+        list.__init__(self, hits)
         self.engine, self.fault = engine, fault
 
     def copy(self) -> "Hits":
@@ -140,17 +142,13 @@ def chance(*parts) -> float:
 
 def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
     """The search of an engine that ranks all of `chunks`; hits score above 0, so that unknown words find nothing."""
-    chunks = tuple(chunks)
+    rows = [(chunk.id, chunk.title, chunk.text) for chunk in chunks]
 
     def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
-        found = rank(queries, min(k, len(chunks)))
-        return [Hits([_hit(chunks[p], s) for p, s in zip(*one, strict=True) if s > 0]) for one in found]
+        found = rank(queries, min(k, len(rows)))
+        return [Hits([Hit(*rows[p], float(s)) for p, s in zip(*one, strict=True) if s > 0]) for one in found]
 
     return search
-
-
-def _hit(chunk: Chunk, score: float) -> Hit:
-    return Hit(chunk.id, chunk.title, chunk.text, float(score))
 
 
 def check_k(k: int) -> int:
@@ -172,7 +170,7 @@ def check_queries(queries: list[str]) -> list[str]:
 
 def clean(text: str) -> str:
     """`text` without lone surrogates, which neither UTF-8 nor a Rust tokenizer can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def indexed_text(chunk: Chunk | Hit) -> str:
