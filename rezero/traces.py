@@ -48,13 +48,9 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def _line(episode: Episode, labels: dict) -> str:
     row = {"labels": labels, **vars(episode)}
-    line = json.dumps(row, default=_plain, ensure_ascii=False)
+    line = json.dumps(row, default=vars, ensure_ascii=False)
     # Half a surrogate pair is valid in a string and in JSON's escapes, but not in UTF-8.
-    return (line if clean(line) == line else json.dumps(row, default=_plain)) + "\n"
-
-
-def _plain(record) -> dict:
-    return {one.name: getattr(record, one.name) for one in fields(record)}
+    return (line if clean(line) == line else json.dumps(row, default=vars)) + "\n"
 
 
 def _row(row: dict, where: str) -> Row:
