@@ -128,6 +128,7 @@ class DevEvaluation(TrainerCallback):
         self.save(str(new))
         if PartialState().is_main_process:
             write_text(new / "step.txt", f"{step}\n")
+            (new / "training_args.bin").unlink(missing_ok=True)  # a pickle, which a trainer that saves adds
             shutil.rmtree(best, ignore_errors=True)
             new.rename(best)
         PartialState().wait_for_everyone()
