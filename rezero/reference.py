@@ -12,6 +12,7 @@ KEPT = (
     "metrics.jsonl",
     "test_ledger.jsonl",
     "summary.txt",
+    "ablations.txt",
     "*.csv",
 )
 START, END = "<!-- summary of papermill_runs/reference, written by `python -m rezero reference` -->", "<!-- end -->"
