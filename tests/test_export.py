@@ -7,6 +7,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from rezero import export as module
 from rezero import models
@@ -63,6 +64,22 @@ def test_the_merged_model_is_base_plus_adapter(run, config, engine, questions):
     assert episodes(load_policy(out / "adapter"), engine, questions, config) == ours
     assert merged.tokenizer.chat_template == adapter.tokenizer.chat_template
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == merged.end_of_turn
+
+
+def test_a_byte_level_tokenizer_does_not_pass_for_sentencepiece(policy, tmp_path):
+    """As transformers reads it from a GGUF: llama.cpp would write another vocabulary."""
+    path = tmp_path / "tokenizer.json"
+    policy.tokenizer.save_pretrained(tmp_path)
+    right = json.loads(path.read_text())
+    claims = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}, right["decoder"]]}
+    write_text(path, json.dumps(right | {"model": right["model"] | {"byte_fallback": True}, "decoder": claims}))
+    before = Tokenizer.from_file(str(path))
+    module.say_byte_level(path)
+    after, told = Tokenizer.from_file(str(path)), json.loads(path.read_text())
+    assert not told["model"]["byte_fallback"] and told["decoder"]["type"] == "ByteLevel"
+    text = "Gralrond at 57.5 kg\n <search>é 日本</search>"
+    assert after.encode(text).ids == before.encode(text).ids
+    assert after.decode(after.encode(text).ids) == before.decode(before.encode(text).ids) == text
 
 
 def test_a_training_without_an_adapter_is_exported_as_it_is_with_its_card(config, task, tmp_path):
