@@ -106,7 +106,7 @@ def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("a
         base = _counts(reports, baseline, metric)
         share, n = np.sum(base[0]) / max(1, np.sum(base[1])), round(np.sum(base[1]) / len(base[1]))
         for arm in others:
-            found = _difference(base, _counts(reports, arm, metric))
+            found = paired_shares(base, _counts(reports, arm, metric), seed=0)
             rows.append((arm, baseline, metric, *found, n, _detectable(share, n)))
     frame = pd.DataFrame(rows, columns=["arm", "baseline", "metric", "difference", "low", "high", "p", "n", "4 in 5"])
     frame["p"] = holm(frame["p"].tolist())
@@ -131,13 +131,6 @@ def in_words(table: pd.DataFrame) -> str:
         power = f"a gain of {gain:.3f} is found 4 times in 5" if gain == gain else "no gain is found 4 times in 5"
         lines.append(f"{LABELS[metric]}: {' '.join(said)} With {n:.0f} episodes a seed {power}.")
     return "\n".join(lines)
-
-
-def _difference(a, b) -> tuple[float, float, float, float]:
-    """`stats.paired_shares`, or nothing at all where an arm has no case."""
-    if not (np.sum(a[1]) and np.sum(b[1])):
-        return float("nan"), float("nan"), float("nan"), 1.0
-    return paired_shares(a, b, seed=0)
 
 
 def _detectable(share: float, n: int) -> float:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rezero.config import Config, load_config
-from rezero.corpus import Chunk, load_chunks, load_documents
+from rezero.corpus import read_corpus
 from rezero.evaluate import budget
 from rezero.export import find_run
 from rezero.files import resolve
@@ -69,15 +69,6 @@ def find_settings(policy: str, profile: str, engine: str, options: dict | None) 
     return config if options is None else replace(config, engine_options=options)
 
 
-def read_corpus(path: str) -> list[Chunk]:
-    """The chunks of a file, of the chunks.jsonl of a folder, or of the documents below a folder without one."""
-    place = resolve(path)
-    if not place.exists():
-        raise FileNotFoundError(f"no corpus {place}: want a file of chunks, or a folder with chunks.jsonl or documents")
-    place = place / "chunks.jsonl" if (place / "chunks.jsonl").is_file() else place
-    return load_documents(place) if place.is_dir() else load_chunks(place)
-
-
 def ask(text: str, config: Config, corpus: str = "") -> Episode:
     """The greedy episode of `config`'s policy on a question; ValueError when it is empty or longer than it can read.
 
@@ -85,7 +76,10 @@ def ask(text: str, config: Config, corpus: str = "") -> Episode:
     """
     if not (text := clean(text).strip()):
         raise ValueError("the question is empty")
-    chunks = [] if config.engine in REMOTE and not corpus else read_corpus(corpus or config.corpus)
+    remote, place = config.engine in REMOTE and not corpus, resolve(corpus or config.corpus)
+    if not remote and not place.exists():
+        raise FileNotFoundError(f"no corpus {place}: want a file of chunks, or a folder with chunks.jsonl or documents")
+    chunks = [] if remote else read_corpus(place)
     engine, question = build_engine(config.engine, chunks, **config.engine_options), Question("asked", text, (), ())
     policy = load_policy(config.policy)
     check_context(policy, config, [question])

@@ -16,7 +16,7 @@ from rezero.policy import Policy
 from rezero.protocol import Turn, build_prompt, parse_turn
 from rezero.questions import Question, keywords
 from rezero.rollout import respond
-from rezero.scripted import FIRST, FOUND, play, say, searcher
+from rezero.scripted import FIRST, FOUND, play_searcher, say
 from rezero.search import Asker, Engine, Hit, Hits
 from rezero.task import Task
 
@@ -138,9 +138,4 @@ def gold_engine(engine: Engine, questions: list[Question], k: int) -> Engine:
 
 def always_retry(engine: Engine, questions: list[Question], config: Config, judge: Judge | None = None) -> Report:
     """The scripted searcher that never gives up before its last turn; nothing of it is sampled."""
-    script = searcher(max_searches=config.max_turns - 1)
-    played = play(
-        script, questions, engine, k=config.k, max_turns=config.max_turns, seed=config.seed,
-        prompt_style=config.prompt_style,
-    )  # fmt: skip
-    return report(played, "scripted always-retry", judge)
+    return report(play_searcher(questions, engine, config), "scripted always-retry", judge)

@@ -58,6 +58,14 @@ def load_chunks(path: str | Path, limit: int | None = None) -> list[Chunk]:
     return list(chunks.values())
 
 
+def read_corpus(path: str | Path) -> list[Chunk]:
+    """The chunks of a file, of the `chunks.jsonl` of a folder, or of the documents below a folder without one."""
+    place = resolve(path)
+    if not place.is_dir():
+        return load_chunks(place)
+    return load_chunks(place / "chunks.jsonl") if (place / "chunks.jsonl").is_file() else load_documents(place)
+
+
 def chunks_file(folder: str | Path) -> Path:
     """The file of chunks in a corpus folder: chunks.jsonl, or chunks.json or chunks.csv where there is none."""
     paths = [resolve(folder) / f"chunks{ending}" for ending in READERS]

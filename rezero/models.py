@@ -32,6 +32,7 @@ CACHE = ".cache/models"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Tokens that no text contains, to pad with where the model's own pad token ends a turn: Llama 3, SmolLM2, Qwen, others.
 PADS = ("<|finetune_right_pad_id|>", "<empty_output>", "<|fim_pad|>", "<pad>", "<unk>")
+STOPS = ["</search>", "</answer>"]  # what ends a turn on vLLM
 
 Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -226,7 +227,7 @@ class EngineGeneration:
         self.end_of_turn, self.temperature, self.ids = end_of_turn, temperature, [list(ids) for ids in prompts]
 
     def generate(self, max_new_tokens: int) -> list[list[int]]:
-        turns = [list(answer.outputs[0].token_ids) for answer in self._ask(self.request, max_tokens=max_new_tokens)]
+        turns = self._turns(max_new_tokens)
         self.ids = [ids + turn for ids, turn in zip(self.ids, turns, strict=True)]
         return turns
 
@@ -236,9 +237,10 @@ class EngineGeneration:
     def follows_adapter(self) -> bool:
         """Whether the prompts score otherwise without the adapter, by more than vLLM's noise (see unsloth #8701)."""
         ours, base, again = (self._scores(request) for request in (self.request, None, None))
-        return sum(abs(a - b) for a, b in zip(ours, base, strict=True)) > sum(
-            abs(a - b) for a, b in zip(base, again, strict=True)
-        )
+        return distance(ours, base) > distance(base, again)
+
+    def _turns(self, max_new_tokens: int) -> list[list[int]]:
+        return [list(answer.outputs[0].token_ids) for answer in self._ask(self.request, max_tokens=max_new_tokens)]
 
     def _scores(self, request) -> list[float]:
         answers = self._ask(request, max_tokens=1, prompt_logprobs=0)
@@ -252,7 +254,7 @@ class EngineGeneration:
             top_p=1.0,
             top_k=0,
             min_p=0.0,
-            stop=["</search>", "</answer>"],
+            stop=STOPS,
             include_stop_str_in_output=True,
             stop_token_ids=[self.end_of_turn],
             skip_special_tokens=False,
@@ -260,6 +262,11 @@ class EngineGeneration:
         )
         prompts = [{"prompt_token_ids": ids} for ids in self.ids]
         return self.engine.generate(prompts, sampling, use_tqdm=False, lora_request=request)
+
+
+def distance(a: list[float], b: list[float]) -> float:
+    """The sum of absolute differences of two lists of scores."""
+    return sum(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
 def missing() -> bool:

@@ -158,12 +158,8 @@ def heat(table: DataFrame, below=None, title: str = "", label: str = "share", ax
     """A table of shares in [0, 1] as a heat map, index down, columns across; `below` has what stands below each."""
     if table.empty or not (((table >= 0) & (table <= 1)) | table.isna()).all(axis=None):
         raise ValueError(f"heat wants a table of shares between 0 and 1, got\n{table}")
-    ax = (
-        ax
-        or plt.figure(
-            figsize=(max(5, 2 + 1.1 * table.shape[1]), 1.4 + 0.5 * table.shape[0]), layout="constrained"
-        ).gca()
-    )
+    size = max(5, 2 + 1.1 * table.shape[1]), 1.4 + 0.5 * table.shape[0]
+    ax = ax or plt.figure(figsize=size, layout="constrained").gca()
     words = table.map("{:.0%}".format) + ("" if below is None else "\n" + below)
     bar = {"label": label, "format": PercentFormatter(1)}
     sns.heatmap(table, annot=words, fmt="", vmin=0, vmax=1, cmap="Blues", linewidths=1, cbar_kws=bar, ax=ax)

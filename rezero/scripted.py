@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import Stemmer
 
+from rezero.config import Config
 from rezero.protocol import Episode, Turn, build_prompt, neutralize, parse_turn
 from rezero.questions import Question, keywords, normalized
 from rezero.rollout import respond
@@ -53,6 +54,19 @@ def play(
         Episode(q, t, outcomes[t[-1].action], tuple(build_prompt(q.text, prompt_style)))
         for q, t in zip(questions, turns, strict=True)
     ]
+
+
+def play_searcher(questions: list[Question], engine: Engine, config: Config, retry: float = 1.0) -> list[Episode]:
+    """`play` with a `searcher` under the budgets of `config`, whose last turn is left for an answer."""
+    return play(
+        searcher(retry, max_searches=config.max_turns - 1),
+        questions,
+        engine,
+        k=config.k,
+        max_turns=config.max_turns,
+        seed=config.seed,
+        prompt_style=config.prompt_style,
+    )
 
 
 def searcher(retry: float = 1.0, max_searches: int = 4) -> Script:

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
 
-from rezero.corpus import Chunk, load_chunks, load_documents
-from rezero.files import resolve
+from rezero.corpus import read_corpus
 from rezero.search import Engine, Hit, SearchError, build_engine
 
 try:
@@ -90,14 +89,6 @@ async def load(app: FastAPI, name: str, corpus: str, options: dict) -> None:
     app.state.engine = building.result()
     gc.freeze()  # the index stays, so garbage collections between requests need not walk it
     say(f"{elapsed()}: ready")
-
-
-def read_corpus(path: str) -> list[Chunk]:
-    """The chunks of a file, of the `chunks.jsonl` of a folder, or of the documents below a folder without one."""
-    place = resolve(path)
-    if not place.is_dir():
-        return load_chunks(place)
-    return load_chunks(place / "chunks.jsonl") if (place / "chunks.jsonl").is_file() else load_documents(place)
 
 
 def make_app(name: str, limits: Limits = Limits()) -> FastAPI:

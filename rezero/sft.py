@@ -18,7 +18,7 @@ from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
 from rezero.rollout import pieces
-from rezero.scripted import play, searcher
+from rezero.scripted import play_searcher
 from rezero.task import Task
 
 IGNORED = -100  # the label that carries no loss
@@ -55,15 +55,7 @@ def scripted_episodes(task: Task, config: Config) -> list[Episode]:
     questions: list[Question] = []
     while len(questions) < config.warm_start_episodes:
         questions += rng.sample(task.questions["train"], len(task.questions["train"]))
-    return play(
-        searcher(config.warm_start_retry, max_searches=config.max_turns - 1),
-        questions[: config.warm_start_episodes],
-        task.engine,
-        k=config.k,
-        max_turns=config.max_turns,
-        seed=config.seed,
-        prompt_style=config.prompt_style,
-    )
+    return play_searcher(questions[: config.warm_start_episodes], task.engine, config, config.warm_start_retry)
 
 
 def encode(policy: Policy, episode: Episode) -> dict[str, list[int]]:

@@ -57,7 +57,7 @@ def paired_shares(a, b, seed: int, resamples: int = 10_000, level: float = 0.95)
     `a`, `b`: (successes, cases), each of shape (seeds, questions); a share is all successes over all cases, so that a
     share under a condition (retries of the misses) is covered. Questions are resampled for both at once, the seeds
     of each for themselves; p is two-sided, at least 1 / resamples. With three seeds the interval is still too narrow
-    for what other seeds would do, but less so than one over questions alone.
+    for what other seeds would do, but less so than one over questions alone. Without a case on one side: NaN, p = 1.
     """
     import numpy as np
 

@@ -9,7 +9,7 @@ out. On GPUs of its own, and before the training:
 Written against trl 1.14.2 and vllm 0.30.0. Asking ran against a stand-in server on a CPU; vLLM and NCCL never ran.
 """
 
-from rezero.models import EngineGeneration
+from rezero.models import STOPS, EngineGeneration, distance
 
 
 class Server:
@@ -54,9 +54,9 @@ class ServerGeneration(EngineGeneration):
     def __init__(self, server: Server, prompts: list[list[int]], temperature: float):
         self.server, self.temperature, self.ids = server, temperature, [list(ids) for ids in prompts]
 
-    def generate(self, max_new_tokens: int) -> list[list[int]]:
+    def _turns(self, max_new_tokens: int) -> list[list[int]]:
         options = dict(
-            stop=["</search>", "</answer>"],
+            stop=STOPS,
             include_stop_str_in_output=True,
             stop_token_ids=[self.server.end_of_turn],
             skip_special_tokens=False,
@@ -68,15 +68,9 @@ class ServerGeneration(EngineGeneration):
             logprobs=None,
             generation_kwargs=options,
         )
-        turns = answer["completion_ids"]
-        self.ids = [ids + turn for ids, turn in zip(self.ids, turns, strict=True)]
-        return turns
+        return answer["completion_ids"]
 
     def follows_adapter(self) -> bool:
         """Whether the prompts score otherwise than before training, by more than vLLM's noise."""
         now, again = self.server.scores(self.ids), self.server.scores(self.ids)
-        return _distance(now, self.server.untrained) > _distance(now, again)
-
-
-def _distance(a: list[float], b: list[float]) -> float:
-    return sum(abs(x - y) for x, y in zip(a, b, strict=True))
+        return distance(now, self.server.untrained) > distance(now, again)
