@@ -50,7 +50,7 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path, server
         vllm_mode="server",
         vllm_server_base_url=server or None,
         vllm_importance_sampling_correction=False,  # a rollout keeps ids and masks, not vLLM's log-probabilities
-        **precision(),
+        **precision(config),
         logging_steps=1,
         report_to="tensorboard",
         save_strategy="steps",

@@ -17,11 +17,12 @@ from rezero.rollout import respond
 from rezero.search import Asker, Engine
 
 Script = Callable[[Question, tuple[Turn, ...], random.Random], str]
+Thought = Callable[[Question, tuple[Turn, ...], bool], str]  # the last: whether the evidence was seen
 
 FIRST, FOUND, MISSED = "look this up", "found:", "not found"
 RETRY, GIVE_UP = "search again with other words", "give up"
 UNKNOWN = "unknown"
-LONGEST = 20  # words of a quote, less the answer
+LONGEST, GLANCE = 20, 10  # words of a quote, less the answer; words quoted after a miss
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n{2,}")
 STEM = Stemmer.Stemmer("english").stemWord
 
@@ -57,9 +58,9 @@ def play(
 
 
 def play_searcher(questions: list[Question], engine: Engine, config: Config, retry: float = 1.0) -> list[Episode]:
-    """`play` with a `searcher` under the budgets of `config`, whose last turn is left for an answer."""
+    """`play` with a weighing `searcher` under the budgets of `config`, whose last turn is left for an answer."""
     return play(
-        searcher(retry, max_searches=config.max_turns - 1),
+        searcher(retry, config.max_turns - 1, weigh),
         questions,
         engine,
         k=config.k,
@@ -69,23 +70,38 @@ def play_searcher(questions: list[Question], engine: Engine, config: Config, ret
     )
 
 
-def searcher(retry: float = 1.0, max_searches: int = 4) -> Script:
+def judge_first(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
+    """The verdict, then the quote: what the smallest policy learns to tell from the passages as a whole."""
+    return f"{FOUND} {quote(question, turns)}" if found else MISSED
+
+
+def weigh(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
+    """What was asked, what comes nearest to it, then the verdict.
+
+    A language model that judged first called everything found: with both sides before it, it tells a miss from a hit.
+    """
+    said = quote(question, turns) if found else nearest(question, turns[-1])
+    return f"{keywords(question.text)}? {said}: {FOUND.rstrip(':') if found else MISSED}"
+
+
+def searcher(retry: float = 1.0, max_searches: int = 4, think: Thought = judge_first) -> Script:
     """A searcher that knows the gold evidence when it sees it.
 
     It first searches the question's words; after a miss it writes its next rewrite (`refine`, if the question has none)
-    with probability `retry` and otherwise gives up; with the evidence it quotes the passage and answers. `retry=1` is
-    the scripted always-retry baseline.
+    with probability `retry` and otherwise gives up; with the evidence it answers. `think` words what it makes of the
+    passages. `retry=1` is the scripted always-retry baseline.
     """
 
     def script(question: Question, turns: tuple[Turn, ...], rng: random.Random) -> str:
         if not turns:
             return say(FIRST, "search", keywords(question.text))
         if Episode(question, turns, "unfinished").evidence_search:
-            return say(f"{FOUND} {quote(question, turns)}", "answer", question.answers[0])
+            return say(think(question, turns, True), "answer", question.answers[0])
+        missed = think(question, turns, False)
         rewrites = question.rewrites[len(turns) - 1 :] if question.rewrites else refine(question, turns)
         if rewrites and len(turns) < max_searches and rng.random() < retry:
-            return say(f"{MISSED}, {RETRY}", "search", rewrites[0])
-        return say(f"{MISSED}, {GIVE_UP}", "answer", UNKNOWN)
+            return say(f"{missed}, {RETRY}", "search", rewrites[0])
+        return say(f"{missed}, {GIVE_UP}", "answer", UNKNOWN)
 
     return script
 
@@ -135,6 +151,18 @@ def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     if after and not before:
         return found[0] + rest[: after[0].end()]
     return lead[before[0].start() if before else 0 :] + found[0]
+
+
+def nearest(question: Question, turn: Turn) -> str:
+    """At most `GLANCE` words of a turn's passages, from the first asked word of the sentence that has the most."""
+    asked = _stems(" ".join((question.text, *question.rewrites)))
+    sentences = [sentence.split() for hit in turn.hits for sentence in SENTENCE.split(neutralize(hit.text))]
+    if not sentences:
+        return "nothing"
+    best = max(sentences, key=lambda words: len(_stems(" ".join(words)) & asked))
+    start = next((i for i, word in enumerate(best) if _stems(word) & asked), 0)
+    start = max(0, min(start, len(best) - GLANCE))
+    return " ".join(best[start : start + GLANCE]).rstrip(".,;")
 
 
 def _stems(text: str) -> set[str]:

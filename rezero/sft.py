@@ -5,6 +5,7 @@ that the policy would sample, and on nothing that it reads (the prompt, the retr
 """
 
 import random
+from math import gcd
 from pathlib import Path
 
 from datasets import Dataset
@@ -76,8 +77,8 @@ def sft_config(config: Config, run_dir: Path):
         seed=config.seed,
         data_seed=config.seed,
         max_steps=config.warm_start_steps,
-        per_device_train_batch_size=config.warm_start_batch,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=gcd(config.warm_start_batch, config.micro_batch),
+        gradient_accumulation_steps=config.warm_start_batch // gcd(config.warm_start_batch, config.micro_batch),
         train_sampling_strategy="group_by_length",
         learning_rate=config.warm_start_lr,
         lr_scheduler_type="linear",
@@ -89,7 +90,7 @@ def sft_config(config: Config, run_dir: Path):
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        **precision(),
+        **precision(config),
         logging_steps=1,
         report_to="none",
         save_strategy="steps",
