@@ -44,7 +44,7 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: Path) -> Non
     trainer.remove_callback(PrinterCallback)
     checkpoints = run_dir / "warm_checkpoints"
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
-    policy.model.eval()
+    trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
     if config.backend == "transformers":  # TRL's forward for this loss hides the arguments that GRPO looks for
         del policy.model.get_base_model().forward
     save_policy(policy, run_dir / "warm.new").rename(run_dir / "warm")

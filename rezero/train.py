@@ -96,7 +96,7 @@ def train(
         trainer.train(resume_from_checkpoint=checkpoint)
     except torch.cuda.OutOfMemoryError as error:
         raise RuntimeError(out_of_memory(config)) from error
-    policy.model.eval()
+    trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
     if server:
         policy.backend = None
     return Trained(with_adapter(policy, run_dir / "best"), policy)
