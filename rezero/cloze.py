@@ -1,14 +1,19 @@
 """Questions for any corpus, by blanking out a name or a number of a sentence (Taylor 1953).
 
+    python -m rezero.cloze FOLDER --out FOLDER
+
 They teach a language model to find a passage again and to copy out of it, where a corpus has few questions or none.
 """
 
+import argparse
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable
 
-from rezero.corpus import Chunk
-from rezero.questions import STOP_WORDS, Question
+from rezero.corpus import Chunk, chunks_file, load_chunks, save_chunks
+from rezero.files import resolve
+from rezero.questions import SPLITS, STOP_WORDS, Question, load_questions, save_questions, split_by_chunk
 
 ASK = "Fill in the blank: {}"
 BLANK = "____"
@@ -41,3 +46,42 @@ def _blanks(chunk: Chunk, rng: random.Random) -> Iterable[Question]:
             blanked = sentence[: span.start()] + BLANK + sentence[span.end() :]
             name = f"cloze-{chunk.id}.{number}"
             yield Question(name, ASK.format(blanked), (span.group(),), (chunk.id,), (chunk.text,))
+
+
+def with_cloze(
+    chunks: list[Chunk], questions: list[Question], n: int, shares: dict[str, float], seed: int = 0
+) -> list[Question]:
+    """`questions` split anew by chunk, and at most `n` cloze questions of the passages that are gold in train only.
+
+    Raises:
+        ValueError: `shares` names a split that there is not.
+    """
+    split = split_by_chunk(questions, shares, seed)
+    held_out = {gold for question in split if question.split != "train" for gold in question.gold_chunk_ids}
+    return [*split, *cloze_questions([chunk for chunk in chunks if chunk.id not in held_out], n, seed)]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Copy a corpus, its questions split anew by chunk and joined by cloze questions for training."""
+    parser = argparse.ArgumentParser(prog="python -m rezero.cloze", description=main.__doc__)
+    parser.add_argument("corpus", help="folder with chunks and questions, ours or AutoDidact's")
+    parser.add_argument("--out", required=True, help="folder to write chunks.jsonl and questions.jsonl to")
+    parser.add_argument("-n", type=int, default=400, help="cloze questions, at most (default: %(default)s)")
+    parser.add_argument("--dev", type=float, default=0.1, help="share of the questions (default: %(default)s)")
+    parser.add_argument("--test", type=float, default=0.2, help="share of the questions (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if min(args.dev, args.test) < 0 or args.dev + args.test >= 1:
+        parser.error(f"--dev {args.dev} and --test {args.test}: want shares from 0 whose sum is below 1")
+    chunks = load_chunks(chunks_file(args.corpus))
+    questions = load_questions(resolve(args.corpus) / "questions.jsonl", chunks)
+    shares = {"train": 1 - args.dev - args.test, "dev": args.dev, "test": args.test}
+    made = with_cloze(chunks, questions, args.n, shares, args.seed)
+    save_chunks(resolve(args.out) / "chunks.jsonl", chunks)
+    save_questions(resolve(args.out) / "questions.jsonl", made)
+    counts = Counter(question.split for question in made)
+    print(f"{resolve(args.out)}: {len(chunks)} chunks, questions: {', '.join(f'{counts[s]} {s}' for s in SPLITS)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -129,6 +129,18 @@ def text_judge(is_right: Callable[[str | None, Iterable[str]], bool]) -> Judge:
     return lambda pairs: ["right" if is_right(given, answers) else "wrong" for _, answers, given in pairs]
 
 
+def named_judge(name: str) -> Judge | None:
+    """The judge that a notebook's parameter names.
+
+    "": none. "f1": an F1 of at least .8, the text judge that agrees best with the labelled pairs. "URL MODEL": that
+    model of an OpenAI-compatible server. Anything else: a model's folder, or its name on the hub.
+    """
+    if name in ("", "f1"):
+        return text_judge(lambda given, answers: f1(given, answers) >= 0.8) if name else None
+    url, _, model = name.partition(" ")
+    return model_judge(openai_compatible(url, model) if model else local(name), name)
+
+
 def agreement(judges: dict[str, Judge], pairs: list[dict]):
     """A DataFrame by judge and kind of pair, "all" first: how often the verdict is our label, with what went wrong.
 

@@ -1,8 +1,11 @@
 """Cloze questions: blanks of sentences, as training questions for any corpus."""
 
-from rezero.cloze import ASK, BLANK, cloze_questions
-from rezero.corpus import Chunk
+import pytest
+
+from rezero.cloze import ASK, BLANK, cloze_questions, main
+from rezero.corpus import Chunk, load_chunks, save_chunks
 from rezero.judge import exact_match
+from rezero.questions import Question, leakage, load_questions, save_questions
 
 CHUNKS = [
     Chunk(
@@ -36,3 +39,22 @@ def test_questions_are_dealt_over_the_chunks_and_do_not_depend_on_chance():
     assert len({question.gold_chunk_ids for question in cloze_questions(more, 5)}) == 5
     assert cloze_questions(more, 7, seed=1) == cloze_questions(more, 7, seed=1) != cloze_questions(more, 7, seed=2)
     assert cloze_questions([], 3) == []
+
+
+def test_a_corpus_is_copied_with_cloze_questions_that_give_no_held_out_passage_away(tmp_path, capsys):
+    chunks = [Chunk(f"d{i}", "", CHUNKS[0].text.replace("40", str(i))) for i in range(20, 40)]
+    asked = [Question(f"q{chunk.id}", f"How long {chunk.id}?", (chunk.id[1:],), (chunk.id,)) for chunk in chunks]
+    save_chunks(tmp_path / "in" / "chunks.jsonl", chunks)
+    save_questions(tmp_path / "in" / "questions.jsonl", asked)
+    main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "-n", "15", "--dev", "0.1", "--test", "0.3"])
+    assert "20 chunks, questions: 27 train, 2 dev, 6 test" in capsys.readouterr().out
+    assert load_chunks(tmp_path / "out" / "chunks.jsonl") == chunks
+    made = load_questions(tmp_path / "out" / "questions.jsonl", chunks)
+    assert not any(value for row in leakage(made) for value in list(row.values())[1:])
+    assert sum(question.id.startswith("cloze") for question in made) == 15
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--out", str(tmp_path / "out"), "--dev", "0.5", "--test", "0.5"])
+    assert "--dev 0.5 and --test 0.5: want shares from 0 whose sum is below 1" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from rezero.model_judge import (
     build_prompt,
     local,
     model_judge,
+    named_judge,
     openai_compatible,
     text_judge,
     verdict,
@@ -230,6 +231,17 @@ def test_agreement_counts_every_kind_of_miss():
     assert table.loc[("text", "b"), counts].tolist() == [2, 0.5, 0, 1, 0]
     assert table.loc[("mute", "all"), counts].tolist() == [4, 0, 0, 0, 4]
     assert table.loc[("text", "all"), "low"] < 0.5 < table.loc[("text", "all"), "high"]
+
+
+def test_a_judge_by_its_name(server, tmp_path, monkeypatch):
+    assert named_judge("") is None
+    pairs = [("q", ("the old red tank",), "old red tank"), ("q", ("tank",), "tank of the ship"), ("q", ("x",), None)]
+    assert named_judge("f1")(pairs) == ["right", "wrong", "wrong"]
+    server.script = [(200, "yes", 0)]
+    monkeypatch.setattr(module, "model_judge", partial(model_judge, cache=tmp_path / "cache.jsonl"))
+    assert named_judge(f"{server.url} m")([PAIR]) == ["right"] and server.asked[0][2]["model"] == "m"
+    with pytest.raises(FileNotFoundError, match="no policy in"):
+        named_judge(str(tmp_path))
 
 
 def test_exact_match_never_accepts_what_we_call_wrong():
