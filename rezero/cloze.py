@@ -17,7 +17,7 @@ from rezero.questions import SPLITS, STOP_WORDS, Question, load_questions, save_
 
 ASK = "Fill in the blank: {}"
 BLANK = "____"
-WORDS = range(8, 31)  # words of a sentence that is taken
+WORDS, PROSE = range(8, 31), 0.5  # words of a sentence that is taken; share of them in small letters: no tables
 # A number with what stands beside it (2:35:46.4, 5.0 psia, 33 percent), or capitalised words (Indian Ocean).
 _NUMBER, _NAME = r"[-+]?\d(?:[\d.,:]*\d)?(?: [a-z]{3,12})?", r"[A-Z][\w-]+(?: [A-Z][\w-]+)*"
 _SPAN = re.compile(rf"(?<![\w.$/-])(?:{_NUMBER}|{_NAME})(?![\w/$-]|\.\w)")
@@ -37,7 +37,8 @@ def cloze_questions(chunks: Iterable[Chunk], n: int, seed: int = 0) -> list[Ques
 
 def _blanks(chunk: Chunk, rng: random.Random) -> Iterable[Question]:
     for number, sentence in enumerate(re.split(r"(?<=[.!?])\s+|\n+", chunk.text)):
-        if len(sentence.split()) not in WORDS:
+        said = sentence.split()
+        if len(said) not in WORDS or sum(word.isalpha() and word.islower() for word in said) < PROSE * len(said):
             continue
         spans = [m for m in _SPAN.finditer(sentence) if m.start() and chunk.text.count(m.group()) == 1]
         spans = [m for m in spans if m.group().split()[-1].lower() not in STOP_WORDS]

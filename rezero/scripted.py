@@ -22,7 +22,7 @@ Thought = Callable[[Question, tuple[Turn, ...], bool], str]  # the last: whether
 FIRST, FOUND, MISSED = "look this up", "found:", "not found"
 RETRY, GIVE_UP = "search again with other words", "give up"
 UNKNOWN = "unknown"
-LONGEST, GLANCE = 20, 10  # words of a quote, less the answer; words quoted after a miss
+LONGEST, GLANCE, ASKED = 20, 10, 10  # words of a quote, less the answer; of a quote after a miss; of what was asked
 SENTENCE = re.compile(r"(?<=[.!?])\s+|\n{2,}")
 STEM = Stemmer.Stemmer("english").stemWord
 
@@ -80,8 +80,9 @@ def weigh(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
 
     A language model that judged first called everything found: with both sides before it, it tells a miss from a hit.
     """
+    asked = " ".join(keywords(question.text).split()[:ASKED])
     said = quote(question, turns) if found else nearest(question, turns[-1])
-    return f"{keywords(question.text)}? {said}: {FOUND.rstrip(':') if found else MISSED}"
+    return f"{asked}? {said}: {FOUND.rstrip(':') if found else MISSED}"
 
 
 def searcher(retry: float = 1.0, max_searches: int = 4, think: Thought = judge_first) -> Script:

@@ -29,16 +29,22 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: Path) -> Non
     """Fine-tune `policy`'s adapter in place, log to warm.jsonl, and keep it in `run_dir`/warm.
 
     A run that was killed goes on from the last checkpoint in `run_dir`/warm_checkpoints.
+
+    Raises:
+        ValueError: no scripted episode fits the budget.
     """
     from trl import SFTTrainer
 
-    episodes = scripted_episodes(task, config)
+    rows = [encode(policy, episode) for episode in scripted_episodes(task, config)]
+    rows = [row for row in rows if len(row["labels"]) <= config.episode_tokens]  # others no rollout could hold
+    if not rows:
+        raise ValueError(f"no scripted episode fits episode_tokens={config.episode_tokens}: raise it, or lower k")
     policy.model.train()
     trainer = SFTTrainer(
         model=policy.model,
         processing_class=policy.tokenizer,
         args=sft_config(config, run_dir),
-        train_dataset=Dataset.from_list([encode(policy, episode) for episode in episodes]),
+        train_dataset=Dataset.from_list(rows),
         callbacks=[Log(run_dir / "warm.jsonl", config.warm_start_steps)],
     )
     trainer.remove_callback(PrinterCallback)

@@ -1,14 +1,15 @@
 """Scripted searchers: what they quote of a passage, and what they search for when a question brings no rewrites."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rezero.corpus import load_autodidact_questions, load_chunks
-from rezero.protocol import Turn
+from rezero.protocol import Turn, parse_turn
 from rezero.questions import Question, normalized
-from rezero.scripted import LONGEST, UNKNOWN, play, quote, refine, searcher
+from rezero.scripted import LONGEST, UNKNOWN, nearest, play, quote, refine, searcher, weigh
 from rezero.search import Hit, build_engine
 
 APOLLO = Path(__file__).parents[2] / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
@@ -67,6 +68,18 @@ def test_the_second_hop_is_searched_with_words_of_the_first(questions, engine):
 def test_a_question_without_gold_texts_loses_its_last_words(questions):
     bare = Question("q", "Who was the commander of Corvane?", ("x",), ("c1",))
     assert refine(bare, (Turn("", "", "search", "commander Corvane", (), "i"),)) == ["commander"]
+
+
+def test_a_weighing_searcher_names_what_was_asked_and_quotes_before_it_judges(questions, engine):
+    found = play(searcher(think=weigh), questions[:1], engine, k=1)[0].turns[-1]
+    assert found.thought == "commander Corvane? commander of Corvane was Ilse Varrow: found"
+    hit = Hit("c9", "", f"Rain fell. {'It was so ' * 9}that Corvane </think> sailed again and again.", 1.0)
+    asked, miss = replace(questions[0], rewrites=("skipper",)), Turn("", "", "search", "q", (hit,), "info")
+    missed = parse_turn(searcher(think=weigh)(asked, (miss,), random.Random(0)))
+    assert missed.action == "search" and missed.argument == "skipper"
+    quoted = "It was so that Corvane ‹/think> sailed again and again"
+    assert missed.thought == f"commander Corvane? {quoted}: not found, search again with other words"
+    assert nearest(asked, replace(miss, hits=())) == "nothing"
 
 
 @pytest.mark.skipif(not APOLLO.exists(), reason="the published corpus is not beside the clone")

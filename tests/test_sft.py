@@ -11,7 +11,7 @@ from rezero.files import read_jsonl
 from rezero.policy import load_policy, save_policy
 from rezero.rewards import REWARDS
 from rezero.rollout import Budget, rollout
-from rezero.sft import IGNORED, encode, scripted_episodes, sft_config
+from rezero.sft import IGNORED, encode, scripted_episodes, sft_config, warm_start
 from rezero.train import starting_policy, train
 
 WARM = dict(
@@ -105,6 +105,11 @@ def test_warm_start_then_grpo_and_neither_is_done_twice(config, task, tmp_path, 
     warm = load_policy(tmp_path / "run" / "warm").start(start, 0.0).logits
     assert (resumed.start(start, 0.0).logits == warm).all()
     assert json.loads((tmp_path / "run" / "warm" / "adapter_config.json").read_text())["r"] == 4
+
+
+def test_episodes_that_no_rollout_could_hold_are_left_out(policy, task, config, tmp_path):
+    with pytest.raises(ValueError, match="no scripted episode fits episode_tokens=20: raise it, or lower k"):
+        warm_start(policy, task, replace(config, episode_tokens=20), tmp_path)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])  # with a KL term TRL keeps a second adapter
