@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from rezero.config import Config, load_config
-from rezero.evaluate import LABELS, SHARES, Report, evaluate, report
+from rezero.evaluate import LABELS, MEANS, SHARES, Estimate, Report, evaluate, report
 from rezero.files import read_jsonl, resolve
 from rezero.stats import holm, paired_shares, solve_power
 from rezero.sweep import Runs, named
 from rezero.traces import read_rows, write_traces
 
 Reports = dict[tuple[str, int], Report]  # (arm, seed) -> its episodes
+OVERVIEW = ("accuracy", "f1", "evidence", "searches", "retry_after_miss")
 
 
 def curves(runs: Runs) -> pd.DataFrame:
@@ -37,6 +38,12 @@ def read_reports(runs: Runs) -> Reports:
     return reports
 
 
+def starting_policy(runs: Runs, config: Config) -> str | Path:
+    """What GRPO started from, for `load_policy`: the first arm's warm start, as in `read_reports`, or the policy."""
+    warm = next(iter(runs.values())) / "warm"
+    return warm if warm.is_dir() else config.policy
+
+
 def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Path) -> dict[str, Reports]:
     """What the starting policy and the last ones of `runs` do on dev in other places: place -> reports.
 
@@ -46,7 +53,7 @@ def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Pat
     from rezero.policy import load_policy
     from rezero.task import load_task
 
-    policies = {("start", 0): config.policy} | {key: place / "last" for key, place in runs.items()}
+    policies = {("start", 0): starting_policy(runs, config)} | {key: place / "last" for key, place in runs.items()}
     found: dict[str, Reports] = {place["name"]: {} for place in named(places)}
     for place in named(places):
         varied = load_config(**config.to_dict() | {name: value for name, value in place.items() if name != "name"})
@@ -63,17 +70,38 @@ def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Pat
     return found
 
 
+def overview(reports: Reports, baselines: list[Report]) -> pd.DataFrame:
+    """The baselines, and below them every arm over all its seeds: "seeds", and three columns a metric of `OVERVIEW`.
+
+    Those are `arms_table`'s. ValueError as `paired_table` where they were asked different questions.
+    """
+    together = {(one.name, 0): one for one in baselines} | reports
+    _check_questions(together)
+    tables = [arms_table(together, metric)[0].set_index("arm") for metric in OVERVIEW]
+    seeds = pd.Series([arm for arm, _ in together]).value_counts().rename("seeds")
+    return pd.concat([seeds.reindex(tables[0].index), *tables], axis=1)
+
+
+def in_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """`overview` to read: "value [low, high]" in the cells."""
+    cells = {"seeds": table.seeds}
+    for metric in OVERVIEW:
+        found = table[[metric, f"{metric}_low", f"{metric}_high"]]
+        cells[LABELS[metric]] = [str(Estimate(*row, n=int(row[0] == row[0]))) for row in found.to_numpy()]
+    return pd.DataFrame(cells, index=table.index.rename("95% intervals"))
+
+
 def arms_table(reports: Reports, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(one row an arm with `metric`, `<metric>_low`, `<metric>_high`; one row an arm and seed) for `plots.arms`.
 
-    The interval resamples seeds and questions (`stats.paired_shares`); where all seeds agree it is Wilson's of one.
+    The interval resamples seeds and questions (`stats.paired_shares`); where all seeds agree it is that of one.
     """
     seeds = pd.DataFrame([{"arm": arm, "seed": seed, metric: r[metric].value} for (arm, seed), r in reports.items()])
     rows = []
     for arm, values in seeds.groupby("arm", sort=False)[metric]:
         one = next(r[metric] for (name, _), r in reports.items() if name == arm)
         found = one.value, one.low, one.high
-        if values.nunique() > 1:
+        if values.nunique(dropna=False) > 1:
             counts = _counts(reports, arm, metric)
             nothing = [[0.0] * len(counts[0][0])], [[1.0] * len(counts[0][0])]
             found = paired_shares(nothing, counts, seed=0)[:3]
@@ -99,8 +127,7 @@ def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("a
     others = [arm for arm in dict.fromkeys(arm for arm, _ in reports) if arm != baseline]
     if len(others) == len({arm for arm, _ in reports}):
         raise ValueError(f"baseline {baseline!r} is no arm; have: {', '.join(others)}")
-    if len({tuple(sorted(r.frame["question_id"])) for r in reports.values()}) > 1:
-        raise ValueError("the arms were asked different questions: compare them where they were asked the same ones")
+    _check_questions(reports)
     rows = []
     for metric in metrics:
         base = _counts(reports, baseline, metric)
@@ -140,9 +167,14 @@ def _detectable(share: float, n: int) -> float:
         return float("nan")
 
 
+def _check_questions(reports: Reports) -> None:
+    if len({tuple(sorted(r.frame["question_id"])) for r in reports.values()}) > 1:
+        raise ValueError("the arms were asked different questions: compare them where they were asked the same ones")
+
+
 def _counts(reports: Reports, arm: str, metric: str):
-    """(successes, cases) of an arm, each of shape (seeds, questions), questions in the order of their ids."""
-    column, condition = SHARES[metric]
+    """(successes or sums, cases) of an arm, each of shape (seeds, questions), questions in the order of their ids."""
+    column, condition = SHARES.get(metric) or (MEANS[metric], None)
     frames = [r.frame.set_index("question_id").sort_index() for (name, _), r in reports.items() if name == arm]
     cases = [f[condition].astype(float) if condition else f[column].astype(float) * 0 + 1 for f in frames]
     return [(f[column].astype(float) * n).to_list() for f, n in zip(frames, cases, strict=True)], cases

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -178,6 +179,30 @@ def test_a_comparison_needs_the_baseline_and_the_same_questions(reports):
         ablations.paired_table(reports, "corectness")
     with pytest.raises(ValueError, match="different questions"):
         ablations.paired_table(reports | {("bad", 0): report(episodes(0, n=39), "")}, "start")
+
+
+def test_baselines_and_arms_stand_in_one_table(reports):
+    closed = report([replace(e, turns=e.turns[-1:]) for e in episodes(4)], "closed book")
+    missed = {arm: report(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
+    table = ablations.overview(missed, [closed])
+    assert table.index.to_list() == ["closed book", "start", "good", "same", "bad"]
+    assert table.seeds.to_list() == [1, 1, 2, 2, 1]
+    assert table.accuracy.to_list() == pytest.approx([0.1, 0.25, 0.8, 0.25, 0.0])
+    assert table.loc["good", "f1"] == table.loc["good", "accuracy"]  # one word: right or nothing
+    assert table.loc["good", "f1_low"] < 0.8 < table.loc["good", "f1_high"]
+    assert table.searches.to_list() == [0.0] + [1.25] * 4  # half of the 20 misses are searched again
+    shown = ablations.in_cells(table)
+    assert shown.loc["closed book", "P(search again | gold not seen)"] == "no such episode"
+    assert shown.loc["start", "P(search again | gold not seen)"].startswith("0.500 [0.")
+    with pytest.raises(ValueError, match="different questions"):
+        ablations.overview(missed, [report(episodes(4, n=39), "closed book")])
+
+
+def test_arms_start_from_their_warm_start(tmp_path, config):
+    runs = {("a", 0): tmp_path / "a-0", ("b", 0): tmp_path / "b-0"}
+    assert ablations.starting_policy(runs, config) == config.policy
+    (tmp_path / "a-0" / "warm").mkdir(parents=True)
+    assert ablations.starting_policy(runs, config) == tmp_path / "a-0" / "warm"
 
 
 def test_arms_are_read_from_their_folders(tmp_path):
