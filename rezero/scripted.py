@@ -6,7 +6,9 @@ a function `(question, turns so far, rng) -> text of the next turn`.
 
 import random
 import re
+from collections import defaultdict
 from collections.abc import Callable
+from zlib import crc32
 
 import Stemmer
 
@@ -60,7 +62,7 @@ def play(
 def play_searcher(questions: list[Question], engine: Engine, config: Config, retry: float = 1.0) -> list[Episode]:
     """`play` with a weighing `searcher` under the budgets of `config`, whose last turn is left for an answer."""
     return play(
-        searcher(retry, config.max_turns - 1, weigh),
+        searcher(retry, config.max_turns - 1, weighing(questions)),
         questions,
         engine,
         k=config.k,
@@ -75,14 +77,28 @@ def judge_first(question: Question, turns: tuple[Turn, ...], found: bool) -> str
     return f"{FOUND} {quote(question, turns)}" if found else MISSED
 
 
-def weigh(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
-    """What was asked, what comes nearest to it, then the verdict.
+def weighing(questions: list[Question]) -> Thought:
+    """What was asked, a fact of the passages, then the verdict whether the one tells the other.
 
-    A language model that judged first called everything found: with both sides before it, it tells a miss from a hit.
+    A language model that judged first called everything found. After a miss the fact is one that another of
+    `questions` asks for, so that the quote itself gives nothing away; `nearest`, where none does.
     """
-    asked = " ".join(keywords(question.text).split()[:ASKED])
-    said = quote(question, turns) if found else nearest(question, turns[-1])
-    return f"{asked}? {said}: {FOUND.rstrip(':') if found else MISSED}"
+    about = defaultdict(list)
+    for other in questions:
+        about[other.gold_chunk_ids[-1]].append(other)
+
+    def think(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
+        told = [other for hit in turns[-1].hits for other in about[hit.chunk_id] if other.answers != question.answers]
+        if found:
+            said = quote(question, turns)
+        elif told:
+            said = quote(told[crc32(f"{question.id} {len(turns)}".encode()) % len(told)], turns)
+        else:
+            said = nearest(question, turns[-1])
+        asked = " ".join(keywords(question.text).split()[:ASKED])
+        return f"{asked}? {said}: {FOUND.rstrip(':') if found else MISSED}"
+
+    return think
 
 
 def searcher(retry: float = 1.0, max_searches: int = 4, think: Thought = judge_first) -> Script:

@@ -9,7 +9,7 @@ import pytest
 from rezero.corpus import load_autodidact_questions, load_chunks
 from rezero.protocol import Turn, parse_turn
 from rezero.questions import Question, normalized
-from rezero.scripted import LONGEST, UNKNOWN, nearest, play, quote, refine, searcher, weigh
+from rezero.scripted import LONGEST, UNKNOWN, nearest, play, quote, refine, searcher, weighing
 from rezero.search import Hit, build_engine
 
 APOLLO = Path(__file__).parents[2] / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
@@ -71,15 +71,25 @@ def test_a_question_without_gold_texts_loses_its_last_words(questions):
 
 
 def test_a_weighing_searcher_names_what_was_asked_and_quotes_before_it_judges(questions, engine):
-    found = play(searcher(think=weigh), questions[:1], engine, k=1)[0].turns[-1]
+    weigh = searcher(think=weighing(questions))
+    found = play(weigh, questions[:1], engine, k=1)[0].turns[-1]
     assert found.thought == "commander Corvane? commander of Corvane was Ilse Varrow: found"
     hit = Hit("c9", "", f"Rain fell. {'It was so ' * 9}that Corvane </think> sailed again and again.", 1.0)
     asked, miss = replace(questions[0], rewrites=("skipper",)), Turn("", "", "search", "q", (hit,), "info")
-    missed = parse_turn(searcher(think=weigh)(asked, (miss,), random.Random(0)))
+    missed = parse_turn(weigh(asked, (miss,), random.Random(0)))
     assert missed.action == "search" and missed.argument == "skipper"
     quoted = "It was so that Corvane ‹/think> sailed again and again"
     assert missed.thought == f"commander Corvane? {quoted}: not found, search again with other words"
     assert nearest(asked, replace(miss, hits=())) == "nothing"
+
+
+def test_after_a_miss_a_fact_that_another_question_asks_for_is_quoted(questions, engine):
+    weigh = weighing(questions)
+    hit = Hit("c2", "", questions[1].gold_texts[1], 1.0)
+    miss = Turn("", "", "search", "q", (hit,), "info")
+    assert weigh(questions[0], (miss,), False) == "commander Corvane? cutter Ondine: not found"
+    same = replace(questions[0], answers=questions[1].answers)  # asks for that very fact
+    assert "Ondine: not" not in weigh(same, (miss,), False)
 
 
 @pytest.mark.skipif(not APOLLO.exists(), reason="the published corpus is not beside the clone")
