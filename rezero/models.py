@@ -112,12 +112,28 @@ def load_adapter(folder: Path) -> Pair:
 
 
 def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
-    """The policy of `config` with a trainable adapter: a fresh one, or with the weights of the one in `adapter`."""
+    """The policy of `config` with a trainable adapter: a fresh one, or with the weights of the one in `adapter`.
+
+    Where `config.policy` is the folder of an adapter, that one is trained further, on its own base.
+
+    Raises:
+        ValueError: it has another rank or other layers than `config` says.
+    """
+    folder = resolve(config.policy)
+    if config.backend == "transformers" and (folder / "adapter_config.json").is_file():
+        had = LoraConfig.from_pretrained(str(folder))
+        name, adapter = had.base_model_name_or_path, adapter or folder
+    else:
+        had, name = None, config.policy
     if config.backend == "unsloth":
         policy = _load_unsloth(config)
     else:
-        model, tokenizer = load_base(config.policy)
+        model, tokenizer = load_base(name)
         policy = Policy(add_adapter(model, config.lora_rank, config.lora_layers, config.seed), tokenizer)
+    now = policy.model.peft_config["default"]
+    if had and (had.r, had.layers_to_transform) != (now.r, now.layers_to_transform):
+        raise ValueError(f"{folder} has rank {had.r} on layers {had.layers_to_transform}; "
+                         f"lora_rank={config.lora_rank} and lora_layers={config.lora_layers} must say the same")  # fmt: skip
     if adapter:
         read_adapter(policy.model, adapter)
     return policy

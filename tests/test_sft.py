@@ -104,6 +104,10 @@ def test_warm_start_then_grpo_and_neither_is_done_twice(config, task, tmp_path, 
     assert "warm start" not in capsys.readouterr().out
     warm = load_policy(tmp_path / "run" / "warm").start(start, 0.0).logits
     assert (resumed.start(start, 0.0).logits == warm).all()
+    further = replace(config, policy=str(tmp_path / "run" / "warm"), warm_start_steps=0)
+    assert (starting_policy(further, task, tmp_path / "other").start(start, 0.0).logits == warm).all()
+    with pytest.raises(ValueError, match="has rank 4 on layers None; lora_rank=2 and lora_layers=0 must say the same"):
+        starting_policy(replace(further, lora_rank=2), task, tmp_path / "other")
     assert json.loads((tmp_path / "run" / "warm" / "adapter_config.json").read_text())["r"] == 4
 
 
