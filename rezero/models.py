@@ -132,8 +132,10 @@ def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
         policy = Policy(add_adapter(model, config.lora_rank, config.lora_layers, config.seed), tokenizer)
     now = policy.model.peft_config["default"]
     if had and (had.r, had.layers_to_transform) != (now.r, now.layers_to_transform):
-        raise ValueError(f"{folder} has rank {had.r} on layers {had.layers_to_transform}; "
-                         f"lora_rank={config.lora_rank} and lora_layers={config.lora_layers} must say the same")  # fmt: skip
+        raise ValueError(
+            f"{folder} has rank {had.r} on layers {had.layers_to_transform}; "
+            f"lora_rank={config.lora_rank} and lora_layers={config.lora_layers} must say the same"
+        )
     if adapter:
         read_adapter(policy.model, adapter)
     return policy
