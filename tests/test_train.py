@@ -199,10 +199,23 @@ def _metrics(folder):
     return [timeless(row) for row in read_jsonl(folder / "metrics.jsonl")]
 
 
+def test_the_same_seed_gives_the_same_metrics(config, tmp_path):
+    """Three processes, each of which hashes strings in its own way: two with one seed, one with another."""
+    options = dict(cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    runs = {"one": 0, "again": 0, "other": 1}
+    running = [
+        subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(replace(config, seed=seed).to_dict()),
+                          str(tmp_path / name)], **options) for name, seed in runs.items()
+    ]  # fmt: skip
+    assert [process.wait() for process in running] == [0, 0, 0]
+    one, again, other = (_metrics(tmp_path / name) for name in runs)
+    assert [row["step"] for row in one if row["kind"] == "train"] == [1, 2, 3, 4]
+    assert one == again
+    assert one != other
+
+
 def test_a_killed_run_resumes_where_it_was(config, tmp_path):
     """SIGKILL after step 5 of 8, checkpoints every 2: the resumed run ends with the very metrics of an unbroken one."""
-    from dataclasses import replace
-
     config = replace(config, steps=8)
     command = [sys.executable, "-c", SCRIPT, json.dumps(config.to_dict())]
     options = dict(cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
@@ -224,8 +237,6 @@ def test_a_killed_run_resumes_where_it_was(config, tmp_path):
 
 
 def test_kl_to_the_starting_policy_is_logged(config, task, tmp_path):
-    from dataclasses import replace
-
     train(replace(config, steps=2, beta=0.1), tmp_path / "run", task)
     rows = [row for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)  # nothing has been learned yet
