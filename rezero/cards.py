@@ -1,4 +1,4 @@
-"""Episodes to read: HTML for notebooks and files, plain text for terminals. `rezero.traces` offers these, too.
+"""Episodes to read: HTML for notebooks and files, plain text for terminals.
 
 Passages and model text are untrusted: all of it is escaped. Plain tags carry the meaning (`details`, `ol`, `table`,
 `mark`, ★ and ✗), because GitHub strips styles and forms from notebook outputs; the style only makes it pretty.
@@ -13,9 +13,10 @@ from itertools import groupby
 from pathlib import Path
 
 from rezero.files import write_text
-from rezero.judge import exact_match
 from rezero.protocol import NO_HITS, Episode, Turn
+from rezero.questions import Question
 from rezero.search import Hit, clean
+from rezero.traces import facts
 
 FILTERS = {  # what can be said of an episode -> its words, also on the buttons of `browser`
     "correct": "✓ correct",
@@ -64,10 +65,10 @@ class Page:
     title: str
     body: str = field(repr=False)
     text: str
-    preview: str | None = None  # what a notebook shows instead of a long body
+    preview: str = ""  # what a notebook shows instead of a long body
 
     def _repr_html_(self) -> str:
-        return _root(self.body if self.preview is None else self.preview)
+        return _root(self.preview or self.body)
 
     def __repr__(self) -> str:
         return self.text
@@ -113,48 +114,50 @@ def side_by_side(
 
 def plain(episode: Episode) -> str:
     """The episode as text for a terminal: the question, a line or two a turn, the verdict."""
-    lines = [f"question: {_question(episode)}"]
+    question = _asked(episode)
+    lines = [f"question: {question.text}"]
     for number, turn in enumerate(episode.turns, start=1):
         lines.append(f"{number:>3} {turn.action}: {turn.argument or turn.text!r}")
         lines += [f"      thought: {turn.thought}"] if turn.thought else []
         lines += [f"      {_reply(turn, episode)}"] if turn.action == "search" else []
-    gold = f"; gold: {episode.question.answers[0]}" if episode.question and episode.question.answers else ""
+    gold = f"; gold: {question.answers[0]}" if question.answers else ""
     return "\n".join([*lines, f"verdict: {_verdict(episode)}{gold}"])
 
 
 def _said_of(episode: Episode) -> list[str]:
     """The keys of `FILTERS` that hold for this episode."""
-    shares, gold = episode.evidence(), episode.question and episode.question.gold_chunk_ids
-    missed = bool(gold and shares and shares[0] < 1)
-    right = episode.question and exact_match(episode.answer, episode.question.answers)
+    found = facts(episode)
     said = {
-        "correct": right,
-        "wrong": episode.question and not right,
-        "gave-up": missed and len(shares) == 1 and episode.outcome == "answered",
-        "recovered": missed and shares[-1] == 1,
-        "malformed": episode.malformed_turns,
+        "correct": found["correct"],
+        "wrong": found["correct"] is False,
+        "gave-up": found["first_miss"] and found["searches"] == 1 and found["outcome"] == "answered",
+        "recovered": found["recovered"],
+        "malformed": found["malformed_turns"],
     }
     return [name for name, holds in said.items() if holds]
 
 
 def _verdict(episode: Episode) -> str:
     words = [FILTERS[name] for name in _said_of(episode)] if episode.question else ["not judged: no question"]
-    return ", ".join([*words, "" if episode.outcome == "answered" else f"no answer ({episode.outcome})"]).strip(", ")
+    if episode.outcome != "answered":
+        words.append(f"no answer ({episode.outcome})")
+    return ", ".join(words)
 
 
-def _question(episode: Episode) -> str:
-    return episode.question.text if episode.question else episode.prompt[-1]["content"] if episode.prompt else "?"
+def _asked(episode: Episode) -> Question:
+    """The episode's question; for one without, the prompt stands in, without answers or gold."""
+    return episode.question or Question("", episode.prompt[-1]["content"] if episode.prompt else "?", (), ())
 
 
 def _one_line(episode: Episode) -> str:
-    return f"  [{_verdict(episode)}] {len(episode.searches)} searches: {_question(episode)} -> {episode.answer}"
+    return f"  [{_verdict(episode)}] {len(episode.searches)} searches: {_asked(episode).text} -> {episode.answer}"
 
 
 def _headline(episode: Episode) -> str:
     said = _said_of(episode)
     tone = "good" if "correct" in said else "bad" if "wrong" in said else ""
     about = f"{episode.question.kind + ', ' if episode.question else ''}searches: {len(episode.searches)}"
-    return f'<b class="{tone}">{_safe(_verdict(episode))}</b> · {_safe(_question(episode))} <small>({about})</small>'
+    return f'<b class="{tone}">{_safe(_verdict(episode))}</b> · {_safe(_asked(episode).text)} <small>({about})</small>'
 
 
 def _buttons(episodes: Sequence[Episode]) -> str:
@@ -199,7 +202,7 @@ def _reply(turn: Turn, episode: Episode) -> str:
         return f"⚠ the search engine failed: {turn.error}"
     if turn.information is None:
         return "⚠ no reply: the episode ended here"
-    gold = episode.question.gold_chunk_ids if episode.question else ()
+    gold = _asked(episode).gold_chunk_ids
     position = next(i for i, t in enumerate(episode.searches) if t is turn)
     seen = f", gold seen so far: {episode.evidence()[position] * len(gold):.0f} of {len(gold)}" if gold else ""
     what = f"passages: {len(turn.hits)}" if turn.hits or turn.information in ("", NO_HITS) else "text"
@@ -207,7 +210,7 @@ def _reply(turn: Turn, episode: Episode) -> str:
 
 
 def _passage(number: int, hit: Hit, episode: Episode) -> str:
-    gold = bool(episode.question) and hit.chunk_id in episode.question.gold_chunk_ids
+    gold = hit.chunk_id in _asked(episode).gold_chunk_ids
     star = "<b>★ gold</b> " if gold else ""
     line = f"{number}. {star}{_safe(hit.title)} <small>{_safe(hit.chunk_id)}, score {hit.score:.3g}</small>"
     text = f'<p class="text">{_marked(hit.text, episode)}</p>'
@@ -231,7 +234,7 @@ def _fold(summary: str, body: str, classes: str, opened: bool = False) -> str:
 
 def _marked(text: str, episode: Episode) -> str:
     """Escaped text in which every accepted answer is marked as a whole word."""
-    answers = sorted(filter(None, episode.question.answers if episode.question else ()), key=len, reverse=True)
+    answers = sorted(filter(None, _asked(episode).answers), key=len, reverse=True)
     if not answers:
         return _safe(text)
     parts = re.split(rf"(?<!\w)({'|'.join(map(re.escape, answers))})(?!\w)", text, flags=re.IGNORECASE)
@@ -239,7 +242,7 @@ def _marked(text: str, episode: Episode) -> str:
 
 
 def _safe(text: str) -> str:
-    return escape(clean(str(text)))
+    return escape(clean(text))
 
 
 def _root(body: str) -> str:

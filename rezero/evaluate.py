@@ -27,8 +27,7 @@ SHARES = {  # metric -> (column of the episodes' frame, column that selects the 
     "answered": ("answered", None),
     "unsupported": ("unsupported", "answered"),
 }
-MEANS = {name: name for name in ("f1", "searches", "wasted", "policy_tokens")}  # metric -> column
-LABELS = {
+LABELS = {  # metric -> its name in a table; one that is not in SHARES is a mean, of the column called like it
     "accuracy": "accuracy (exact match)",
     "judged": "accuracy (judge)",
     "f1": "F1",
@@ -99,7 +98,6 @@ def evaluate(
     questions: list[Question],
     config: Config,
     name: str,
-    progress: bool = False,
     *,
     samples: int = 1,
     temperature: float = 0.0,
@@ -122,7 +120,6 @@ def evaluate(
         prompt_style=config.prompt_style,
         temperature=temperature,
         generator=torch.Generator(policy.model.device).manual_seed(config.seed) if temperature else None,
-        progress=f"evaluate {name}" if progress else None,
         seconds=seconds,
     )
     return replace(report(episodes, name, judge), seconds=sum(seconds.values()) / len(episodes))
@@ -162,8 +159,8 @@ def report(episodes: list[Episode], name: str, judge: Judge | None = None) -> Re
     if judge:
         verdicts = judge([(e.question.text, e.question.answers, e.answer) for e in episodes])
         frame["judged"] = [verdict == "right" for verdict in verdicts]
-    columns = MEANS | {metric: column for metric, (column, _) in SHARES.items()}
-    measured = [metric for metric in LABELS if columns[metric] in frame and frame[columns[metric]].notna().any()]
+    columns = {metric: SHARES.get(metric, (metric, None))[0] for metric in LABELS}
+    measured = [metric for metric, column in columns.items() if column in frame and frame[column].notna().any()]
     made = Report(name, {metric: estimate(metric, frame) for metric in measured}, frame, tuple(episodes))
     samples = frame["question_id"].value_counts().min()
     if samples > 1:
@@ -176,7 +173,7 @@ def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
 
     Where a question has several episodes, they are resampled together, for shares, too.
     """
-    column, condition = SHARES.get(metric) or (MEANS[metric], None)
+    column, condition = SHARES.get(metric, (metric, None))
     rows = frame[frame[column].notna() & (condition is None or frame[condition].astype(bool))]
     values, questions = rows[column].astype(float), rows["question_id"]
     if rows.empty:
@@ -184,7 +181,7 @@ def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
     if questions.notna().all() and questions.duplicated().any():
         sums = values.groupby(questions, sort=False).agg(["sum", "size"])
         return Estimate(*bootstrap_mean(sums["sum"], seed=0, cases=sums["size"]), len(values))
-    if metric in MEANS:
+    if metric not in SHARES:
         return Estimate(*bootstrap_mean(values, seed=0), len(values))
     return Estimate(values.mean(), *wilson(int(values.sum()), len(values)), len(values))
 

@@ -1,23 +1,21 @@
-"""Episodes on disk and as tables; `html`, `browser` and `side_by_side` show them.
+"""Episodes on disk and as tables; `rezero.cards` shows them.
 
 A trace file holds one episode a line of JSON, with every field of `Episode` and the labels it was written under.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
 
-from rezero.cards import browser, html, side_by_side
+import pandas as pd
+
 from rezero.files import append_text, numbered_rows, write_text
 from rezero.judge import exact_match, f1
 from rezero.protocol import OUTCOMES, Episode, Turn
 from rezero.questions import Question
 from rezero.search import Hit, clean
-
-__all__ = ["append_traces", "read_rows", "read_traces", "to_frame", "turns_frame", "write_traces"]
-__all__ += ["browser", "html", "side_by_side"]  # of rezero.cards
 
 Row = tuple[dict, Episode]  # labels, episode
 RECORDS = {"question": Question, "turns": Turn, "hits": Hit}  # the fields that hold records
@@ -92,7 +90,7 @@ def _value(record: type | None, wanted: type, value: object, where: str):
     return _record(record, value, where)
 
 
-def to_frame(episodes: Iterable[Episode | Row], **labels):
+def to_frame(episodes: Iterable[Episode | Row], **labels) -> pd.DataFrame:
     """One row an episode (or pair of `read_rows`, whose labels become columns); `labels` are further columns.
 
     `correct`: exact match, NA without a question. `evidence`: share of gold chunks seen by the end, NaN without
@@ -100,33 +98,23 @@ def to_frame(episodes: Iterable[Episode | Row], **labels):
     `retried_after_miss` and `recovered` (all gold seen later) need one. `wasted`: searches after all gold was seen;
     `unsupported`: answered before; `faults`: searches that the engine failed. Token counts are NA without token ids.
     """
-    import pandas as pd
-
     counts = ("evidence_search", "completion_tokens", "policy_tokens")  # NA where they are unknown
-    frame = pd.DataFrame([own | _facts(e) for own, e in _pairs(episodes)])
+    frame = pd.DataFrame([own | facts(e) for own, e in _pairs(episodes)])
     return frame.astype({"correct": "boolean"} | dict.fromkeys(counts, "Int64")).assign(**labels)
 
 
-def turns_frame(episodes: Iterable[Episode | Row], **labels):
+def turns_frame(episodes: Iterable[Episode | Row], **labels) -> pd.DataFrame:
     """One row a turn: `episode` counts from 0, `turn` from 1; `evidence` is the share of gold seen by then.
 
     `repeated`: the same query was sent before in this episode. `replied`: the environment answered this turn.
     """
-    import pandas as pd
-
     pairs = enumerate(_pairs(episodes))
     return pd.DataFrame([own | {"episode": i} | turn for i, (own, e) in pairs for turn in _turns(e)]).assign(**labels)
 
 
-def _pairs(episodes: Iterable[Episode | Row]) -> list[Row]:
-    pairs = [({}, item) if isinstance(item, Episode) else item for item in episodes]
-    if not pairs:
-        raise ValueError("no episodes; want at least one")
-    return pairs
-
-
-def _facts(episode: Episode) -> dict:
-    question, shares = episode.question, episode.evidence()
+def facts(episode: Episode) -> dict:
+    """The row of `to_frame` about one episode."""
+    question, shares, found = episode.question, episode.evidence(), episode.evidence_search
     judged = bool(question and question.gold_chunk_ids)
     missed = judged and bool(shares) and shares[0] < 1
     return {
@@ -139,12 +127,12 @@ def _facts(episode: Episode) -> dict:
         "f1": f1(episode.answer, question.answers) if question else None,
         "searches": len(shares),
         "evidence": (shares[-1] if shares else 0.0) if judged else float("nan"),
-        "evidence_search": episode.evidence_search,
+        "evidence_search": found,
         "first_miss": missed,
         "retried_after_miss": missed and len(shares) > 1,
-        "recovered": missed and shares[-1] == 1,
-        "wasted": len(shares) - (episode.evidence_search or len(shares)),
-        "unsupported": judged and episode.outcome == "answered" and not (shares and shares[-1] == 1),
+        "recovered": missed and found is not None,
+        "wasted": len(shares) - (found or len(shares)),
+        "unsupported": judged and episode.outcome == "answered" and found is None,
         "faults": sum(bool(turn.fault or turn.error) for turn in episode.turns),
         "malformed_turns": episode.malformed_turns,
         "completion_tokens": len(episode.completion_ids) or None,
@@ -152,14 +140,28 @@ def _facts(episode: Episode) -> dict:
     }
 
 
-def _turns(episode: Episode) -> list[dict]:
-    shares, share, sent, rows = iter(episode.evidence()), 0.0, set(), []
+def _turns(episode: Episode) -> Iterator[dict]:
+    shares, share, sent = iter(episode.evidence()), 0.0, set()
     for number, turn in enumerate(episode.turns, start=1):
         query = turn.argument.lower() if turn.action == "search" else None
         share = share if query is None else next(shares)
-        row = {"question_id": episode.question.id if episode.question else None, "turn": number}
-        row |= {"action": turn.action, "argument": turn.argument, "thought": turn.thought, "hits": len(turn.hits)}
-        row |= {"evidence": share, "repeated": query is not None and query in sent}
-        rows.append(row | {"replied": turn.information is not None, "error": turn.error})
+        yield {
+            "question_id": episode.question.id if episode.question else None,
+            "turn": number,
+            "action": turn.action,
+            "argument": turn.argument,
+            "thought": turn.thought,
+            "hits": len(turn.hits),
+            "evidence": share,
+            "repeated": query is not None and query in sent,
+            "replied": turn.information is not None,
+            "error": turn.error,
+        }
         sent.add(query)
-    return rows
+
+
+def _pairs(episodes: Iterable[Episode | Row]) -> list[Row]:
+    pairs = [({}, item) if isinstance(item, Episode) else item for item in episodes]
+    if not pairs:
+        raise ValueError("no episodes; want at least one")
+    return pairs

@@ -6,22 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from rezero.cards import plain
+from rezero.cards import browser, html, plain, side_by_side
 from rezero.files import append_jsonl, read_jsonl
 from rezero.protocol import CORRECTION, NO_HITS, Episode, parse_turn
 from rezero.questions import Question
 from rezero.search import Hit
-from rezero.traces import (
-    append_traces,
-    browser,
-    html,
-    read_rows,
-    read_traces,
-    side_by_side,
-    to_frame,
-    turns_frame,
-    write_traces,
-)
+from rezero.traces import append_traces, read_rows, read_traces, to_frame, turns_frame, write_traces
 
 QUESTION = Question("q1", "Who led Corvane?", ("Ilse Varrow", "Varrow"), ("g1",), ("Varrow led it.",), split="dev")
 TWO_HOP = replace(QUESTION, id="q2", gold_chunk_ids=("g1", "g2"), gold_texts=("a", "b"), kind="two-hop")
