@@ -11,7 +11,7 @@ from itertools import combinations
 import difflib_fast
 
 from rezero.judge import exact_match
-from rezero.protocol import Episode, Turn, neutralize
+from rezero.protocol import Episode, Turn, holds
 from rezero.questions import Question
 
 THINK = re.compile(r"<think>[\s\S]*?</think>")
@@ -198,6 +198,6 @@ def _shown(episode: Episode, chunk_id: str, text: str) -> bool:
         if turn.hits:
             if any(text in hit.text if text else hit.chunk_id == chunk_id for hit in turn.hits):
                 return True
-        elif text and turn.information and (text in turn.information or neutralize(text) in turn.information):
+        elif holds(turn.information or "", text):
             return True
     return False

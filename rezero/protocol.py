@@ -139,7 +139,9 @@ class Episode:
             elif turns:
                 before, text = turns[-1].information, unwrap_information(message["content"])
                 turns[-1] = replace(turns[-1], information=text if before is None else f"{before}\n{text}")
-        return cls(question, tuple(turns), _outcome(turns), tuple(prompt))
+        ends = {"answer": "answered", "malformed": "malformed"}
+        outcome = ends.get(turns[-1].action, "unfinished") if turns else "unfinished"
+        return cls(question, tuple(turns), outcome, tuple(prompt))
 
 
 def build_prompt(question: str, style: str = "full") -> list[dict]:
@@ -180,6 +182,11 @@ def neutralize(text: str) -> str:
     return _TAG_START.sub("‹", text)
 
 
+def holds(information: str, text: str) -> bool:
+    """Whether retrieved text holds `text`, verbatim or neutralized; an unknown text, "", it never holds."""
+    return bool(text) and (text in information or neutralize(text) in information)
+
+
 def format_hits(hits: list[Hit] | tuple[Hit, ...]) -> str:
     """The passages as the policy reads them: numbered, with titles, neutralized."""
     if not hits:
@@ -201,9 +208,4 @@ def _gold_in(turn: Turn, question: Question) -> set[str]:
     if turn.hits or not turn.information:
         return {hit.chunk_id for hit in turn.hits} & set(question.gold_chunk_ids)
     pairs = zip(question.gold_chunk_ids, question.gold_texts, strict=False)
-    return {gold for gold, text in pairs if text and (text in turn.information or neutralize(text) in turn.information)}
-
-
-def _outcome(turns: list[Turn]) -> str:
-    last = turns[-1].action if turns else "unfinished"
-    return {"answer": "answered", "malformed": "malformed"}.get(last, "unfinished")
+    return {gold for gold, text in pairs if holds(turn.information, text)}

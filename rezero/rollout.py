@@ -34,7 +34,7 @@ class Budget:
 
 @dataclass
 class _Running:
-    """An episode under way; `row` is its place in the generation's batch."""
+    """An episode under way."""
 
     question: Question
     prompt: list[dict]
@@ -47,6 +47,17 @@ class _Running:
     def add(self, ids: list[int], mask: int) -> None:
         self.ids += ids
         self.mask += [mask] * len(ids)
+
+    def episode(self) -> Episode:
+        return Episode(
+            question=self.question,
+            turns=tuple(self.turns),
+            outcome=self.outcome,
+            prompt=tuple(self.prompt),
+            prompt_ids=tuple(self.prompt_ids),
+            completion_ids=tuple(self.ids),
+            env_mask=tuple(self.mask),
+        )
 
 
 def rollout(
@@ -69,12 +80,15 @@ def rollout(
     the keys "generation" and "search".
     """
     starts = range(0, len(questions), batch_size)
+    seconds = {} if seconds is None else seconds
     episodes: list[Episode] = []
     for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):
-        batch = questions[start : start + batch_size]
-        running = [_begin(policy, question, prompt_style) for question in batch]
-        _run(policy, engine, running, k, budget, temperature, generator, {} if seconds is None else seconds)
-        episodes += [_finish(policy, state) for state in running]
+        running = []
+        for question in questions[start : start + batch_size]:
+            prompt = build_prompt(question.text, prompt_style)
+            running.append(_Running(question, prompt, policy.prompt_ids(prompt)))
+        _run(policy, engine, running, k, budget, temperature, generator, seconds)
+        episodes += [state.episode() for state in running]
     return episodes
 
 
@@ -122,11 +136,6 @@ def _search(queries: list[str], engine: Engine, k: int, askers: list[Asker]) -> 
         return [result for query, asker in one_by_one for result in _search([query], engine, k, [asker])]
 
 
-def _begin(policy: Policy, question: Question, prompt_style: str) -> _Running:
-    prompt = build_prompt(question.text, prompt_style)
-    return _Running(question, prompt, policy.prompt_ids(prompt))
-
-
 def _run(policy, engine, running, k, budget, temperature, generator, seconds) -> None:
     """Advance all episodes turn by turn until each has an outcome."""
     clock = perf_counter()
@@ -171,25 +180,13 @@ def _take_turn(policy: Policy, state: _Running, ids: list[int], last: bool) -> N
 
 def _append_reply(policy: Policy, state: _Running, turn: Turn, budget: Budget) -> list[int] | None:
     """Append the reply's ids with mask 0; None, and the end of the episode, when they do not fit the budget."""
-    new = policy.information_ids(turn.information or "", state.ids)
+    new = policy.information_ids(turn.information, state.ids)
     if len(state.ids) + len(new) >= budget.episode_tokens:
         state.outcome = "token_limit"
         return None
     state.turns[-1] = turn
     state.add(new, mask=0)
     return new
-
-
-def _finish(policy: Policy, state: _Running) -> Episode:
-    return Episode(
-        question=state.question,
-        turns=tuple(state.turns),
-        outcome=state.outcome or "turn_limit",
-        prompt=tuple(state.prompt),
-        prompt_ids=tuple(state.prompt_ids),
-        completion_ids=tuple(state.ids),
-        env_mask=tuple(state.mask),
-    )
 
 
 def _lap(seconds: dict[str, float], name: str, since: float) -> float:
