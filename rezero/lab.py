@@ -36,12 +36,11 @@ def search_cost(episode: Episode) -> float:
 
 
 TRAPS = {"naive_recovery": naive_recovery, "search_cost": search_cost}  # known to be bad; never in `REWARDS`
-TRAP_SETS: Weightings = {
+SETS: Weightings = REWARD_SETS | {
     "count": {"correctness": 4, "retry": 1},
     "naive recovery": {"correctness": 4, "naive_recovery": 2},
     "search cost": {"correctness": 4, "evidence": 2, "search_cost": 0.1},
 }
-SETS: Weightings = REWARD_SETS | TRAP_SETS
 
 
 def play_all(engines: dict[str, Engine], questions: list[Question], k: int, seed: int = 0) -> list[Row]:

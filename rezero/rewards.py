@@ -127,6 +127,10 @@ def check_weights(weights: dict[str, float]) -> dict[str, float]:
     return weights
 
 
+def _retry_replaced(reward: str) -> dict[str, int]:
+    return {reward if name == "retry" else name: weight for name, weight in ORIGINAL.items()}
+
+
 REWARDS = {
     "correctness": correctness,
     "format": format,
@@ -149,7 +153,8 @@ ORIGINAL = {"correctness": 4, "format": 2, "retry": 1, "em_chunk": 1, "search_st
 
 REWARD_SETS = {  # name -> {reward: weight}; a weight of 0 logs the reward without training on it
     "original": ORIGINAL,
-    "retry_always": {"retry_always" if name == "retry" else name: weight for name, weight in ORIGINAL.items()},
+    "retry_always": _retry_replaced("retry_always"),
+    "retry_paper": _retry_replaced("retry_paper"),
     "no_retry": {name: weight for name, weight in ORIGINAL.items() if name != "retry"},
     "correctness": {"correctness": 4, "recovery": 0},
     "recovery": {"correctness": 4, "recovery": 2},

@@ -57,6 +57,8 @@ def test_nobody_out_earns_the_honest_retrier_under_our_sets(paid, engine):
 def test_the_published_weighting_pays_the_cheaters(flagged):
     cheats = {"search spammer", "duplicate-query spammer", "deliberate misser", "think-keyword stuffer"}
     assert flagged["weighting", "original"] >= cheats | {"operator stuffer"}
+    wordier = cheats - {"duplicate-query spammer"} | {"operator stuffer"}
+    assert flagged["weighting", "retry_paper"] >= wordier  # the paper's wording pays a search that follows a miss
     assert flagged["reward", "retry"] >= cheats
     assert "think-keyword stuffer" in flagged["reward", "search_strategy"]
     assert "operator stuffer" in flagged["reward", "search_diversity"]
