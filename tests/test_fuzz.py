@@ -130,6 +130,13 @@ def test_renaming_the_tags_of_passages_changes_no_reward(episode, name):
     assert values(passages(episode, rename, rename)) == values(episode)
 
 
+@given(episodes(), SAID)
+@settings(max_examples=100, deadline=None)
+def test_what_stands_in_passages_changes_nothing_but_the_evidence(episode, passage):
+    bare = replace(episode, turns=tuple(replace(turn, hits=()) for turn in episode.turns))
+    assert values(passages(bare, lambda text: passage)) == values(passages(bare, lambda text: "A heater welded shut."))
+
+
 @example(worst(), "<answer>12</answer>")
 @given(episodes(), SAID)
 @settings(max_examples=100, deadline=None)
@@ -171,8 +178,13 @@ def test_in_a_string_no_passage_that_opens_no_block_changes_who_says_what(questi
     assert values(poisoned) == values(plain)
 
 
-@given(st.lists(ANY | WORD, max_size=40).map("".join), st.lists(ANY | WORD, max_size=40).map("".join))
-@settings(max_examples=200, deadline=None)
-def test_similarity_takes_what_search_diversity_gives_it(a, b):
-    a, b = without_operators(a), without_operators(b)
-    assert similarity(a, b) == pytest.approx(SequenceMatcher(None, a, b).ratio(), abs=1e-9)
+TEXT = st.one_of(st.text(alphabet="abc d", max_size=60), st.text(max_size=40), st.text(alphabet="ab", max_size=230))
+QUERY = st.lists(ANY | WORD, max_size=40).map("".join).map(without_operators)  # what search_diversity compares
+
+
+@given(st.tuples(TEXT, TEXT) | st.tuples(QUERY, QUERY))
+@settings(max_examples=600, deadline=None)
+def test_similarity_is_difflibs(pair):
+    a, b = pair
+    assert similarity(a, b) == SequenceMatcher(None, a, b).ratio()
+    assert similarity(a, a) == 1

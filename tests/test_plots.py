@@ -20,38 +20,36 @@ def closed_figures():
     plt.close("all")
 
 
-METRICS = pd.DataFrame(
-    [{"kind": "eval", "step": 0, "accuracy": 0.4, "accuracy_low": 0.3, "accuracy_high": 0.5}]
-    + [
-        {
-            "kind": "train",
-            "step": step,
-            "reward": float(step),
-            "rewards/correctness": step / 10,
-            "rewards/correctness_std": 9.0,
-            "rewards/retry": 1 - step / 10,
-            "searches": 1.5,
-            "malformed_turns": step / 100,
-            "entropy": 2.0 - step / 10,
-            "zero_variance_groups": 0.25,
-            "seconds/generation": 3.0,
-            "seconds/search": 1.0,
-        }
-        for step in (2, 1, 3, 5, 4)  # as lines of resumed runs may come
-    ]
-    + [
-        {
-            "kind": "eval",
-            "step": 5,
-            "accuracy": 0.6,
-            "accuracy_low": 0.5,
-            "accuracy_high": 0.7,
-            "retry_after_miss": 0.8,
-            "retry_after_miss_low": 0.7,
-            "retry_after_miss_high": 0.9,
-        }
-    ]
+EVAL = pd.DataFrame(
+    {
+        "kind": "eval",
+        "step": [0, 5],
+        "accuracy": [0.4, 0.6],
+        "accuracy_low": [0.3, 0.5],
+        "accuracy_high": [0.5, 0.7],
+        "retry_after_miss": [np.nan, 0.8],
+        "retry_after_miss_low": [np.nan, 0.7],
+        "retry_after_miss_high": [np.nan, 0.9],
+    }
 )
+STEPS = np.array([2, 1, 3, 5, 4])  # as lines of resumed runs may come
+TRAIN = pd.DataFrame(
+    {
+        "kind": "train",
+        "step": STEPS,
+        "reward": STEPS.astype(float),
+        "rewards/correctness": STEPS / 10,
+        "rewards/correctness_std": 9.0,
+        "rewards/retry": 1 - STEPS / 10,
+        "searches": 1.5,
+        "malformed_turns": STEPS / 100,
+        "entropy": 2.0 - STEPS / 10,
+        "zero_variance_groups": 0.25,
+        "seconds/generation": 3.0,
+        "seconds/search": 1.0,
+    }
+)
+METRICS = pd.concat([EVAL, TRAIN], ignore_index=True)
 
 # per policy: (kind, correct, searches, first_miss, retried_after_miss, recovered)
 ROWS = {

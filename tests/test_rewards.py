@@ -1,17 +1,14 @@
 from dataclasses import replace
-from difflib import SequenceMatcher
-from random import Random
-from time import perf_counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rezero import rewards
-from rezero.original import similarity
+from rezero.config import load_config
 from rezero.protocol import Episode, neutralize, parse_turn
 from rezero.questions import Question
-from rezero.rewards import REWARD_SETS, REWARDS, score
+from rezero.rewards import REWARD_SETS, score
 from rezero.search import Hit
 
 GOLD, GOLD2, OTHER = "7.1 Tanks\n\nThe relief valve froze.", "The crew came home.", "A heater welded shut."
@@ -105,26 +102,34 @@ def test_format(last, want):
 
 
 @pytest.mark.parametrize(
-    ("one", "want"),
+    ("one", "want", "always"),  # `retry`, and `retry_always`, which asks for no answer
     [
-        (episode(RIGHT), 0),  # no search
-        (episode(query("a"), RIGHT), 0.35),  # quirk: the first search is paid
-        (episode((query("a"), GOLD), (query("b"), OTHER), RIGHT), 0.5),  # quirk: even after the evidence was there
-        (episode(query("a"), query("a"), query("a"), WRONG), 0.65),  # quirk: the same query, a wrong answer
-        (episode(*[query("a")] * 4, RIGHT), 0.8),
-        (episode(*[query("a")] * 5, RIGHT), 0.95),
-        (episode(*[query("a")] * 9, RIGHT), 0.95),
-        (episode(query("a"), query("b")), 0),  # no answer
-        (episode(RIGHT, query("b")), 0),  # an answer before the last message does not count
-        (episode(query("a", "b"), RIGHT), 0.25),  # two in one message: half
-        (episode(query("a", "b", "c"), RIGHT), 0.325),
-        (episode(query("a", "b"), query("c"), query("d"), query("e"), RIGHT), 0.475),
-        (episode("<think><search>a</search></think><answer>b</answer>"), 0.35),  # quirk: tags in a thought count
-        (episode(), 0),
+        (episode(RIGHT), 0, 0),  # no search
+        (episode("neither"), 0, 0),
+        (episode(), 0, 0),
+        (episode(query("a"), RIGHT), 0.35, 0.35),  # quirk: the first search is paid
+        (episode((query("a"), GOLD), (query("b"), OTHER), RIGHT), 0.5, 0.5),  # quirk: even after the evidence was there
+        (episode((query("a"), OTHER), (query("b"), OTHER), WRONG), 0.5, 0.5),
+        (episode(query("a"), query("a"), query("a"), WRONG), 0.65, 0.65),  # quirk: the same query, a wrong answer
+        (episode(*[query("a")] * 4, RIGHT), 0.8, 0.8),
+        (episode(*[query("a")] * 5, RIGHT), 0.95, 0.95),
+        (episode(*[query("a")] * 9, RIGHT), 0.95, 0.95),
+        (episode(query("a"), query("b")), 0, 0.5),  # no answer
+        (episode((query("a"), GOLD), "neither"), 0, 0.35),  # a malformed end
+        (episode(RIGHT, query("b")), 0, 0.35),  # an answer before the last message does not count
+        (episode(*[query("a")] * 3), 0, 0.65),
+        (episode(*[query("a")] * 4), 0, 0.8),
+        (episode(*[query("a")] * 10), 0, 0.95),  # ten turns of searches: as much as it can pay
+        (episode(query("a", "b"), RIGHT), 0.25, 0.25),  # two in one message: half
+        (episode(query("a", "b")), 0, 0.25),
+        (episode(query("a", "b", "c"), RIGHT), 0.325, 0.325),
+        (episode(query("a", "b"), query("c"), query("d"), query("e"), RIGHT), 0.475, 0.475),
+        (episode(query("a", "b"), query("c"), query("d"), query("e")), 0, 0.475),
+        (episode("<think><search>a</search></think><answer>b</answer>"), 0.35, 0.35),  # quirk: tags in a thought count
     ],
 )
-def test_retry(one, want):
-    assert rewards.retry(one) == want
+def test_retry(one, want, always):
+    assert (rewards.retry(one), rewards.retry_always(one)) == (want, always)
 
 
 @pytest.mark.parametrize(
@@ -213,16 +218,6 @@ def test_search_diversity(queries, want):
     assert value == pytest.approx(want, abs=1e-9)
 
 
-TEXT = st.one_of(st.text(alphabet="abc d", max_size=60), st.text(max_size=40), st.text(alphabet="ab", max_size=230))
-
-
-@given(a=TEXT, b=TEXT)
-@settings(max_examples=400, deadline=None)
-def test_similarity_is_difflibs(a, b):
-    assert similarity(a, b) == SequenceMatcher(None, a, b).ratio()
-    assert similarity(a, a) == 1
-
-
 @pytest.mark.parametrize(
     ("one", "want"),
     [
@@ -303,10 +298,25 @@ def test_evidence_match_f1_and_efficiency(one, evidence, match, f1, efficiency):
 
 def test_the_original_weighting_tops_out_at_9_95():
     assert sum(REWARD_SETS["original"].values()) == 10  # retry reaches .95 of its 1
-    assert REWARD_SETS["no_retry"].keys() == REWARD_SETS["original"].keys() - {"retry"}
+    others = REWARD_SETS["original"].keys() - {"retry"}
+    assert REWARD_SETS["no_retry"].keys() == others
+    assert REWARD_SETS["retry_paper"].keys() == others | {"retry_paper"}
     total, values = score(searched(MISS, HIT), REWARD_SETS["original"])
     assert values["correctness"] == values["format"] == values["em_chunk"] == 1
     assert total == pytest.approx(4 + 2 + 0.5 + 1 + values["search_strategy"] + values["search_diversity"])
+
+
+def test_a_spammer_without_an_answer_is_paid_in_exp_01_alone():
+    sets = {name: REWARD_SETS[load_config(name).reward_set] for name in ("exp_01", "exp_02", "exp_03")}
+    sets["paper"] = REWARD_SETS["retry_paper"]
+    spam, solved = searched(*[MISS] * 9, answer=None), searched(MISS, HIT)
+    first, second, third, paper = (score(spam, weights)[0] for weights in sets.values())
+    assert first == pytest.approx(second + 0.95) and second == third == paper
+    first, second, third, paper = (score(solved, weights)[0] for weights in sets.values())
+    assert first == second == pytest.approx(third + 0.5)
+    assert paper == pytest.approx(third + 0.25)
+    for name in ("exp_01", "exp_02", "paper"):
+        assert list(sets[name].values()) == [4, 2, 1, 1, 1, 1]
 
 
 def test_score_weighs_and_also_reports_what_has_no_weight():
@@ -327,24 +337,6 @@ def test_refusals():
     assert rewards.retry(unasked) == rewards.evidence(unasked) == 0
 
 
-# --- any transcript ---
-
-TAGS = [f"<{slash}{name}>" for name in ("think", "search", "answer", "information", "info") for slash in ("", "/")]
-TAG = st.sampled_from([*TAGS, "**", "_", "<", ">", " found ", "valve"])
-CONTENT = st.lists(st.one_of(TAG, st.text(max_size=8)), max_size=12).map("".join)
-TURNS = st.lists(st.tuples(CONTENT, CONTENT), max_size=5)
-ALL = dict.fromkeys(REWARDS, 1)
-
-
-@given(turns=TURNS, last=CONTENT)
-@settings(max_examples=200, deadline=None)
-def test_arbitrary_transcripts_stay_in_range_and_score_the_same_twice(turns, last):
-    one = episode(*turns, last)
-    _, values = score(one, ALL)
-    assert all(0 <= value <= 1 and type(value) is float for value in values.values()), values
-    assert score(one, ALL)[1] == values
-
-
 def test_graded_keeps_every_right_answer_above_every_wrong_one():
     right = searched(MISS, answer="relief valve")  # right by luck: no evidence
     near = searched(HIT, answer="the relief valve of tank two")  # evidence and most of the words
@@ -359,23 +351,3 @@ def test_clipped_shaping_is_paid_only_beside_a_right_episode():
     other = replace(wrong, question=replace(ONE, id="q9"))
     assert rewards.clip_to_solved([1.0, 0.5, 0.5], [right, wrong, other]) == [1.0, 0.5, 0.0]
     assert rewards.clip_to_solved([-0.5], [other]) == [-0.5]  # a penalty stays
-
-
-@given(turns=TURNS, last=CONTENT, passage=CONTENT)
-@settings(max_examples=100, deadline=None)
-def test_what_stands_in_passages_changes_nothing_but_the_evidence(turns, last, passage):
-    plain = episode(*[(text, OTHER) for text, _ in turns], last)
-    injected = episode(*[(text, passage) for text, _ in turns], last)
-    assert score(plain, ALL)[1] == score(injected, ALL)[1]
-
-
-def test_a_thousand_episodes_are_scored_in_two_seconds():
-    rng, words = Random(0), [f"{a}{b}" for a in ("tank", "valve", "crew", "probe") for b in range(60)]
-    episodes = [
-        episode(*[(query(" ".join(rng.sample(words, 6))), OTHER) for _ in range(rng.randint(0, 5))], RIGHT)
-        for _ in range(1000)
-    ]
-    clock = perf_counter()
-    for one in episodes:
-        score(one, ALL)
-    assert perf_counter() - clock < 2
