@@ -169,7 +169,7 @@ def heat(table: DataFrame, below=None, title: str = "", label: str = "share", ax
     return ax
 
 
-def heat_map(table: DataFrame, marked: DataFrame | None = None, title: str = "", ax: Axes | None = None) -> Axes:
+def heat_map(table: DataFrame, marked: DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Any numbers, shaded from the lowest to the highest of each column; cells `marked` True are outlined and bold.
 
     Rows and columns have two levels, (part, name), as `lab.means` gives them: a gap stands between the parts.
@@ -180,7 +180,7 @@ def heat_map(table: DataFrame, marked: DataFrame | None = None, title: str = "",
     words = {"annot": table, "fmt": ".2f", "annot_kws": {"size": 8, "color": "0.1"}}
     look = {"vmin": 0, "vmax": 2, "cmap": "Blues", "linewidths": 1, "cbar": False}  # no blue too dark to read on
     sns.heatmap(shade, **words, **look, xticklabels=True, yticklabels=True, ax=ax)
-    for row, column in [] if marked is None else np.argwhere(marked.to_numpy()):
+    for row, column in np.argwhere(marked.to_numpy()):
         box = {"fill": False, "edgecolor": "#d55e00", "linewidth": 1.8, "zorder": 3}
         ax.add_patch(plt.Rectangle((column + 0.07, row + 0.09), 0.86, 0.82, **box))
         ax.texts[row * width + column].set_fontweight("bold")

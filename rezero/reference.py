@@ -4,17 +4,8 @@ import shutil
 
 from rezero.files import ROOT, resolve, write_text
 
-KEPT = (
-    "*.ipynb",
-    "params.yaml",
-    "environment.txt",
-    "run.json",
-    "metrics.jsonl",
-    "test_ledger.jsonl",
-    "summary.txt",
-    "ablations.txt",
-    "*.csv",
-)
+KEPT = """*.ipynb params.yaml environment.txt run.json metrics.jsonl test_ledger.jsonl summary.txt ablations.txt
+*.csv""".split()
 START, END = "<!-- summary of papermill_runs/reference, written by `python -m rezero reference` -->", "<!-- end -->"
 
 

@@ -19,6 +19,7 @@ from time import perf_counter
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -50,9 +51,9 @@ def make_worlds(n: int, seed: int) -> list[World]:
     return [generator.build(seed=seed + 1 + i, partition="train")[:2] for i in range(n)]
 
 
-def load_generator(path: str = "data/larkspur/generate.py"):
+def load_generator():
     """The corpus generator as a module (it lives beside its data, not in the package)."""
-    spec = importlib.util.spec_from_file_location("larkspur_generate", resolve(path))
+    spec = importlib.util.spec_from_file_location("larkspur_generate", resolve("data/larkspur/generate.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -110,13 +111,13 @@ def encode_episode(policy: Policy, episode: Episode, decision: dict[str, float],
 def make_drills(policy: Policy, world: World, n: int, context: float, rng: random.Random) -> list[Example]:
     """Dense practice in looking up: four sentences, then their questions with the answers, in random order."""
     chunks, questions = world
-    texts = {chunk.id: chunk for chunk in chunks}
+    known = {chunk.id: chunk for chunk in chunks}
     pairs = []
     for question in questions:
-        chunk = texts[question.gold_chunk_ids[-1]]
-        sentences = [s for s in re.split(r"(?<=[.!?]) ", chunk.text) if question.answers[0] in s]
         if len(question.gold_chunk_ids) == 1:
-            pairs.append((question, f"{chunk.title} | {sentences[0]}"))
+            chunk = known[question.gold_chunk_ids[0]]
+            sentence = next(s for s in re.split(r"(?<=[.!?]) ", chunk.text) if question.answers[0] in s)
+            pairs.append((question, f"{chunk.title} | {sentence}"))
     return [_drill(policy, rng.sample(pairs, 4), context, rng) for _ in range(n)]
 
 
@@ -146,9 +147,8 @@ def batches(examples: list[Example], tokens: int, rng: random.Random):
 
 def loss_of(model: LlamaForCausalLM, batch: list[Example], pad: int) -> torch.Tensor:
     """Weighted next-token cross-entropy, scalar."""
-    width = max(len(ids) for ids, _ in batch)
-    ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch])
-    weights = torch.tensor([w + [0.0] * (width - len(w)) for _, w in batch])[:, 1:]
+    ids = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True, padding_value=pad)
+    weights = pad_sequence([torch.tensor(weights) for _, weights in batch], batch_first=True)[:, 1:]
     logits = model(input_ids=ids, attention_mask=(ids != pad).long()).logits[:, :-1]
     losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view_as(weights)
     return (losses * weights).sum() / weights.sum()
