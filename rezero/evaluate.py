@@ -79,10 +79,8 @@ class Report:
 
     def by_kind(self, metric: str = "accuracy") -> pd.DataFrame:
         """A metric by question kind, one row a kind: kind, n, the metric, low, high."""
-        rows = []
-        for kind, frame in self.frame.groupby("kind", sort=False):
-            found = estimate(metric, frame)
-            rows.append((kind, found.n, found.value, found.low, found.high))
+        found = {kind: estimate(metric, frame) for kind, frame in self.frame.groupby("kind", sort=False)}
+        rows = [(kind, e.n, e.value, e.low, e.high) for kind, e in found.items()]
         return pd.DataFrame(rows, columns=["kind", "n", metric, "low", "high"])
 
     def __repr__(self) -> str:
@@ -188,7 +186,7 @@ def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
 
 def table(reports: list[Report]) -> pd.DataFrame:
     """One row a metric that any report has, one column a report, "value [low, high]" in the cells."""
-    names = [*LABELS, *dict.fromkeys(metric for r in reports for metric in r.metrics if metric not in LABELS)]
+    names = dict.fromkeys([*LABELS, *(metric for r in reports for metric in r.metrics)])
     rows = [metric for metric in names if any(metric in r.metrics for r in reports)]
     columns = {r.name: [str(r.metrics.get(metric, NOT_MEASURED)) for metric in rows] for r in reports}
     made = pd.DataFrame(columns, index=pd.Index([LABELS.get(metric, metric) for metric in rows], name="95% intervals"))
