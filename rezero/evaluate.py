@@ -27,7 +27,8 @@ SHARES = {  # metric -> (column of the episodes' frame, column that selects the 
     "answered": ("answered", None),
     "unsupported": ("unsupported", "answered"),
 }
-LABELS = {  # metric -> its name in a table; one that is not in SHARES is a mean, of the column called like it
+MEANS = {name: name for name in ("f1", "searches", "wasted", "policy_tokens")}  # metric -> column
+LABELS = {
     "accuracy": "accuracy (exact match)",
     "judged": "accuracy (judge)",
     "f1": "F1",
@@ -157,8 +158,8 @@ def report(episodes: list[Episode], name: str, judge: Judge | None = None) -> Re
     if judge:
         verdicts = judge([(e.question.text, e.question.answers, e.answer) for e in episodes])
         frame["judged"] = [verdict == "right" for verdict in verdicts]
-    columns = {metric: SHARES.get(metric, (metric, None))[0] for metric in LABELS}
-    measured = [metric for metric, column in columns.items() if column in frame and frame[column].notna().any()]
+    columns = MEANS | {metric: column for metric, (column, _) in SHARES.items()}
+    measured = [metric for metric in LABELS if columns[metric] in frame and frame[columns[metric]].notna().any()]
     made = Report(name, {metric: estimate(metric, frame) for metric in measured}, frame, tuple(episodes))
     samples = frame["question_id"].value_counts().min()
     if samples > 1:
@@ -171,7 +172,7 @@ def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
 
     Where a question has several episodes, they are resampled together, for shares, too.
     """
-    column, condition = SHARES.get(metric, (metric, None))
+    column, condition = SHARES.get(metric) or (MEANS[metric], None)
     rows = frame[frame[column].notna() & (condition is None or frame[condition].astype(bool))]
     values, questions = rows[column].astype(float), rows["question_id"]
     if rows.empty:
@@ -179,7 +180,7 @@ def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
     if questions.notna().all() and questions.duplicated().any():
         sums = values.groupby(questions, sort=False).agg(["sum", "size"])
         return Estimate(*bootstrap_mean(sums["sum"], seed=0, cases=sums["size"]), len(values))
-    if metric not in SHARES:
+    if metric in MEANS:
         return Estimate(*bootstrap_mean(values, seed=0), len(values))
     return Estimate(values.mean(), *wilson(int(values.sum()), len(values)), len(values))
 
