@@ -36,7 +36,7 @@ color:var(--fg);background:var(--bg);font:14px/1.5 system-ui,sans-serif;max-widt
 .rezero :is(p,ol){margin:.25em 0}.rezero summary{cursor:pointer}.rezero small{color:var(--dim)}
 .rezero .text{white-space:pre-wrap;overflow-wrap:anywhere}.rezero .thought{color:var(--dim)}
 .rezero code{font:.95em ui-monospace,monospace;color:inherit;background:var(--soft);padding:.15em .6em;
-border:1px solid var(--line);border-radius:1em;overflow-wrap:anywhere}
+border:1px solid var(--line);border-radius:1em;overflow-wrap:anywhere;box-decoration-break:clone}
 .rezero mark{background:var(--gold);color:inherit;border-bottom:2px solid #c99700}
 .rezero .good{color:var(--good)}.rezero .bad{color:var(--bad)}
 .rezero ol{padding-left:1.8em}.rezero li{padding:.35em 0}.rezero li+li{border-top:1px solid var(--line)}

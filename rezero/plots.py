@@ -202,7 +202,7 @@ def heat_map(table: DataFrame, marked: DataFrame, title: str = "", ax: Axes | No
     return ax
 
 
-def arms(frame: DataFrame, seeds=None, value: str = "accuracy", label: str = "", ax: Axes | None = None) -> Axes:
+def arms(frame: DataFrame, seeds: DataFrame | None = None, value: str = "accuracy", ax: Axes | None = None) -> Axes:
     """One row an ablation arm, first on top: its `value` with `<value>_low` to `<value>_high`, seeds as small dots.
 
     `frame` has one row an arm, `seeds` one an arm and seed; both have the columns arm and `value`, shares.
@@ -219,7 +219,7 @@ def arms(frame: DataFrame, seeds=None, value: str = "accuracy", label: str = "",
         rows = [places.index(arm) + 0.22 for arm in seeds.arm]  # a little below the interval
         ax.scatter(seeds[value], rows, s=14, color=orange, label="one seed")
     ax.set_yticks(range(len(frame)), places)
-    ax.set(xlabel=label or value.replace("_", " "), ylim=(len(frame) - 0.5, -0.5))
+    ax.set(xlabel=value.replace("_", " "), ylim=(len(frame) - 0.5, -0.5))
     return _finish(ax, "x")
 
 

@@ -1,3 +1,5 @@
+"""The rewards, the published ones of `original.py` and ours, by tables of episodes; any transcript: test_fuzz.py."""
+
 from dataclasses import replace
 
 import pytest

@@ -187,6 +187,11 @@ def test_turns_frame_has_a_row_a_turn():
     assert frame.hits.tolist()[:3] == [1, 1, 0]
 
 
+def test_half_a_surrogate_pair_hinders_no_table():
+    odd = episode(turn("search", "a\ud800", thought="\udfff"), turn("answer", "b\ud800"))
+    assert to_frame([odd]).answer[0] == "b?" and turns_frame([odd]).argument.tolist() == ["a?", "b?"]
+
+
 def test_no_episodes_is_an_error():
     for table in (to_frame, turns_frame):
         with pytest.raises(ValueError, match="no episodes"):
