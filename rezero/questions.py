@@ -6,13 +6,15 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import combinations
+from itertools import accumulate, combinations
 from pathlib import Path
 
 import numpy as np
 
 from rezero.corpus import Chunk, load_autodidact_questions
 from rezero.files import read_jsonl, resolve, write_jsonl
+from rezero.search import Asker, Engine
+from rezero.search.core import normalized
 
 KINDS = ("direct", "reworded", "alias", "two-hop")
 SPLITS = ("train", "dev", "test")
@@ -111,11 +113,6 @@ def keywords(text: str) -> str:
     return " ".join(word for word in found if word.lower() not in STOP_WORDS)
 
 
-def normalized(text: str) -> str:
-    """Lower case, without punctuation, single spaces: what makes two questions the same."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
 def validate(questions: Iterable[Question], chunks: Iterable[Chunk]) -> list[str]:
     """One line per problem: nothing to say about a good set."""
     texts = {chunk.id: chunk.text for chunk in chunks}
@@ -184,19 +181,16 @@ def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: in
 
 def _components(questions: list[Question]) -> list[list[int]]:
     """Groups of question indices that are connected by gold chunks."""
-    parent: dict[str, str] = {}
+    from scipy.cluster.hierarchy import DisjointSet
 
-    def root(chunk_id: str) -> str:
-        while parent.setdefault(chunk_id, chunk_id) != chunk_id:
-            parent[chunk_id] = chunk_id = parent[parent[chunk_id]]
-        return chunk_id
-
-    for question in questions:
-        for gold in question.gold_chunk_ids[1:]:
-            parent[root(gold)] = root(question.gold_chunk_ids[0])
-    groups = defaultdict(list)
+    joined = DisjointSet(range(len(questions)))
     for index, question in enumerate(questions):
-        groups[root(question.gold_chunk_ids[0]) if question.gold_chunk_ids else f"\0{index}"].append(index)
+        for gold in question.gold_chunk_ids:
+            joined.add(gold)
+            joined.merge(index, gold)
+    groups = defaultdict(list)
+    for index in range(len(questions)):
+        groups[joined[index]].append(index)
     return list(groups.values())
 
 
@@ -215,22 +209,20 @@ def leakage(questions: Iterable[Question]) -> list[dict]:
         mine["same_text"].add(text)
         mine["same_words"].add(frozenset(text.split()))
     columns = ("gold_chunks", "chains", "same_text", "same_words")
-    return [{"splits": f"{a}/{b}", **{column: len(held[a][column] & held[b][column]) for column in columns}}
-            for a, b in combinations(SPLITS, 2)]  # fmt: skip
+    return [
+        {"splits": f"{a}/{b}"} | {column: len(held[a][column] & held[b][column]) for column in columns}
+        for a, b in combinations(SPLITS, 2)
+    ]
 
 
-def evidence(question: Question, engine, k: int) -> list[set[str]]:
+def evidence(question: Question, engine: Engine, k: int) -> list[set[str]]:
     """The chunk ids known after the first query (the question's words) and after each rewrite, evidence adding up."""
-    from rezero.search import Asker  # which uses this module
-
-    queries, known, after = [keywords(question.text), *question.rewrites], set(), []
-    for hits in engine.search(queries, k, [Asker(question.id, i) for i, _ in enumerate(queries, 1)]):
-        known = known | {hit.chunk_id for hit in hits}
-        after.append(known)
-    return after
+    queries = [keywords(question.text), *question.rewrites]
+    found = engine.search(queries, k, [Asker(question.id, attempt) for attempt in range(1, len(queries) + 1)])
+    return list(accumulate(({hit.chunk_id for hit in hits} for hits in found), set.union))
 
 
-def room_to_retry(questions: Iterable[Question], engine, k: int) -> list[dict]:
+def room_to_retry(questions: Iterable[Question], engine: Engine, k: int) -> list[dict]:
     """A row per kind and one for all: how often the first query misses, and how often rewrites then find it all.
 
     `missed`: share of questions of which the first query does not bring every gold chunk within `k`;
@@ -256,22 +248,22 @@ def _room(kind: str, k: int, needed: list[int | None]) -> dict:
     }  # fmt: skip
 
 
-def hits_by_engine(question: Question, query: str, engines: dict, k: int) -> list[dict]:
+def hits_by_engine(question: Question, query: str, engines: dict[str, Engine], k: int) -> list[dict]:
     """A row per place in the list of hits: the title of the passage that each engine has there, a gold one with ★."""
-    found = {name: engine.search([query], k)[0] for name, engine in engines.items()}
-    titles = {name: [f"{'★ ' if hit.chunk_id in question.gold_chunk_ids else ''}{hit.title}" for hit in hits]
-              for name, hits in found.items()}  # fmt: skip
-    return [{name: (those[place : place + 1] or [""])[0] for name, those in titles.items()} for place in range(k)]
+    columns = {}
+    for name, engine in engines.items():
+        (hits,) = engine.search([query], k)
+        titles = [f"{'★ ' if hit.chunk_id in question.gold_chunk_ids else ''}{hit.title}" for hit in hits]
+        columns[name] = titles + [""] * (k - len(titles))
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def recovered_by(questions: Iterable[Question], engines: dict, k: int) -> list[dict]:
+def recovered_by(questions: Iterable[Question], engines: dict[str, Engine], k: int) -> list[dict]:
     """A row per engine: how often the first query misses with it, and which other engine then finds the rest.
 
     `missed`: share of questions of which it does not bring every gold chunk within `k`; under another engine's name: of
     those, the share for which the same query there brings what was missing. None where there was nothing to recover.
     """
-    from rezero.search import Asker  # which uses this module
-
     questions = list(questions)
     queries, askers = [keywords(q.text) for q in questions], [Asker(q.id, 1) for q in questions]
     found = {name: [{hit.chunk_id for hit in hits} for hits in engine.search(queries, k, askers)]
@@ -285,14 +277,11 @@ def recovered_by(questions: Iterable[Question], engines: dict, k: int) -> list[d
     return rows
 
 
-def unseen_names(question: Question, engine, k: int) -> list[str]:
+def unseen_names(question: Question, engine: Engine, k: int) -> list[str]:
     """Capitalised words of the rewrites that stood neither in the question nor in what the queries before brought."""
     seen, unseen = question.text, []
-    for query, hits in zip(
-        (keywords(question.text), *question.rewrites),
-        engine.search([keywords(question.text), *question.rewrites], k),
-        strict=True,
-    ):
+    queries = [keywords(question.text), *question.rewrites]
+    for query, hits in zip(queries, engine.search(queries, k), strict=True):
         known = set(re.findall(r"\w+", seen))
         unseen += [word for word in re.findall(r"\w+", query) if word[0].isupper() and word not in known]
         seen += " ".join(f" {hit.title} {hit.text}" for hit in hits)

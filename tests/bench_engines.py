@@ -105,9 +105,7 @@ def bare_bm25s(passages, k, cache):
 
 
 def vectors_of(passages, cache):
-    return embed(
-        [indexed_text(passage) for passage in passages], "wordllama", EMBEDDERS["wordllama"](), cache and Path(cache)
-    )
+    return embed([indexed_text(passage) for passage in passages], "wordllama", EMBEDDERS["wordllama"](), cache)
 
 
 def numpy_brute_force(passages, k, cache):

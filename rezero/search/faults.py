@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rezero.corpus import Chunk
-from rezero.questions import normalized
-from rezero.search.core import Asker, Hit, Hits, Search, SearchError, both, build, chance
+from rezero.search.core import Asker, Hit, Hits, Search, SearchError, both, build, chance, normalized
 
 NEAR = 50  # the best hits, none of which passes for irrelevant
 
@@ -60,8 +59,8 @@ def faulty(
     def spoil(fault: str, hits: Hits, query: str, asker: Asker, rng: random.Random) -> Hits:
         if fault == "irrelevant":
             near = {hit.chunk_id for hit in [*hits, *inner.search([query], NEAR, [asker])[0]]}
-            others = rng.sample(chunks, min(len(chunks), len(near) + len(hits)))
-            others = [Hit(chunk.id, chunk.title, chunk.text, 0.0) for chunk in others if chunk.id not in near]
+            drawn = rng.sample(chunks, min(len(chunks), len(near) + len(hits)))
+            others = [Hit(chunk.id, chunk.title, chunk.text, 0.0) for chunk in drawn if chunk.id not in near]
         else:
             others = SPOILERS[fault](hits, rng) if fault else hits
         placed = [replace(other, score=hit.score) for hit, other in zip(hits, others, strict=False)]
@@ -78,32 +77,29 @@ def faulty(
     return search
 
 
-def shuffle(hits: Sequence[Hit], rng: random.Random) -> list[Hit]:
+def shuffle(hits: list[Hit], rng: random.Random) -> list[Hit]:
     """Another order, where there is one."""
     order = rng.sample(hits, len(hits))
     return order if order != hits else order[::-1]
 
 
-def age(hits: Sequence[Hit], rng: random.Random) -> list[Hit]:
-    """Every passage with a figure in an old issue, the same one whatever was asked."""
-
-    def old(hit: Hit) -> Hit:
-        own = random.Random(hit.chunk_id)
-        text = re.sub(r"\d(?!\d)", lambda digit: str((int(digit[0]) + own.randint(1, 9)) % 10), hit.text)
-        return replace(hit, chunk_id=f"{hit.chunk_id}~stale", text=text) if text != hit.text else hit
-
-    return [old(hit) for hit in hits]
+def age(hit: Hit) -> Hit:
+    """An old issue of a passage with a figure, the same one whatever was asked."""
+    own = random.Random(hit.chunk_id)
+    text = re.sub(r"\d(?!\d)", lambda digit: str((int(digit[0]) + own.randint(1, 9)) % 10), hit.text)
+    return replace(hit, chunk_id=f"{hit.chunk_id}~stale", text=text) if text != hit.text else hit
 
 
-def cut(hits: Sequence[Hit], rng: random.Random) -> list[Hit]:
-    """The first third of the words of every passage that has two or more."""
-
-    def head(hit: Hit) -> Hit:
-        words = hit.text.split()
-        text = " ".join(words[: max(1, len(words) // 3)])
-        return replace(hit, chunk_id=f"{hit.chunk_id}~truncated", text=text) if len(words) > 1 else hit
-
-    return [head(hit) for hit in hits]
+def cut(hit: Hit) -> Hit:
+    """The first third of the words of a passage that has two or more."""
+    words = hit.text.split()
+    text = " ".join(words[: max(1, len(words) // 3)])
+    return replace(hit, chunk_id=f"{hit.chunk_id}~truncated", text=text) if len(words) > 1 else hit
 
 
-SPOILERS = {"empty": lambda hits, rng: [], "stale": age, "shuffled": shuffle, "truncated": cut}
+SPOILERS = {
+    "empty": lambda hits, rng: [],
+    "stale": lambda hits, rng: map(age, hits),
+    "shuffled": shuffle,
+    "truncated": lambda hits, rng: map(cut, hits),
+}

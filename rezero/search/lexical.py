@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from itertools import chain
 
 from rezero.corpus import Chunk
-from rezero.search.core import Rank, Search, clean, indexed_text, ranked, top
+from rezero.search.core import Rank, Search, clean, indexed_text, needs, ranked, top
 
 BM25S_UNTIL = 100_000  # passages; bm25s scores every one for a query, tantivy only what may be among the best
 
@@ -23,11 +23,13 @@ def bm25(chunks: Sequence[Chunk], k1: float = 1.5, b: float = 0.75, backend: str
     """
     if backend not in ("auto", "bm25s", "tantivy"):
         raise ValueError(f"unknown backend {backend!r} of engine 'bm25'; have: auto, bm25s, tantivy")
-    if backend == "tantivy" and (k1, b) != (1.5, 0.75):
+    defaults = (k1, b) == (1.5, 0.75)
+    if backend == "tantivy" and not defaults:
         raise ValueError(f"k1 is {k1} and b {b}: tantivy's cannot be changed; want backend='bm25s'")
-    if backend == "auto" and len(chunks) > BM25S_UNTIL and (k1, b) == (1.5, 0.75):
-        backend = "tantivy" if find_spec("tantivy") else "bm25s"
-        if backend == "bm25s":
+    if backend == "auto" and defaults and len(chunks) > BM25S_UNTIL:
+        if find_spec("tantivy"):
+            backend = "tantivy"
+        else:
             message = "bm25s scores all %d passages for every query; pip install 'rezero[scale]' for tantivy"
             logging.getLogger(__name__).warning(message, len(chunks))
     return ranked(chunks, by_tantivy(chunks) if backend == "tantivy" else by_bm25s(chunks, k1, b))
@@ -65,10 +67,8 @@ def words(texts: list[str]) -> list[list[str]]:
 
 def by_tantivy(chunks: Sequence[Chunk]) -> Rank:
     """BM25 by tantivy, an inverted index that skips what cannot be among the best, over the stems of `words`."""
-    try:
+    with needs("scale", "backend 'tantivy'"):
         import tantivy
-    except ImportError as error:
-        raise ImportError(f"backend 'tantivy' needs one more package: pip install 'rezero[scale]' ({error})") from error
     schema = tantivy.SchemaBuilder().add_text_field("words", tokenizer_name="whitespace", index_option="freq")
     index = tantivy.Index(schema.add_integer_field("position", stored=True).build())
     writer = index.writer(heap_size=256 << 20, num_threads=1)
@@ -105,7 +105,7 @@ def by_tantivy(chunks: Sequence[Chunk]) -> Rank:
 
 
 TERM = re.compile(r'(-?)(title:(?=\S))?(?:"([^"]*)"|(\S+))')
-MATCHING = "rowid {} (SELECT rowid FROM passages WHERE passages MATCH ?)"
+MATCHING = "SELECT rowid FROM passages WHERE passages MATCH ?"
 
 
 def keyword(chunks: Sequence[Chunk]) -> Search:
@@ -124,12 +124,14 @@ def keyword(chunks: Sequence[Chunk]) -> Search:
         return [find(k, *parse(query.replace("\0", " "))) for query in queries]
 
     def find(k: int, terms: list[str], needed: list[str], banned: list[str]):
-        asked = [("passages MATCH ?", " OR ".join(terms)), (MATCHING.format("IN"), " AND ".join(needed)),
-                 (MATCHING.format("NOT IN"), " OR ".join(banned))]  # fmt: skip
-        asked = [(condition, value) for condition, value in asked if value]
-        where = " AND ".join(condition for condition, _ in asked)
+        asked = {
+            "passages MATCH ?": " OR ".join(terms),
+            f"rowid IN ({MATCHING})": " AND ".join(needed),
+            f"rowid NOT IN ({MATCHING})": " OR ".join(banned),
+        }
+        where = " AND ".join(condition for condition, value in asked.items() if value)
         sql = f"SELECT rowid, -rank FROM passages WHERE {where} ORDER BY rank, rowid LIMIT ?"
-        rows = store.execute(sql, (*(value for _, value in asked), k)).fetchall() if terms else ()
+        rows = store.execute(sql, (*filter(None, asked.values()), k)).fetchall() if terms else ()
         return [position for position, _ in rows], [score for _, score in rows]
 
     return ranked(chunks, rank)

@@ -10,20 +10,20 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+import urllib3
+
 from rezero.corpus import Chunk, split_contents
-from rezero.files import resolve
-from rezero.search.core import Hit, Hits, Search, SearchError, clean, indexed_text
-from rezero.search.embedding import CACHE, EMBEDDERS, embed, unit
+from rezero.search.core import Hit, Hits, Search, SearchError, clean, indexed_text, needs
+from rezero.search.embedding import CACHE, embed, load_embedder, unit
 
 SERVER = "http://127.0.0.1:8000/retrieve"  # Search-R1's, and that of `python -m rezero serve`
 SERPER = "https://google.serper.dev/search"
 BACKOFF = 0.5  # seconds, doubled before every further try
 BUSY = (429, 500, 502, 503, 504)  # statuses after which asking again may help
-MALFORMED = (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
+MALFORMED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 BULK = 500  # chunks in one upload
 
 
@@ -62,13 +62,13 @@ def web(chunks: Sequence[Chunk], url: str = SERPER, timeout: float = 10.0, retri
     def fields(rank: int, page: dict) -> tuple:
         return page["link"], page.get("title", ""), page.get("snippet", ""), 1 / rank
 
-    def search_one(k: int, query: str) -> Hits:
-        request = {"q": query, "num": min(k, 100)}
-        return ask("", [request], lambda reply: best(fields, [query], [reply.get("organic", [])], k)[0])
-
     def search(queries: list[str], k: int, askers) -> list[Hits]:
+        def one(query: str) -> Hits:
+            request = {"q": query, "num": min(k, 100)}
+            return ask("", [request], lambda reply: best(fields, [query], [reply.get("organic", [])], k)[0])
+
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(partial(search_one, k), queries))
+            return list(pool.map(one, queries))
 
     return search
 
@@ -85,8 +85,6 @@ def opensearch(
     Raises:
         ValueError: the index holds other chunks, too.
     """
-    import urllib3
-
     login = urllib3.make_headers(basic_auth=os.environ.get("OPENSEARCH_AUTH"))
     ask = connect(f"{url.rstrip('/')}/{quote(index, safe='')}", timeout, retries, login)
     if chunks:
@@ -142,19 +140,15 @@ def qdrant(
     Raises:
         ValueError: neither chunks nor a collection, or the collection holds other chunks, too.
     """
-    try:
+    with needs("qdrant", "engine 'qdrant'"):
         from qdrant_client import QdrantClient, models
         from qdrant_client.http.exceptions import ApiException
-    except ImportError as error:
-        raise ImportError(f"engine 'qdrant' needs more packages: pip install 'rezero[qdrant]' ({error})") from error
-    if embedder not in EMBEDDERS:
-        raise ValueError(f"unknown embedder {embedder!r}; have: {', '.join(sorted(EMBEDDERS))}")
-    encode, name = EMBEDDERS[embedder](), f"{collection}-{embedder}"
+    encode, name = load_embedder(embedder), f"{collection}-{embedder}"
     try:
         key = os.environ.get("QDRANT_API_KEY")
         client = QdrantClient(url, timeout=timeout, api_key=key, check_compatibility=False)
         if chunks:
-            vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache and resolve(cache))
+            vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache)
             fill_qdrant(client, name, chunks, vectors)
             check_count(client.count(name).count, chunks, f"collection {name!r}")
         elif not client.collection_exists(name):
@@ -166,7 +160,7 @@ def qdrant(
         return point.payload["id"], point.payload["title"], point.payload["text"], point.score
 
     def search(queries: list[str], k: int, askers) -> list[Hits]:
-        vectors = [unit(encode([query]))[0].tolist() for query in queries]  # one by one, as in `dense`
+        vectors = unit(encode(queries)).tolist()
         limit = {"limit": k, "score_threshold": 1e-9, "with_payload": True}  # above 0: unknown words find nothing
         try:
             found = client.query_batch_points(name, [models.QueryRequest(query=v, **limit) for v in vectors])
@@ -189,19 +183,19 @@ def fill_qdrant(client, name: str, chunks: Sequence[Chunk], vectors) -> None:
     client.upload_collection(name, vectors, payloads, ids, batch_size=BULK, wait=True)
 
 
-def connect(url: str, timeout: float, retries: int, headers: dict[str, str] | None = None) -> Callable:
+def connect(
+    url: str, timeout: float, retries: int, headers: dict[str, str] | None = None, backoff: float = BACKOFF
+) -> Callable:
     """`ask(path, lines, read, method="POST")`: send JSON objects, one a line, to `url + path`, and `read` the reply.
 
     A failed connection, `timeout` seconds of silence and the statuses in `BUSY` are tried again `retries` times: at
     once, then after pauses that double, with jitter, or when the server says (at most `timeout`).
     """
-    import urllib3
-
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"url is {url!r}; want one that starts with http:// or https://")
     again = urllib3.Retry(
         retries, redirect=False, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False,
-        backoff_factor=BACKOFF, backoff_jitter=BACKOFF, retry_after_max=math.ceil(timeout),
+        backoff_factor=backoff, backoff_jitter=backoff, retry_after_max=math.ceil(timeout),
     )  # fmt: skip
     headers = {"Content-Type": "application/json"} | (headers or {})
     pool = urllib3.PoolManager(headers=headers, retries=again, timeout=timeout, maxsize=8)
