@@ -15,9 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
+import pandas as pd
+
 from rezero.files import append_jsonl, read_jsonl, resolve
 from rezero.judge import exact_match, f1
 from rezero.protocol import neutralize
+from rezero.search import SearchError, clean
+from rezero.search.remote import connect
+from rezero.stats import wilson
 
 Pair = tuple[str, Iterable[str], str | None]
 Judge = Callable[[list[Pair]], list[str]]
@@ -53,7 +58,7 @@ def model_judge(backend: Backend, name: str, cache: str | Path = CACHE) -> Judge
         keys = [hashlib.sha256(f"{name}\n{prompt}".encode()).hexdigest() for prompt in prompts]
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if prompt and key not in known}
         for key, reply in zip(new, backend(list(new.values())) if new else (), strict=True):
-            known[key] = _encodable(reply[:LONGEST])
+            known[key] = clean(reply[:LONGEST])
             append_jsonl(cache, {"key": key, "judge": name, "reply": known[key]})
         return [verdict(known[key]) if prompt else "wrong" for key, prompt in zip(keys, prompts, strict=True)]
 
@@ -65,7 +70,7 @@ def build_prompt(question: str, answers: Iterable[str], given: str) -> str:
     given = given if len(given) <= LONGEST else f"{given[:LONGEST]}…"
     texts = {"question": question, "answers": list(answers), "given": given}
     quoted = {key: neutralize(json.dumps(text, ensure_ascii=False)) for key, text in texts.items()}
-    return _encodable(PROMPT.format(**quoted))
+    return clean(PROMPT.format(**quoted))
 
 
 def verdict(reply: str) -> str:
@@ -77,29 +82,21 @@ def verdict(reply: str) -> str:
 def openai_compatible(url: str, model: str, key_env: str = "JUDGE_API_KEY", timeout: float = 60) -> Backend:
     """Replies of any OpenAI-compatible server, 8 requests at a time; `url` is what stands before "/chat/completions".
 
-    No connection, timeouts, 429 and 5xx are retried four times, after 0, 2, 4 and 8 s (or what the server asks for, at
-    most a minute). The key, if one is needed, stands in the environment variable `key_env`.
+    What fails for the moment is tried again four times, after 0, 2, 4 and 8 s (see `connect`). The key, if one is
+    needed, stands in the environment variable `key_env`.
 
     Raises:
         JudgeError: no reply in the end, or one that is no chat completion; names the URL and what came back.
     """
-    import urllib3
-
-    url, key = f"{url.rstrip('/')}/chat/completions", os.environ.get(key_env)
-    busy = (429, 500, 502, 503, 504)
-    retries = urllib3.Retry(4, backoff_factor=1, status_forcelist=busy, allowed_methods=None, retry_after_max=60)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    http = urllib3.PoolManager(maxsize=8, retries=retries, timeout=timeout, headers=headers)
+    key = os.environ.get(key_env)
+    ask = connect(url.rstrip("/"), timeout, 4, {"Authorization": f"Bearer {key}"} if key else {}, backoff=1)
 
     def reply(prompt: str) -> str:
         body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 8}
-        said = "nothing"
         try:
-            response = http.request("POST", url, json=body)
-            said = f"{response.status} {response.data[:200].decode('utf-8', 'replace')}"
-            return str(response.json()["choices"][0]["message"]["content"] or "")
-        except (urllib3.exceptions.HTTPError, ValueError, LookupError, TypeError) as error:
-            raise JudgeError(f"{url}, model {model!r}: {error!r}, it said {said!r}; want a completion") from None
+            return ask("/chat/completions", [body], lambda said: str(said["choices"][0]["message"]["content"] or ""))
+        except SearchError as error:
+            raise JudgeError(f"model {model!r}: {error}; want a completion") from error
 
     def replies(prompts: list[str]) -> Iterator[str]:
         with ThreadPoolExecutor(8) as pool:
@@ -141,25 +138,24 @@ def named_judge(name: str) -> Judge | None:
     return model_judge(openai_compatible(url, model) if model else local(name), name)
 
 
-def agreement(judges: dict[str, Judge], pairs: list[dict]):
+def agreement(judges: dict[str, Judge], pairs: list[dict]) -> pd.DataFrame:
     """A DataFrame by judge and kind of pair, "all" first: how often the verdict is our label, with what went wrong.
 
     Columns: n, agreement, its Wilson interval (low, high), and counts of false_right, false_wrong and undecided.
     """
-    import pandas as pd
-
-    from rezero.stats import wilson
-
     rows = {}
     for name, judge in judges.items():
         said = judge([(pair["question"], pair["answers"], pair["given"]) for pair in pairs])
-        for kind in ["all", *dict.fromkeys(pair["kind"] for pair in pairs)]:
-            both = [(v, p["label"]) for v, p in zip(said, pairs, strict=True) if kind in ("all", p["kind"])]
-            agreed = sum(v == label for v, label in both)
-            missed = {f"false_{v}": both.count((v, label)) for v, label in (("right", "wrong"), ("wrong", "right"))}
-            low, high = wilson(agreed, len(both))
-            row = {"n": len(both), "agreement": agreed / len(both), "low": low, "high": high, **missed}
-            rows[name, kind] = row | {"undecided": len(both) - agreed - sum(missed.values())}
+        table = pd.DataFrame(pairs).assign(said=said)
+        for kind, some in [("all", table), *table.groupby("kind", sort=False)]:
+            agreed = int((some.said == some.label).sum())
+            low, high = wilson(agreed, len(some))
+            rows[name, kind] = {
+                "n": len(some), "agreement": agreed / len(some), "low": low, "high": high,
+                "false_right": int(((some.said == "right") & (some.label == "wrong")).sum()),
+                "false_wrong": int(((some.said == "wrong") & (some.label == "right")).sum()),
+                "undecided": int((some.said == "undecided").sum()),
+            }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["judge", "kind"])
 
 
@@ -178,10 +174,6 @@ def main() -> None:
     if asked.path:
         judges[asked.path] = model_judge(local(asked.path), asked.path)
     print(agreement(judges, list(read_jsonl(asked.pairs))).round(3).to_string())
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()  # lone surrogates cannot be hashed, sent or written
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 import json
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from time import sleep
+from types import SimpleNamespace
 
 import pytest
+from test_remote import stand_in
 
 import rezero.model_judge as module
 from rezero.files import ROOT, read_jsonl
@@ -114,31 +114,16 @@ def server(monkeypatch):
     """
     monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            made.asked.append((self.path, self.headers.get("Authorization"), body))
-            status, content, wait = made.script.pop(0) if len(made.script) > 1 else made.script[0]
-            sleep(wait)
-            if callable(content):
-                content = content(body["messages"][0]["content"])
-            text = content
-            if not isinstance(content, bytes):
-                text = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+    def reply(method, path, body):
+        status, content, wait = made.script.pop(0) if len(made.script) > 1 else made.script[0]
+        sleep(wait)
+        if callable(content):
+            content = content(json.loads(body)["messages"][0]["content"])
+        return status, content if isinstance(content, bytes) else {"choices": [{"message": {"content": content}}]}
 
-        def log_message(self, *_):
-            pass
-
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.asked, made.url = [], f"http://127.0.0.1:{made.server_port}/v1"
-    Thread(target=made.serve_forever, args=(0.02,), daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with stand_in(reply) as (url, log):
+        made = SimpleNamespace(url=f"{url}/v1", asked=log, script=[])
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -156,26 +141,28 @@ def test_an_endpoint_is_asked_until_it_replies(server, tmp_path, monkeypatch, sc
     server.script = script
     backend = openai_compatible(server.url + "/", "some/model", timeout=0.5)
     assert model_judge(backend, "x", tmp_path / "c.jsonl")([PAIR]) == [want]
-    path, key, body = server.asked[-1]
-    assert len(server.asked) == requests and path == "/v1/chat/completions" and key == "Bearer k"
-    assert body["messages"] == [{"role": "user", "content": build_prompt(*PAIR)}] and body["temperature"] == 0
+    _, path, body, headers = server.asked[-1]
+    assert len(server.asked) == requests
+    assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer k"
+    asked = json.loads(body)
+    assert asked["messages"] == [{"role": "user", "content": build_prompt(*PAIR)}] and asked["temperature"] == 0
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ((400, b"no such model", 0), "'400 no such model'"),
-        ((200, b"<html>", 0), "JSONDecodeError.*<html>.*want a completion"),
+        ((400, b"no such model", 0), "answered 400 after 1 tries: no such model"),
+        ((200, b"<html>", 0), "JSONDecodeError.*‹html>.*want a completion"),
         ((200, b'{"choices": []}', 0), "IndexError"),
         ((200, b"[]", 0), "TypeError"),
-        ((503, b"busy", 0), "too many 503.*said 'nothing'"),
+        ((503, b"busy", 0), "answered 503 after 5 tries: busy"),
     ],
 )
 def test_an_endpoint_that_gives_no_reply_is_an_error_that_names_it(server, line, message):
     server.script = [line]
-    with pytest.raises(JudgeError, match=rf"{server.url}/chat/completions, model 'm': .*{message}"):
+    with pytest.raises(JudgeError, match=rf"model 'm': {server.url}/chat/completions .*{message}"):
         list(openai_compatible(server.url, "m")(["?"]))
-    assert server.asked[0][1] is None  # no key, no header
+    assert "authorization" not in map(str.lower, server.asked[0][3])  # no key, no header
 
 
 def test_replies_come_in_the_order_of_the_prompts(server):
@@ -239,7 +226,7 @@ def test_a_judge_by_its_name(server, tmp_path, monkeypatch):
     assert named_judge("f1")(pairs) == ["right", "wrong", "wrong"]
     server.script = [(200, "yes", 0)]
     monkeypatch.setattr(module, "model_judge", partial(model_judge, cache=tmp_path / "cache.jsonl"))
-    assert named_judge(f"{server.url} m")([PAIR]) == ["right"] and server.asked[0][2]["model"] == "m"
+    assert named_judge(f"{server.url} m")([PAIR]) == ["right"] and json.loads(server.asked[0][2])["model"] == "m"
     with pytest.raises(FileNotFoundError, match="no policy in"):
         named_judge(str(tmp_path))
 

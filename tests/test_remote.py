@@ -315,11 +315,8 @@ def test_opensearch_uploads_once_an_id_and_finds(monkeypatch):
         assert build_engine("opensearch", [], url=url).search(["crew members"], 2) == [crew]
     assert valve[0] == Hit("valve", "Valves", CHUNKS[0].text, 3.0)
     assert nothing == [] and crew[0].chunk_id == "crew" and len(valve) <= 2
-    assert service.documents["valve"] == {
-        "title": "Valves",
-        "text": CHUNKS[0].text,
-        "contents": f"Valves\n{CHUNKS[0].text}",
-    }
+    text = CHUNKS[0].text
+    assert service.documents["valve"] == {"title": "Valves", "text": text, "contents": f"Valves\n{text}"}
 
 
 def test_opensearch_refuses_an_index_of_other_chunks_and_reports_errors():
@@ -369,9 +366,8 @@ def test_qdrant_uploads_once_an_id(tmp_path, monkeypatch):
     changed = [Chunk("valve", "Pumps", "A pump."), *CHUNKS[1:]]
     build_engine("qdrant", changed, cache=None)
     assert shared.count("rezero-wordllama").count == len(CHUNKS)
-    assert build_engine("qdrant", []).search(["pump"], 1)[0][0] == Hit(
-        "valve", "Pumps", "A pump.", pytest.approx(0.7, abs=0.3)
-    )
+    ((hit,),) = build_engine("qdrant", []).search(["pump"], 1)
+    assert hit == Hit("valve", "Pumps", "A pump.", pytest.approx(0.7, abs=0.3))
     with pytest.raises(ValueError, match="collection 'rezero-wordllama' holds 5 chunks, not just the 1 given"):
         build_engine("qdrant", [Chunk("new", "", "new")], cache=None)
 
