@@ -140,21 +140,21 @@ def _units(text: str, size: int, separators: tuple[str, ...]) -> Iterator[str]:
 def _from_jsonl(path: Path) -> Iterator[tuple[str, Chunk]]:
     for number, row in enumerate(read_jsonl(path), start=1):
         place = f"record {number}"
+        where = f"{path}: {place}"
         if "contents" in row and "id" in row:
-            title, text = split_contents(_text(row, "contents", path, place))
+            title, text = split_contents(_text(row, "contents", where))
             yield place, Chunk(str(row["id"]), title, text)
         elif "text" in row and ("id" in row or "_id" in row):
-            fields = [name for name in ("title", "text", "source") if name in row]
-            texts = {"title": ""} | {name: _text(row, name, path, place) for name in fields}
-            yield place, Chunk(str(row.get("id", row.get("_id"))), **texts)
+            texts = {name: _text(row, name, where) for name in ("title", "text", "source") if name in row}
+            yield place, Chunk(str(row.get("id", row.get("_id"))), **{"title": "", **texts})
         else:
             want = "id,title,text,source or _id,title,text (BEIR) or id,contents (Search-R1)"
-            raise ValueError(f"{path}: {place}: has the fields {', '.join(row)}; want {want}")
+            raise ValueError(f"{where}: has the fields {', '.join(row)}; want {want}")
 
 
-def _text(row: dict, name: str, path: Path, place: str) -> str:
+def _text(row: dict, name: str, where: str) -> str:
     if not isinstance(row[name], str):
-        raise ValueError(f"{path}: {place}: {name} is {row[name]!r}, a {type(row[name]).__name__}; want text")
+        raise ValueError(f"{where}: {name} is {row[name]!r}, a {type(row[name]).__name__}; want text")
     return row[name]
 
 
@@ -182,10 +182,9 @@ def _from_squad(path: Path) -> Iterator[tuple[str, Chunk]]:
 def _from_csv(path: Path) -> Iterator[tuple[str, Chunk]]:
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
-        missing = {"chunk_id", "content"} - set(rows.fieldnames or ())
-        if missing:
-            fields = ", ".join(rows.fieldnames or ())
-            raise ValueError(f"{path}: has the columns {fields}; want chunk_id, content, metadata")
+        columns = rows.fieldnames or ()
+        if not {"chunk_id", "content"} <= set(columns):
+            raise ValueError(f"{path}: has the columns {', '.join(columns)}; want chunk_id, content, metadata")
         for number, row in enumerate(rows, start=1):
             if row["content"] is None:
                 raise ValueError(f"{path}: row {number}: ends before the column content")
@@ -205,14 +204,14 @@ def load_autodidact_questions(path: str | Path, chunks: Iterable[Chunk]) -> list
 
     texts, counts, questions = {chunk.id: chunk.text for chunk in chunks}, Counter(), []
     for number, row in enumerate(read_jsonl(path), start=1):
-        place = f"record {number}"
+        where = f"{resolve(path)}: record {number}"
         if missing := [name for name in ("id", "question", "answer") if not str(row.get(name) or "").strip()]:
-            raise ValueError(f"{resolve(path)}: {place}: no {missing[0]}; want id, question, answer")
+            raise ValueError(f"{where}: no {missing[0]}; want id, question, answer")
         gold = str(row["id"])
         if gold not in texts:
-            raise ValueError(f"{resolve(path)}: {place}: the chunk {gold!r} is not in the corpus")
+            raise ValueError(f"{where}: the chunk {gold!r} is not in the corpus")
         counts[gold] += 1
-        text, answer = _text(row, "question", path, place), _text(row, "answer", path, place)
+        text, answer = _text(row, "question", where), _text(row, "answer", where)
         questions.append(Question(f"{gold}.{counts[gold]}", text, (answer,), (gold,), (texts[gold],)))
     return questions
 
@@ -229,18 +228,19 @@ def load_noise(path: str | Path) -> list[tuple[str, Chunk]]:
     path = resolve(path)
     if path.suffix == ".csv":
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [dict(row, kind="paraphrase", title="", text=row.get("paraphrased_text"))
-                    for row in csv.DictReader(file)]  # fmt: skip
-        for number, row in enumerate(rows, start=1):
-            row["id"] = f"{row.get('chunk_id')}-paraphrase-{number}"
+            rows = [
+                {"id": f"{row.get('chunk_id')}-paraphrase-{number}", "kind": "paraphrase", "title": "",
+                 "text": row.get("paraphrased_text")}
+                for number, row in enumerate(csv.DictReader(file), start=1)
+            ]  # fmt: skip
     else:
-        rows = list(read_jsonl(path))
+        rows = read_jsonl(path)
     noise = []
     for number, row in enumerate(rows, start=1):
+        where = f"{path}: record {number}"
         if missing := [name for name in ("id", "kind", "title", "text") if row.get(name) is None]:
-            raise ValueError(f"{path}: record {number}: no {missing[0]}; want id, kind, title, text")
-        texts = [_text(row, name, path, f"record {number}") for name in ("id", "title", "text")]
-        noise.append((row["kind"], Chunk(*texts)))
+            raise ValueError(f"{where}: no {missing[0]}; want id, kind, title, text")
+        noise.append((row["kind"], Chunk(*(_text(row, name, where) for name in ("id", "title", "text")))))
     return noise
 
 
