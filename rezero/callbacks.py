@@ -18,7 +18,7 @@ from rezero.judge import exact_match
 from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.search import Engine
-from rezero.sentinel import collapse
+from rezero.sentinel import check_limits, collapse, most_of
 from rezero.task import Task
 
 TRL_METRICS = {  # TRL's name -> ours
@@ -142,16 +142,15 @@ class Sentinel(TrainerCallback):
     """Stops a training that collapses (see `sentinel.collapse`), says why, and leaves best/ as what was learned."""
 
     def __init__(self, run_dir: Path, config: Config):
-        self.run_dir, self.config = run_dir, config
+        self.run_dir, self.most, self.limits = run_dir, most_of(vars(config)), check_limits(config.collapse_limits)
+        self.settings = config.collapse_drop, config.collapse_patience, config.collapse_window
 
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" not in (logs or {}):
             return
-        c = self.config
-        most = {"searches": c.max_turns - 1, "policy_tokens": c.max_turns * c.turn_tokens}
         why = None
         if state.is_world_process_zero:
-            why = collapse(read_metrics(self.run_dir), c.collapse_drop, c.collapse_patience, c.collapse_window, most)
+            why = collapse(read_metrics(self.run_dir), *self.settings, self.most, self.limits)
         if why:
             append_jsonl(self.run_dir / "metrics.jsonl", {"kind": "collapse", "step": state.global_step, "why": why})
             print(f"stopped at step {state.global_step}, the best policy on dev is kept: {why}", flush=True)

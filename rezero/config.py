@@ -82,6 +82,7 @@ class Config:
     collapse_drop: float = 0.1  # training stops when dev accuracy stays this far below its best
     collapse_patience: int = 3  # for this many evaluations in a row
     collapse_window: int = 20  # or when a step's metric is out of bounds on average over so many steps
+    collapse_limits: dict = field(default_factory=dict)  # {metric: bound}, others than those of sentinel.LIMITS
     save_every: int = 20  # steps between checkpoints that a killed run resumes from
 
     @property
