@@ -1,10 +1,15 @@
-"""Files: where the project lives, JSON Lines in and out, and writes that never leave half a file."""
+"""Files: where the project lives, JSON Lines in and out, writes that never leave half a file, and a folder's lock.
+
+What was written is on the disk when a function returns: it outlives a crash of the machine, too.
+"""
 
 import json
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
@@ -17,15 +22,36 @@ def resolve(path: str | Path) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` to a temporary file beside `path` and rename it, so that readers see all of it or none."""
+    """Write `text` to a temporary file beside `path` and rename it, so that readers see all of it or none.
+
+    OSError, also that of a full disk, names the file; the temporary one is gone then.
+    """
     path = resolve(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(name, 0o644)  # mkstemp's 0600 would hide a shared run folder from its other readers
-    os.replace(name, path)
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(handle)
+            os.chmod(name, 0o644)  # mkstemp's 0600 would hide a shared run folder from its other readers
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
     return path
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Give an OSError the name of the file: that of a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
@@ -71,13 +97,64 @@ def append_jsonl(path: str | Path, row: dict) -> None:
 
 
 def append_text(path: str | Path, lines: str) -> Path:
-    """Append in one write; first cuts off, with a warning, a last line that a killed process left unfinished."""
-    path = resolve(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        if file.tell() and (file.seek(-1, 2), file.read())[1] != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-            warnings.warn(f"{path}: cut off an unfinished last line", stacklevel=2)
-        file.write(lines.encode())
+    """Append in one write; first cuts off, with a warning, a last line that a killed process left unfinished.
+
+    OSError, also that of a full disk, names the file, to which nothing was added then.
+    """
+    path, left = resolve(path), memoryview(lines.encode())
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b", buffering=0) as file:
+            if file.tell() and (file.seek(-1, 2), file.read())[1] != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+                warnings.warn(f"{path}: cut off an unfinished last line", stacklevel=2)
+            size = file.seek(0, 2)
+            try:
+                while left:  # more than once only where a disk is almost full, or for gigabytes
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(size)
+                raise
     return path
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Hold the lock of an existing `folder`, so that no two processes write there; yields the lock's file descriptor.
+
+    The system drops it when the last process ends that has the descriptor: whoever writes on our behalf, as a kernel,
+    must inherit it. Whom a killed process leaves is given ten seconds to notice.
+
+    Raises:
+        ValueError: naming the process that holds it.
+    """
+    import fcntl
+
+    with (folder / "lock").open("a+") as file:
+        for attempt in range(101):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip()
+                if _alive(holder) or attempt == 100:
+                    left = "" if _alive(holder) else f", or rather by what it left (`fuser {file.name}` tells)"
+                    raise ValueError(f"{folder} is being written by process {holder}{left}") from None
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield file.fileno()
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True

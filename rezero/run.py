@@ -7,21 +7,20 @@ notebooks write into the folder that their `run_dir` parameter names.
 """
 
 import json
-import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rezero.environment import describe, now, output_of, this_kernel
-from rezero.files import ROOT, resolve, write_text
+from rezero.files import ROOT, locked, resolve, write_text
 from rezero.parameters import choose_parameters, read_flags, read_parameters, read_params_file
 
 NOTEBOOKS, RUNS = ROOT / "notebooks", ROOT / "papermill_runs"
 INTERRUPTED = "KeyboardInterrupt"
+RECORDS = {"lock", "params.yaml", "environment.txt"}  # what stands in a run's folder before run.json
 NOT_OURS = {"injected-parameters", "papermill-error-cell-tag"}  # tags of the cells that papermill adds
 
 
@@ -42,7 +41,10 @@ def find_notebooks(chosen: list[str], folder: Path) -> list[Path]:
 
 
 def find_run_dir(run_id: str | None, runs: Path, resume: bool) -> Path:
-    """The folder of the run, not made yet. Raises ValueError on a bad, a taken or (`resume`) an unknown id."""
+    """The folder of the run, not made yet. Raises ValueError on a bad, a taken or (`resume`) an unknown id.
+
+    A folder is not taken by a run that was killed before anything of it was recorded in run.json.
+    """
     if resume and run_id is None:
         raise ValueError("--resume needs the --run-id of the run to go on with")
     if run_id is None:
@@ -54,35 +56,15 @@ def find_run_dir(run_id: str | None, runs: Path, resume: bool) -> Path:
     run_dir = runs / run_id
     if resume and not (run_dir / "run.json").is_file():
         raise ValueError(f"--resume: {run_dir} holds no run.json, so there is no run to go on with")
-    if run_dir.exists() and not resume:
+    if not resume and {path.name for path in run_dir.glob("[!.]*")} - RECORDS:
         raise ValueError(f"{run_dir} exists: choose another --run-id, or go on with that run with --resume")
     return run_dir
 
 
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run's lock, so that no two processes write one run. The system drops it when a process dies.
-
-    Raises ValueError naming the process that holds it.
-    """
-    import fcntl
-
-    with (run_dir / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(f"{run_dir} is being written by process {file.read().strip()}") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
-def execute(notebook: Path, copy: Path, parameters: dict, kernel: str) -> str | None:
+def execute(notebook: Path, copy: Path, parameters: dict, kernel: str, lock: int) -> str | None:
     """Execute `notebook` into `copy`, its output streamed to the terminal. None, or in words what went wrong.
 
-    The kernel works in the notebook's folder, as in JupyterLab.
+    The kernel works in the notebook's folder, as in JupyterLab, and holds the run's `lock` with us.
     """
     import logging
 
@@ -96,7 +78,8 @@ def execute(notebook: Path, copy: Path, parameters: dict, kernel: str) -> str | 
             *(str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, copy)),  # str.format'ed
             parameters=parameters, kernel_name=kernel, language="python", cwd=notebook.parent,
             progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr, coalesce_streams=True,
-            store_widget_state=False, start_timeout=180, iopub_timeout=60)  # fmt: skip
+            store_widget_state=False, start_timeout=180, iopub_timeout=60,
+            kernel_manager_class=manager_class(lock))  # fmt: skip
         if executed.metadata.papermill.get("exception"):  # papermill lets sys.exit(0) pass as a success
             problem = "SystemExit", "the cell called sys.exit(); no cell after it ran"
     except papermill.PapermillExecutionError as error:
@@ -110,13 +93,29 @@ def execute(notebook: Path, copy: Path, parameters: dict, kernel: str) -> str | 
     return settle_copy(copy, problem)
 
 
+def manager_class(lock: int) -> type:
+    """A starter of kernels that inherit the file descriptor `lock`: when we are killed, a kernel lives on for a second
+    or two and may write, and as long as it does nobody else gets the run's lock."""
+    from jupyter_client import AsyncKernelManager
+
+    class Manager(AsyncKernelManager):
+        async def start_kernel(self, **options):
+            await super().start_kernel(**options, pass_fds=(lock,))
+
+    return Manager
+
+
 def settle_copy(copy: Path, problem: tuple[str, str] | None) -> str | None:
     """Make the executed copy say what happened, without this machine's paths; returns the problem in words."""
     import nbformat
 
     if not copy.exists():
         return problem and f"before the first cell: {problem[0]}: {problem[1]}"
-    book = nbformat.read(copy, as_version=4)
+    try:
+        book = nbformat.read(copy, as_version=4)
+    except ValueError:  # papermill could not write it whole, as on a full disk
+        copy.unlink()
+        return f"{shown(copy)} could not be written: {problem and ': '.join(problem)}"
     for key in ("input_path", "output_path"):
         book.metadata.papermill[key] = shown(Path(book.metadata.papermill[key]))
     where = problem and mark_failure(book, *problem)
@@ -176,10 +175,10 @@ def run(
     flags = flags if isinstance(flags, dict) else read_flags(list(flags))
     used = choose_parameters(defaults, flags, file, recorded, known)
     with this_kernel() as kernel:
-        run_dir.mkdir(parents=True, exist_ok=resume)
-        with locked(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with locked(run_dir) as lock:
             record = start_record(run_dir, recorded | used, list(used))
-            status = run_each(paths, defaults, used, run_dir, record, kernel)
+            status = run_each(paths, defaults, used, run_dir, record, kernel, lock)
     report(run_dir, record, status, list(chosen))
     return status
 
@@ -206,7 +205,9 @@ def save(run_dir: Path, record: dict) -> None:
     write_text(run_dir / "run.json", json.dumps(record, indent=1) + "\n")
 
 
-def run_each(paths: list[Path], defaults: dict, used: dict, run_dir: Path, record: dict, kernel: str) -> int:
+def run_each(
+    paths: list[Path], defaults: dict, used: dict, run_dir: Path, record: dict, kernel: str, lock: int
+) -> int:
     """Execute those of `paths` that `record` does not call done, keeping it current; returns the exit status."""
     for number, path in enumerate(paths, start=1):
         name, entry = f"[{number}/{len(paths)}] {path.stem}", record["notebooks"][path.stem]
@@ -220,11 +221,11 @@ def run_each(paths: list[Path], defaults: dict, used: dict, run_dir: Path, recor
         if "run_dir" in defaults[path.stem]:
             changed["run_dir"] = shown(run_dir)
         began = time.monotonic()
-        error = execute(path, run_dir / path.name, changed, kernel)
+        error = execute(path, run_dir / path.name, changed, kernel, lock)
         entry |= {"status": "failed" if error else "done", "seconds": round(time.monotonic() - began, 1)}
         entry["error"] = error
-        save(run_dir, record)
         print(f"{name}: {entry['status']} after {entry['seconds']} s", flush=True)
+        save(run_dir, record)
         if error:
             return 130 if f": {INTERRUPTED}: " in error else 1
     return 0

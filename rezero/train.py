@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
@@ -24,13 +25,13 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from rezero.callbacks import AdapterCheck, DevEvaluation, MetricsLog, Sentinel, episode_values, from_main, read_metrics
+from rezero.checkpoints import Durable, last_checkpoint, restore_best, unfinished
 from rezero.config import Config, load_config
 from rezero.curriculum import draw_questions, measure_difficulty
 from rezero.evaluate import budget
-from rezero.files import resolve, write_jsonl, write_text
+from rezero.files import locked, resolve, write_jsonl, write_text
 from rezero.grpo import grpo_config, trainer_class
 from rezero.models import check_context, load_trainable, out_of_memory, with_adapter
 from rezero.parameters import read_flags
@@ -40,6 +41,7 @@ from rezero.questions import Question
 from rezero.rewards import REWARD_SETS, REWARDS, check_weights, clip_to_solved
 from rezero.rollout import rollout
 from rezero.search import SearchError
+from rezero.sentinel import check_limits
 from rezero.sft import warm_start
 from rezero.task import Task, load_task
 from rezero.vllm_server import Server
@@ -64,18 +66,20 @@ def train(
 
     With `lora_rank` only an adapter is trained; with `warm_start_steps` it starts as `sft.warm_start` leaves it, which
     is kept in warm/. Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kinds "train" and "eval", and
-    "collapse" when the sentinel stopped it), checkpoints/ (with TensorBoard's events) and best/. With `resume` a run
-    that was killed goes on from its last checkpoint with the same data order. `difficulty`: a file of measured
+    "collapse" when the sentinel stopped it), checkpoints/ (the last two, the policy that was best by then beside each, and
+    TensorBoard's events) and best/. With `resume` a run that was killed goes on from its last whole checkpoint with the
+    same data order. `difficulty`: a file of measured
     difficulties to share between runs. `server`: address of a vLLM server that generates and gets every step's
     weights; see `vllm_server`.
 
     Raises:
-        ValueError: unknown reward set, a `run_dir` that holds a run of another configuration, a model whose context or
-            chat template is not up to the task, or a configuration that does not go with so many processes.
+        ValueError: unknown reward set or limit, a `run_dir` that holds a run of another configuration, a model whose
+            context or chat template is not up to the task, or a configuration that does not go with so many processes.
+        OSError: what could not be written, as for want of room.
         RuntimeError: no GPU where the profile needs one, or not enough of its memory; says what to change.
     """
     run_dir = resolve(run_dir)
-    weights = reward_weights(config)
+    weights, _ = reward_weights(config), check_limits(config.collapse_limits)
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # not "cpu:0", where transformers cannot load a checkpoint to
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))  # the others wait for the main
@@ -96,6 +100,11 @@ def train(
         trainer.train(resume_from_checkpoint=checkpoint)
     except torch.cuda.OutOfMemoryError as error:
         raise RuntimeError(out_of_memory(config)) from error
+    except Exception as error:
+        if half := state.is_main_process and unfinished(run_dir):  # safetensors and torch name no file
+            raise OSError(f"{half} could not be written whole, {shutil.disk_usage(run_dir).free >> 20} MiB are free "
+                          f"there: {error}. The run goes on from what is whole") from error  # fmt: skip
+        raise
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
     if server:
         policy.backend = None
@@ -188,6 +197,7 @@ def build_trainer(
             MetricsLog(run_dir, config, seconds, task.engine),
             evaluation := DevEvaluation(policy, task, config, run_dir),
             Sentinel(run_dir, config),
+            Durable(run_dir),
             *([AdapterCheck(policy, prompts[0], config)] if config.lora_rank else []),
         ],
     )
@@ -221,20 +231,29 @@ def _reward_function(name: str, config: Config, seconds: dict[str, float], first
 
 def _prepare(run_dir: Path, config: Config, resume: bool) -> str | None:
     """Make the run folder ready and return the checkpoint to go on from, None to start afresh."""
-    settings = json.dumps(config.to_dict(), indent=1)
     path = run_dir / "config.json"
-    if resume and path.is_file() and path.read_text() != settings:
+    if resume and path.is_file() and _recorded(path) != config:
         raise ValueError(f"{path} records another configuration; choose another run folder, or resume=False")
-    checkpoints = run_dir / "checkpoints"
-    checkpoint = get_last_checkpoint(str(checkpoints)) if resume and checkpoints.is_dir() else None
-    step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else -1
-    if checkpoint is None:
+    checkpoint = last_checkpoint(run_dir / "checkpoints") if resume else None
+    step = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1
+    shutil.rmtree(run_dir / "best.new", ignore_errors=True)
+    if checkpoint:
+        restore_best(checkpoint, run_dir / "best")
+    else:
         for name in ("checkpoints", "best", *(() if resume else ("warm", "warm_checkpoints"))):
             shutil.rmtree(run_dir / name, ignore_errors=True)
         (run_dir / "difficulty.jsonl").unlink(missing_ok=True)
-    write_text(path, settings)
+    write_text(path, json.dumps(config.to_dict(), indent=1))
     write_jsonl(run_dir / "metrics.jsonl", [row for row in read_metrics(run_dir) if row["step"] <= step])
-    return checkpoint
+    return checkpoint and str(checkpoint)
+
+
+def _recorded(path: Path) -> Config | None:
+    """The configuration of a run, whose fields of today it had at their defaults; None with a field of another day."""
+    try:
+        return Config(**json.loads(path.read_text("utf-8")))
+    except TypeError:
+        return None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -247,14 +266,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--vllm-server", default="", metavar="URL", help="generate with the vLLM server there")
     parser.add_argument("--warm-start", action="store_true", help="make the profile's warm start, and stop there")
     args = parser.parse_args(argv)
+    run_dir, alone = resolve(args.run_dir), int(os.environ.get("WORLD_SIZE", 1)) == 1
     try:
         config = load_config(args.profile, **read_flags(args.p))
-        if args.warm_start and (not config.warm_start_steps or int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        if args.warm_start and not (config.warm_start_steps and alone):
             raise ValueError(f"--warm-start wants one process and warm_start_steps={config.warm_start_steps} above 0")
-        if args.warm_start:
-            starting_policy(config, load_task(config), resolve(args.run_dir))
-        else:
-            train(config, args.run_dir, server=args.vllm_server)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with locked(run_dir) if os.environ.get("RANK", "0") == "0" else nullcontext():
+            if args.warm_start:
+                starting_policy(config, load_task(config), run_dir)
+            else:
+                train(config, run_dir, server=args.vllm_server)
     except (ValueError, OSError, ImportError, SearchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

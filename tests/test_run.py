@@ -197,8 +197,16 @@ def test_run_ids(tmp_path):
         with pytest.raises(ValueError, match="--run-id"):
             runner.find_run_dir(bad, tmp_path, False)
     (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "run").touch()
     with pytest.raises(ValueError, match=r"taken exists: choose another --run-id, or .* --resume"):
         runner.find_run_dir("taken", tmp_path, False)
+    (tmp_path / "killed").mkdir()  # by a run that had recorded no more than this
+    for name in ("lock", "params.yaml", ".environment.txt.x7"):
+        (tmp_path / "killed" / name).touch()
+    assert runner.find_run_dir("killed", tmp_path, False) == tmp_path / "killed"
+    (tmp_path / "killed" / "traces.jsonl").touch()
+    with pytest.raises(ValueError, match="killed exists"):
+        runner.find_run_dir("killed", tmp_path, False)
     with pytest.raises(ValueError, match=r"taken holds no run\.json"):
         runner.find_run_dir("taken", tmp_path, True)
     with pytest.raises(ValueError, match="--resume needs the --run-id"):
@@ -362,6 +370,47 @@ def test_failures(tmp_path, capsys, source, error):
     assert f"00_bad, {message}" in captured.err
     assert f"failed: {tmp_path / 'bad' / '00_bad.ipynb'}\n" in captured.out
     assert not (tmp_path / "bad" / "01_next.ipynb").exists()
+
+
+# A runner that is killed: its kernel lives on until it notices
+
+WRITE = """
+import os, time
+from pathlib import Path
+mine, path = f"{os.getpid()}\\n", Path(run_dir, "writes.txt")
+print("writing", flush=True)
+for i in range(1000 if not path.exists() else 20):
+    with path.open("a") as file:
+        file.write(mine)
+    time.sleep(0.02)
+"""
+
+
+def test_a_killed_run_and_the_one_that_goes_on_with_it_never_both_write(tmp_path):
+    books, runs = tmp_path / "books", tmp_path / "runs"
+    write_book(books, "00_write", WRITE, params="lr = 1e-6\nrun_dir = 'none'")
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", CALL, str(books), str(runs)], env=env, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+    for line in process.stdout:
+        if line == "writing\n":
+            break
+    process.kill()
+    process.wait()
+    assert read_record(runs / "one")["00_write"]["status"] == "running"
+    assert run(run_id="one", resume=True, notebooks=books, runs=runs) == 0
+    writers = (runs / "one" / "writes.txt").read_text().split()
+    assert len(set(writers)) == 2 and writers[-20:] == [writers[-1]] * 20
+    assert writers[-1] not in writers[:-20]  # the first had ended when the second began
+    assert read_record(runs / "one")["00_write"]["status"] == "done"
+
+
+def test_a_copy_that_could_not_be_written_whole_is_no_copy(tmp_path):
+    """As papermill leaves it on a full disk."""
+    (tmp_path / "00_a.ipynb").write_text('{"cells": [')
+    message = runner.settle_copy(tmp_path / "00_a.ipynb", ("OSError", "[Errno 28] No space left on device"))
+    assert message.endswith("00_a.ipynb could not be written: OSError: [Errno 28] No space left on device")
+    assert not (tmp_path / "00_a.ipynb").exists()
 
 
 def test_kernel_that_cannot_start(tmp_path, monkeypatch):
