@@ -24,14 +24,14 @@ def measure_difficulty(policy: Policy, task: Task, config: Config, path: Path) -
     Raises:
         ValueError: the file knows nothing of one of the questions.
     """
-    questions = task.questions["train"]
-    if config.difficulty_samples == 0:
+    questions, samples = task.questions["train"], config.difficulty_samples
+    if samples == 0:
         return [(question, 0.5) for question in questions]
     if not path.is_file():
         episodes = rollout(
             policy,
             task.engine,
-            [question for question in questions for _ in range(config.difficulty_samples)],
+            [question for question in questions for _ in range(samples)],
             k=config.k,
             budget=budget(config),
             prompt_style=config.prompt_style,
@@ -41,8 +41,7 @@ def measure_difficulty(policy: Policy, task: Task, config: Config, path: Path) -
             progress="difficulty of the training questions",
         )
         solved = [exact_match(episode.answer, episode.question.answers) for episode in episodes]
-        n = config.difficulty_samples
-        shares = [sum(solved[i : i + n]) / n for i in range(0, len(solved), n)]
+        shares = [sum(solved[i : i + samples]) / samples for i in range(0, len(solved), samples)]
         rows = ({"id": q.id, "solved": share} for q, share in zip(questions, shares, strict=True))
         write_jsonl(path, rows)
     share_of = {row["id"]: row["solved"] for row in read_jsonl(path)}
@@ -58,9 +57,8 @@ def draw_questions(config: Config, difficulty: list[tuple[Question, float]]) -> 
     """
     rng = random.Random(config.seed)
     needed, order = config.steps * config.questions_per_step, []
-    weights = [
-        config.solved_weight if share == 1 else config.unsolved_weight if share == 0 else 1.0 for _, share in difficulty
-    ]
+    weight_of = {1: config.solved_weight, 0: config.unsolved_weight}
+    weights = [weight_of.get(share, 1.0) for _, share in difficulty]
     while len(order) < needed:
         keys = [rng.random() ** (1 / weight) if weight else 0.0 for weight in weights]
         ranked = sorted(range(len(keys)), key=keys.__getitem__, reverse=True)

@@ -43,12 +43,11 @@ class Question:
 
 
 # Words that ask or connect and say nothing about the subject. A query is a question without them.
-_STOP_WORDS = """
+STOP_WORDS = frozenset("""
 a about after an and any are as at be been before by can could did do does during far for from gave give
 given had has have how i in into is it its long many me much of on or out that the their then there these
 they this those to was were what when where which who whom whose why will with would
-"""
-STOP_WORDS = frozenset(_STOP_WORDS.split())
+""".split())
 
 # Phrases that mean something only to a reader who has the passage before them.
 DEICTIC = re.compile(
