@@ -67,9 +67,9 @@ def train(
     With `lora_rank` only an adapter is trained; with `warm_start_steps` it starts as `sft.warm_start` leaves it, which
     is kept in warm/. Writes to `run_dir`: config.json, difficulty.jsonl, metrics.jsonl (kinds "train" and "eval", and
     "collapse" when the sentinel stopped it), best/, and checkpoints/: the last two, beside each the policy that was
-    best by then, and TensorBoard's events. With `resume` a run that was killed goes on from its last whole checkpoint with
-    the same data order. `difficulty`: a file of measured difficulties to share between runs. `server`: address of a
-    vLLM server that generates and gets every step's weights; see `vllm_server`.
+    best by then, and TensorBoard's events. With `resume` a run that was killed goes on from its last whole checkpoint
+    with the same data order. `difficulty`: a file of measured difficulties to share between runs. `server`: address of
+    a vLLM server that generates and gets every step's weights; see `vllm_server`.
 
     Raises:
         ValueError: unknown reward set or limit, a `run_dir` that holds a run of another configuration, a model whose
