@@ -78,7 +78,7 @@ def ask(text: str, config: Config, corpus: str = "") -> Episode:
         raise ValueError("the question is empty")
     remote, place = config.engine in REMOTE and not corpus, resolve(corpus or config.corpus)
     if not remote and not place.exists():
-        raise FileNotFoundError(f"no corpus {place}: want a file of chunks, or a folder with chunks.jsonl or documents")
+        raise FileNotFoundError(f"no corpus {place}: want a file of chunks, or a folder of chunks or documents")
     chunks = [] if remote else read_corpus(place)
     engine, question = build_engine(config.engine, chunks, **config.engine_options), Question("asked", text, (), ())
     policy = load_policy(config.policy)

@@ -59,11 +59,15 @@ def load_chunks(path: str | Path, limit: int | None = None) -> list[Chunk]:
 
 
 def read_corpus(path: str | Path) -> list[Chunk]:
-    """The chunks of a file, of the `chunks.jsonl` of a folder, or of the documents below a folder without one."""
+    """The chunks of a file, of a folder's `chunks_file`, or of the documents below a folder without one."""
     place = resolve(path)
     if not place.is_dir():
         return load_chunks(place)
-    return load_chunks(place / "chunks.jsonl") if (place / "chunks.jsonl").is_file() else load_documents(place)
+    try:
+        file = chunks_file(place)
+    except FileNotFoundError:
+        return load_documents(place)
+    return load_chunks(file)
 
 
 def chunks_file(folder: str | Path) -> Path:

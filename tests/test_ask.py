@@ -13,13 +13,15 @@ from rezero.__main__ import main
 from rezero.config import load_config
 from rezero.corpus import save_chunks
 from rezero.evaluate import budget
-from rezero.files import write_text
+from rezero.files import ROOT, write_text
 from rezero.policy import load_policy
 from rezero.protocol import Episode, Turn
 from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.search import Hit
 from rezero.task import load_task
+
+APOLLO = ROOT.parent / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
 
 
 def episode(question, answer, *texts, outcome="answered"):
@@ -162,6 +164,24 @@ def test_corpora_are_read_as_the_server_reads_them(chunks, tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.md").write_text("# Tarnel\nThe skipper was Keld.")
     assert [chunk.title for chunk in ask.read_corpus(str(tmp_path / "notes"))] == ["Tarnel"]
+
+
+def test_the_original_s_corpus_can_be_asked(config, tmp_path, capsys):
+    """A folder as AutoDidact writes it: chunks.csv, without titles, and questions beside it."""
+    rows = ["chunk_id,content,metadata", '1,"The commander of Corvane was Ilse Varrow, for 12 days.",{}']
+    write_text(tmp_path / "theirs" / "chunks.csv", "\n".join(rows) + "\n")
+    write_text(tmp_path / "theirs" / "notes.md", "# No chunk\nof this corpus")
+    (chunk,) = ask.read_corpus(tmp_path / "theirs")
+    assert (chunk.id, chunk.title) == ("1", "") and chunk.text.endswith("for 12 days.")
+    write_text(tmp_path / "start" / "rezero.json", json.dumps(config.to_dict()))
+    asked = ["--policy", config.policy, "--corpus", str(tmp_path / "theirs")]
+    assert main(["ask", "Who was the commander of Corvane?", *asked]) == 0
+    assert capsys.readouterr().out.startswith("question  Who was the commander of Corvane?\n")
+
+
+@pytest.mark.skipif(not APOLLO.is_dir(), reason="the published corpus is not at hand")
+def test_the_published_corpus_can_be_asked():
+    assert len(ask.read_corpus(APOLLO)) == 341
 
 
 def test_a_remote_engine_is_sent_no_passages(config, monkeypatch):

@@ -266,3 +266,5 @@ def test_a_corpus_is_a_file_a_folder_of_chunks_or_a_folder_of_documents(tmp_path
     assert len(read_corpus("data/larkspur")) == len(read_corpus("data/larkspur/chunks.jsonl")) > 300
     (tmp_path / "note.md").write_text("# A note\nIt says something.")
     assert [chunk.title for chunk in read_corpus(str(tmp_path))] == ["A note"]
+    (tmp_path / "chunks.csv").write_text("chunk_id,content,metadata\n7,text,{}\n")  # as AutoDidact writes it
+    assert [chunk.id for chunk in read_corpus(str(tmp_path))] == ["7"]
