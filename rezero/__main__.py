@@ -82,8 +82,9 @@ def add_serve(commands) -> None:
         "SIGTERM. There is no password: a host other than loopback is open to all who reach it.",
     )  # fmt: skip
     parser.add_argument("--engine", default="bm25", help="default: %(default)s")
-    parser.add_argument("--corpus", default="", metavar="PATH", help="a file of chunks, or a folder with chunks.jsonl, .json "
-                        "or .csv, or else .txt and .md files; may be left out for an engine that holds its own")  # fmt: skip
+    parser.add_argument("--corpus", default="", metavar="PATH", help="a file of chunks, or a folder with "
+                        "chunks.jsonl, .json or .csv, or else .txt and .md files; may be left out for an engine that "
+                        "holds its own")  # fmt: skip
     parser.add_argument("--options", default="{}", metavar="YAML", help="the engine's, as '{k1: 1.2}'")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one; default: %(default)s")
@@ -128,8 +129,8 @@ def add_ask(commands) -> None:
     parser.add_argument("--policy", default="", metavar="PATH_OR_NAME", help="a run's folder, an export or another "
                         "policy's folder, or a model's name on the hub; default: the profile's")  # fmt: skip
     parser.add_argument("--engine", default="", help="default: the profile's")
-    parser.add_argument("--corpus", default="", metavar="PATH", help="a file of chunks, or a folder with chunks.jsonl, .json "
-                        "or .csv, or else .txt and .md files; default: the profile's")  # fmt: skip
+    parser.add_argument("--corpus", default="", metavar="PATH", help="a file of chunks, or a folder with "
+                        "chunks.jsonl, .json or .csv, or else .txt and .md files; default: the profile's")  # fmt: skip
     parser.add_argument("--options", metavar="YAML", help="the engine's, as '{k1: 1.2}'")
     parser.add_argument("--profile", default="", help="a name in rezero.config.PROFILES")
     parser.set_defaults(call=call_ask)

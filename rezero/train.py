@@ -32,8 +32,9 @@ from rezero.config import Config, load_config
 from rezero.curriculum import draw_questions, measure_difficulty
 from rezero.evaluate import budget
 from rezero.files import locked, resolve, write_jsonl, write_text
+from rezero.gpu import check_gpu
 from rezero.grpo import grpo_config, trainer_class
-from rezero.models import check_context, load_trainable, out_of_memory, with_adapter
+from rezero.models import check_context, load_trainable, out_of_memory, outline, with_adapter
 from rezero.parameters import read_flags
 from rezero.policy import Policy, load_policy
 from rezero.protocol import Episode, build_prompt
@@ -74,8 +75,8 @@ def train(
     Raises:
         ValueError: unknown reward set or limit, a `run_dir` that holds a run of another configuration, a model whose
             context or chat template is not up to the task, or a configuration that does not go with so many processes.
-        OSError: what could not be written, as for want of room.
-        RuntimeError: no GPU where the profile needs one, or not enough of its memory; says what to change.
+        OSError, ImportError: no such model, no GPU or package where the profile needs them, or what could not be
+            written, as for want of room. MemoryError: not enough of the GPU's; says what to change.
     """
     run_dir = resolve(run_dir)
     weights, _ = reward_weights(config), check_limits(config.collapse_limits)
@@ -83,14 +84,15 @@ def train(
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # not "cpu:0", where transformers cannot load a checkpoint to
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))  # the others wait for the main
     _check_processes(config, run_dir, server)
+    check_gpu(config)
+    task = task or load_task(config)
+    check_policy(config, task)
     checkpoint = from_main(_prepare(run_dir, config, resume) if state.is_main_process else None)
     if not (run_dir / "config.json").is_file():
         raise ValueError(f"{run_dir}: process {state.process_index} does not see what the main one wrote there; "
                          "all machines must share the run's folder")  # fmt: skip
-    task = task or load_task(config)
     set_seed(config.seed)
     policy = starting_policy(config, task, run_dir)
-    check_context(policy, config, [question for split in task.questions.values() for question in split])
     path = resolve(difficulty) if difficulty else run_dir / "difficulty.jsonl"
     with state.main_process_first():  # it measures, the others read the file
         order = draw_questions(config, measure_difficulty(policy, task, config, path))
@@ -98,7 +100,7 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except torch.cuda.OutOfMemoryError as error:
-        raise RuntimeError(out_of_memory(config)) from error
+        raise MemoryError(out_of_memory(config)) from error
     except Exception as error:
         if half := state.is_main_process and unfinished(run_dir):  # safetensors and torch name no file
             raise OSError(f"{half} could not be written whole, {shutil.disk_usage(run_dir).free >> 20} MiB are free "
@@ -129,6 +131,12 @@ def _check_processes(config: Config, run_dir: Path, server: str) -> None:
     if n > 1 and config.warm_start_steps and not (run_dir / "warm").is_dir():
         raise ValueError(f"warm_start_steps={config.warm_start_steps} with {n} processes: {run_dir / 'warm'} is "
                          "missing; make it in one process first, with --warm-start")  # fmt: skip
+
+
+def check_policy(config: Config, task: Task) -> None:
+    """Whether the policy is there and can read the task, before its weights are loaded and the run's folder is made."""
+    known = outline(config.policy) if config.lora_rank else load_policy(config.policy)
+    check_context(known, config, [question for split in task.questions.values() for question in split])
 
 
 def starting_policy(config: Config, task: Task, run_dir: Path) -> Policy:
@@ -273,10 +281,11 @@ def main(argv: list[str] | None = None) -> int:
         run_dir.mkdir(parents=True, exist_ok=True)
         with locked(run_dir) if os.environ.get("RANK", "0") == "0" else nullcontext():
             if args.warm_start:
-                starting_policy(config, load_task(config), run_dir)
+                check_policy(config, task := load_task(config))
+                starting_policy(config, task, run_dir)
             else:
                 train(config, run_dir, server=args.vllm_server)
-    except (ValueError, OSError, ImportError, SearchError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:

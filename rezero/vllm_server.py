@@ -9,7 +9,7 @@ out. On GPUs of its own, and before the training:
 Written against trl 1.14.2 and vllm 0.30.0. Asking ran against a stand-in server on a CPU; vLLM and NCCL never ran.
 """
 
-from rezero.models import STOPS, EngineGeneration, distance
+from rezero.gpu import STOPS, WholeGeneration, distance
 
 
 class Server:
@@ -48,11 +48,12 @@ class Server:
         return [value for sequence in scored for (value,) in sequence]
 
 
-class ServerGeneration(EngineGeneration):
+class ServerGeneration(WholeGeneration):
     """`policy.Generation`'s interface: the server gets all ids of an episode every turn, and caches what it knows."""
 
     def __init__(self, server: Server, prompts: list[list[int]], temperature: float):
-        self.server, self.temperature, self.ids = server, temperature, [list(ids) for ids in prompts]
+        super().__init__(prompts)
+        self.server, self.temperature = server, temperature
 
     def _turns(self, max_new_tokens: int) -> list[list[int]]:
         options = dict(

@@ -97,7 +97,8 @@ def module_calls(file, tree, functions, made):
         if isinstance(node, ast.Attribute):
             if node.attr in ATTACHED:
                 return ATTACHED[node.attr]
-            if owner := target(node.value):
+            owner = target(node.value)
+            if owner and "." not in owner.partition(":")[2]:  # what their objects hold is not known
                 return f"{owner}{'' if owner.endswith(':') else '.'}{node.attr}"
             return names.get(f".{node.attr}")
         return None
@@ -369,6 +370,7 @@ ASK = ENGINE + (
          "x.py:6: trl:Trainer has no argument 'arg'"),
         (MADE + "class T(Trainer):\n  def _step(self, b):\n    super()._step(b, 1)",
          "x.py:4: trl:Trainer._step: too many"),
+        (MADE + "t = Trainer(1)\nt.accelerator.unwrap(1, keep=2)", None),  # an attribute that is set somewhere
         (MADE + "t = Trainer(1)\nt._step(bunch=2)", "x.py:3: trl:Trainer._step has no argument 'bunch'"),
         # through imports, try and an inherited static method
         ("from unsloth import Fast\nFast.load('x', rank=4)", None),
@@ -442,6 +444,79 @@ def test_one_wrong_letter_is_found_in_the_pinned_wheels(wheels):
             wrong = call._replace(keywords=[*call.keywords[:i], f"{name}x", *call.keywords[i + 1 :]])
             said = f"{call.where}: {call.target} has no argument '{name}x'"
             assert any(line.startswith(said) for line in problems(wrong, wheels))
+
+
+def default_of(wheels: Wheels, module: str, node: ast.ClassDef, field: str) -> str | None:
+    """The default of a dataclass's field as source, its own or inherited; None if there is no such field."""
+    for n in node.body:
+        if isinstance(n, ast.AnnAssign) and n.target.id == field:
+            given = {k.arg: k.value for k in n.value.keywords} if isinstance(n.value, ast.Call) else {}
+            return ast.unparse(given.get("default", n.value))
+    return next(filter(None, (default_of(wheels, *base, field) for base in wheels.bases(module, node))), None)
+
+
+def changed_by_unsloth(wheels: Wheels, trainer: str, config: str) -> dict[str, tuple[str, str]]:
+    """{field: (TRL's default, Unsloth's)} of a configuration that Unsloth rewrites, where the two differ."""
+    tree, found = wheels.module("unsloth.models.rl")[0], {}
+    for function in walk(tree, ast.FunctionDef):
+        for node in walk(function, ast.If | ast.Assign):
+            assigned = node.body if isinstance(node, ast.If) else [node]
+            if isinstance(node, ast.If) and ast.unparse(node.test) != f"trainer_file == '{trainer}'":
+                continue
+            for one in assigned:
+                target = one.targets[0] if isinstance(one, ast.Assign) else None
+                if isinstance(target, ast.Name) and target.id == "replacements" and isinstance(one.value, ast.Dict):
+                    if isinstance(node, ast.If) or "output_dir" in ast.unparse(one):  # the one for every trainer
+                        given = zip(one.value.keys, one.value.values, strict=True)
+                        found |= {key.value: ast.unparse(value) for key, value in given}
+                elif isinstance(target, ast.Subscript) and ast.unparse(target.value) == "replacements":
+                    found[target.slice.value] = ast.unparse(one.value)
+    where = wheels.find("trl", config)
+    before = {name: default_of(wheels, *where, name) for name in found}
+    return {name: (before[name], now) for name, now in found.items() if before[name] not in (None, now)}
+
+
+def passed_to(target: str) -> set[str]:
+    return {name for call in our_calls() if call.target == target for name in call.keywords}
+
+
+HARMLESS = {  # the trainers evaluate nothing; the others are about logs and memory
+    "per_device_eval_batch_size", "eval_accumulation_steps", "logging_nan_inf_filter", "torch_empty_cache_steps",
+    "include_num_input_tokens_seen",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_no_default_that_unsloth_changes_reaches_grpo(wheels):
+    changed = changed_by_unsloth(wheels, "grpo_trainer", "GRPOConfig")
+    assert changed["learning_rate"] == ("1e-06", "5e-05") and "mask_truncated_completions" in changed  # found at all
+    assert changed["warmup_steps"][1] == "0.1" and len(changed) > 10
+    left = changed.keys() - passed_to("trl:GRPOConfig") - HARMLESS - {"generation_kwargs"}  # {} for None
+    assert not left, {name: changed[name] for name in left}
+
+
+@pytest.mark.slow
+def test_no_default_that_unsloth_changes_reaches_the_warm_start(wheels):
+    changed = changed_by_unsloth(wheels, "sft_trainer", "SFTConfig")
+    assert "nll" in changed["loss_type"][1]
+    left = changed.keys() - passed_to("trl:SFTConfig") - HARMLESS
+    assert left <= {"padding_free"}, {name: changed[name] for name in left}  # None: it decides, and packing is off
+
+
+@pytest.mark.slow
+def test_vllm_gets_4_bit_weights_from_a_pinned_package(wheels):
+    inside = wheels.module("vllm.model_executor.layers.quantization.bitsandbytes")
+    zoo = wheels.archives["unsloth_zoo"].read("unsloth_zoo/vllm_utils.py").decode()
+    assert inside or ("vllm_bnb_plugin.bitsandbytes" in zoo and "vllm-bnb-plugin" in pins())
+
+
+@pytest.mark.slow
+def test_what_we_set_in_the_environment_is_read(wheels):
+    source = (ROOT / "rezero" / "gpu.py").read_text()
+    names = set(re.findall(r'"(UNSLOTH_\w+)"', source))
+    zoo = wheels.archives["unsloth_zoo"]
+    read = "".join(zoo.read(f"unsloth_zoo/{name}.py").decode() for name in ("vllm_utils", "compiler"))
+    assert len(names) == 2 and all(f'"{name}"' in read for name in names)
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
 """Real language models: what can be checked without a GPU, and, marked slow, SmolLM2 itself from its package."""
 
-import sys
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +11,13 @@ from rezero import models
 from rezero.callbacks import AdapterCheck
 from rezero.config import load_config
 from rezero.files import ROOT
-from rezero.models import SMOLLM, EngineGeneration, add_adapter, check_context, load_base, mend, out_of_memory
+from rezero.models import SMOLLM, add_adapter, check_context, load_base, mend, out_of_memory, outline
 from rezero.policy import Policy, load_policy, save_policy
 from rezero.protocol import build_prompt, wrap_information
-from rezero.rollout import Budget, rollout
 from rezero.task import Task
 from rezero.train import train
+
+DEAF = lambda template: template.replace("in messages %}", "in messages if m.role != 'system' %}")  # noqa: E731
 
 
 @pytest.fixture
@@ -86,11 +85,34 @@ def test_a_context_that_is_too_small_is_refused(policy, questions):
 
 def test_a_template_that_drops_the_system_message_is_refused(policy, questions):
     tokenizer = deepcopy(policy.tokenizer)
-    tokenizer.chat_template = tokenizer.chat_template.replace("in messages %}", "in messages if m.role != 'system' %}")
+    tokenizer.chat_template = DEAF(tokenizer.chat_template)
     deaf = Policy(policy.model, tokenizer)
     with pytest.raises(ValueError, match="drops the system message that prompt_style='full' has"):
         check_context(deaf, load_config(prompt_style="full", max_context=9000), questions)
     check_context(deaf, load_config(max_context=9000), questions)
+
+
+def test_what_a_model_cannot_read_is_said_before_weights_are_loaded(policy, task, tmp_path):
+    tokenizer = deepcopy(policy.tokenizer)
+    folder = save_policy(Policy(policy.model, tokenizer), tmp_path / "start")
+    (folder / "model.safetensors").unlink()
+    small = dict(policy=str(folder), lora_rank=2, difficulty_samples=0)
+    for template, options, said in [
+        (tokenizer.chat_template, dict(episode_tokens=2048), "do not fit the 2048 tokens"),
+        (DEAF(tokenizer.chat_template), dict(prompt_style="full", episode_tokens=300), "drops the system message"),
+        (None, {}, "no chat template; use an instruct model"),
+    ]:
+        tokenizer.chat_template = template
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+        tokenizer.save_pretrained(folder)
+        with pytest.raises(ValueError, match=said):
+            train(load_config(**small, **options), tmp_path / "run", task)
+    assert not (tmp_path / "run").exists()  # else it would refuse the mended configuration
+    tokenizer.chat_template = policy.tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    assert outline(str(folder)).model.config.num_hidden_layers == 2
+    with pytest.raises(FileNotFoundError, match=r"no model .*start'"):
+        load_base(str(folder))
 
 
 def test_a_model_that_is_nowhere(tmp_path, monkeypatch):
@@ -103,67 +125,10 @@ def test_a_model_that_is_nowhere(tmp_path, monkeypatch):
         load_policy(SMOLLM)
 
 
-def test_gpu_profiles_are_refused_without_a_gpu(questions, engine, tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    task = Task(engine, {"train": questions, "dev": questions, "test": questions})
-    with pytest.raises(RuntimeError, match="profile 'single_gpu' needs a GPU"):
-        train(load_config("single_gpu"), tmp_path / "run", task)
-
-
 def test_out_of_memory_names_three_knobs_and_by_how_much():
     said = out_of_memory(load_config("single_gpu"))
     for knob in ("micro_batch=4 to 2", "episode_tokens=8192 to 4096", "gpu_share=0.5 to 0.4"):
         assert knob in said
-
-
-class StandIn:
-    """vLLM's `LLM` as far as `EngineGeneration` calls it, with our own generation behind it."""
-
-    def __init__(self, policy):
-        self.policy, self.calls, self.shift = policy, [], 0.0
-
-    def generate(self, prompts, sampling, use_tqdm, lora_request):
-        self.calls.append((sampling, lora_request))
-        ids = [prompt["prompt_token_ids"] for prompt in prompts]
-        turns = self.policy.start(ids, sampling.temperature).generate(sampling.max_tokens)
-        noise = 0.0 if lora_request is None else self.shift
-        scores = [None, {1: SimpleNamespace(logprob=-1.0 + noise)}]
-        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=t)], prompt_logprobs=scores) for t in turns]
-
-
-@pytest.fixture
-def served(policy, monkeypatch):
-    vllm = ModuleType("vllm")
-    vllm.SamplingParams = lambda **options: SimpleNamespace(**options)
-    monkeypatch.setitem(sys.modules, "vllm", vllm)
-    model = SimpleNamespace(vllm_engine=StandIn(policy), saved=[], requests=[])
-    model.save_lora = lambda folder, **options: model.saved.append((folder, options))
-    model.load_lora = lambda folder: model.requests.append(folder) or len(model.requests)
-    return model
-
-
-def test_the_engine_gets_whole_episodes_and_one_adapter_request(policy, served, questions, engine):
-    """The same episodes as with our own cache, whatever the turns and the rows that leave."""
-    backend = lambda *started: EngineGeneration(served, policy.end_of_turn, None, *started)  # noqa: E731
-    options = dict(k=2, budget=Budget(3, 8, 300), prompt_style="short")
-    engine_made = rollout(replace(policy, backend=backend), engine, questions, **options)
-    ours = rollout(policy, engine, questions, **options)
-    assert [e.completion_ids for e in engine_made] == [e.completion_ids for e in ours]
-    assert len(served.vllm_engine.calls) > 1
-    assert {request for _, request in served.vllm_engine.calls} == {1}  # else the prefix cache would not hold
-    assert [options for _, options in served.saved] == [{"selected_adapters": ["default"]}]
-    sampling = served.vllm_engine.calls[0][0]
-    assert sampling.stop == ["</search>", "</answer>"] and sampling.include_stop_str_in_output
-    assert sampling.stop_token_ids == [policy.end_of_turn]
-
-
-@pytest.mark.parametrize(("shift", "follows"), [(0.5, True), (0.0, False)])
-def test_an_engine_that_ignores_the_adapter_is_found_out(policy, served, shift, follows):
-    served.vllm_engine.shift = shift
-    started = EngineGeneration(served, policy.end_of_turn, Path("best"), [[5, 6]], 0.0)
-    assert started.follows_adapter() is follows
-    assert served.requests == ["best"] and not served.saved
 
 
 # SmolLM2 itself: half a minute once it is unpacked (unpacking: two minutes, once)
