@@ -17,10 +17,7 @@ CACHE_SIZE = 10_000  # queries whose hits an engine remembers
 
 
 class SearchError(RuntimeError):
-    """A search engine failed (not: found nothing). A rollout reports it to the policy and goes on.
-
-    `fault`: "outage" when the engine failed on purpose, else "".
-    """
+    """A search engine failed (not: found nothing); `fault` is "outage" when it did so on purpose, else ""."""
 
     def __init__(self, message: str, fault: str = ""):
         super().__init__(message)

@@ -60,10 +60,8 @@ def dense(
 
 
 def legacy(chunks: Sequence[Chunk], cache: str | Path | None = CACHE) -> Search:
-    """ReZero's first engine with its mistake, to reproduce it; not to be used for anything else.
-
-    It pooled passages by their first token and queries by the mean of theirs, which are not alike, and compared them
-    by distance, not by angle. It ran e5-base-v2 without the prefixes that e5 wants; here MiniLM stands in, whose
+    """ReZero's first engine with its mistake, only to reproduce it: passages pooled by their first token, queries by
+    the mean of theirs, compared by distance. It ran e5-base-v2 without e5's prefixes; here MiniLM stands in, whose
     Recall@1 on the published questions falls from .49 to .28.
     """
 

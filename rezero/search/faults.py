@@ -29,14 +29,11 @@ def faulty(
     of every passage, in which the last digit of every figure is another. shuffled: the same hits in another order.
     truncated: the first third of every passage. outage: a `SearchError`, for the whole batch.
 
-    What happened stands in `Hits.fault` or `SearchError.fault`; a fault that changed nothing (no figure to change, a
-    single hit to shuffle) is none. Whatever the fault, scores fall from place to place: the engine does not know that
-    it fails. A passage with another text has another id, and is no gold evidence.
+    What happened stands in `Hits.fault` or `SearchError.fault`; a fault that changed nothing is none. Scores fall from
+    place to place as ever: the engine does not know that it fails. A passage with another text has another id.
 
-    Args:
-        seed: a fault is drawn by the seed, the words of the query and the attempt, so that a repeated query may
-            escape it, too.
-        sticky: leave the attempt out, so that only other words escape.
+    A fault is drawn by the seed, the words of the query and the attempt, so that a repetition may escape it; `sticky`
+    leaves the attempt out, so that only other words do.
     """
     rates = {"empty": empty, "irrelevant": irrelevant, "stale": stale, "shuffled": shuffled, "truncated": truncated,
              "outage": outage}  # fmt: skip
