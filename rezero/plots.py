@@ -139,6 +139,27 @@ def training_health(metrics: DataFrame) -> np.ndarray:
     return axes
 
 
+def watched(runs: dict, limits: dict[str, float], stops: dict[str, int]) -> np.ndarray:
+    """Dev accuracy and what the sentinel watches, a panel each, a line a run; dashed its limit, dotted where it stops.
+
+    `runs`: name -> `sentinel.Run`; metrics that no run logged are left out.
+    """
+    frames = {name: (DataFrame(rows), most) for name, (rows, most) in runs.items()}
+    shown = ["accuracy", *(name for name in limits if any(name in frame for frame, _ in frames.values()))]
+    _, axes = plt.subplots(2, -(-len(shown) // 2), figsize=(11.5, 4.8), sharex=True, layout="constrained")
+    for ax, metric in zip(axes.flat, shown, strict=False):
+        for (name, (frame, most)), color in zip(frames.items(), _colors(len(frames)), strict=True):
+            rows = frame[frame.kind == ("eval" if metric == "accuracy" else "train")].reindex(columns=["step", metric])
+            ax.plot(rows.step, rows[metric] / most.get(metric, 1), color=color, label=name)
+            ax.axvline(stops.get(name, np.nan), color=color, linestyle=":")
+        ax.axhline(limits.get(metric, np.nan), color="0.3", linestyle="--", linewidth=1)
+        ax.set(title=metric.replace("_", " "), xlabel="step", ylim=(0, None))
+    for ax in axes.flat[len(shown) :]:
+        ax.remove()
+    _finish(axes[0, -1])
+    return axes
+
+
 def matrix(frame: DataFrame, value: str = "accuracy", title: str = "", ax: Axes | None = None) -> Axes:
     """Which policy does what where: a row an arm, a column a place (`tested`), its share and 95% interval in the cell.
 
