@@ -153,7 +153,8 @@ def watched(runs: dict, limits: dict[str, float], stops: dict[str, int]) -> np.n
             ax.plot(rows.step, rows[metric] / most.get(metric, 1), color=color, label=name)
             ax.axvline(stops.get(name, np.nan), color=color, linestyle=":")
         ax.axhline(limits.get(metric, np.nan), color="0.3", linestyle="--", linewidth=1)
-        ax.set(title=metric.replace("_", " "), xlabel="step", ylim=(0, None))
+        title = metric.replace("_", " ") + " on dev" * (metric == "accuracy")
+        ax.set(title=title, xlabel="step", ylim=(0, 1.3 * limits.get(metric, 0.77)))  # higher values leave the panel
     for ax in axes.flat[len(shown) :]:
         ax.remove()
     _finish(axes[0, -1])

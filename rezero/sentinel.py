@@ -6,11 +6,11 @@ Notebook 04 shows what it says of runs that collapse, and of those that do not, 
 import json
 from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from rezero.files import read_jsonl
 
-LIMITS = {  # metric of a step -> limit, unless `Config.collapse_limits` has another; a window's mean above it: collapse
+LIMITS = {  # metric of a step -> limit, unless `Config.collapse_limits` has another
     "malformed_ends": 0.5,  # share of episodes that end in text that is no turn
     "zero_variance_groups": 0.98,  # share of groups: nothing is left to learn from
     "entropy": 3.0,  # nats a token: the policy writes noise
@@ -54,9 +54,9 @@ def collapse(
 ) -> str | None:
     """Why training should stop now, None while it should go on.
 
-    Either the last `patience` evaluations on dev all lie more than `drop` below the best one before them, or the mean
-    of a metric of `limits` over the last `window` steps lies above its limit. A single bad evaluation or step never
-    stops anything: both are noisy.
+    Either the last `patience` evaluations on dev all lie more than `drop` below the best one before them, or mean and
+    median of a metric of `limits` over the last `window` steps lie above its limit. A single bad evaluation or step,
+    however far out (estimates of KL have such), never stops anything: both are noisy.
 
     Args:
         rows: those of metrics.jsonl, kinds "train" and "eval", in order.
@@ -73,9 +73,9 @@ def collapse(
         return None
     for metric, limit in limits.items():
         values = [row[metric] / most.get(metric, 1) for row in steps if metric in row]
-        if len(values) == window and (mean := fmean(values)) > limit:
+        if len(values) == window and (typical := min(fmean(values), median(values))) > limit:
             of = f" of at most {most[metric]}" if metric in most else ""
-            return f"{metric} was {mean:.3f}{of} on average over {window} steps, the limit is {limit}"
+            return f"{metric} was {typical:.3f}{of} on average over {window} steps, the limit is {limit}"
     return None
 
 
@@ -115,12 +115,13 @@ def settings_table(
 
 
 def margins(runs: dict[str, Run], window: int):
-    """The highest mean over `window` steps that each metric of `LIMITS` reached in each run, beside the limit."""
+    """What each metric of `LIMITS` reached at most in each run over `window` steps, as `collapse` sees it."""
     from pandas import DataFrame
 
     table = {"limit": LIMITS}
     for name, (rows, most) in runs.items():
         steps = DataFrame([row for row in rows if row["kind"] == "train"])
-        highest = steps.reindex(columns=list(LIMITS)).rolling(window).mean().max()
+        windows = steps.reindex(columns=list(LIMITS)).rolling(window)
+        highest = windows.mean().clip(upper=windows.median()).max()
         table[name] = {metric: highest[metric] / most.get(metric, 1) for metric in LIMITS}
     return DataFrame(table)

@@ -56,7 +56,8 @@ def test_each_limit_stops_when_it_is_passed_for_a_whole_window(metric):
     high = 1.02 * LIMITS[metric] * MOST.get(metric, 1)
     assert said(steps(20, **{metric: high})).startswith(f"{metric} was ")
     assert said(steps(19, **{metric: high})) is None
-    assert said(steps(19, **{metric: high}) + steps(1, **{metric: 0.0})) is None
+    assert said(steps(10, **{metric: high}) + steps(10, **{metric: 0.0})) is None
+    assert said(steps(19, **{metric: 0.0}) + steps(1, **{metric: 1000 * high})) is None  # a mean that one step made
     assert said(steps(40, **{metric: 0.9 * LIMITS[metric] * MOST.get(metric, 1)})) is None
 
 
@@ -84,6 +85,8 @@ def test_runs_are_judged_under_other_settings(tmp_path):
     assert set(table["others"].to_numpy().ravel()) == {"1 of 2"}
     highest = margins({"spam": runs["spam"]}, 5)["spam"]
     assert highest["searches"] == 1.0 and highest.drop("searches").isna().all()
+    spikes = steps(4, kl=1.0) + steps(1, kl=500.0)
+    assert margins({"spikes": (spikes, MOST)}, 5)["spikes"]["kl"] == 1.0
 
 
 def test_a_run_is_read_from_its_folder(tmp_path):
