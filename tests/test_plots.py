@@ -161,6 +161,24 @@ def test_training_health_panels_and_stacked_seconds():
     assert tops == [3, 4] and legend(axes[4]) == ["search", "generation"]  # the legend in the order of the stack
 
 
+def test_what_the_sentinel_watches_stands_below_its_limits():
+    def run(step, accuracy, **metrics):
+        return [{"kind": "eval", "step": step, "accuracy": accuracy}, {"kind": "train", "step": step} | metrics]
+
+    runs = {"sound": (run(0, 0.4, searches=2.0), {}), "spam": (run(5, 0.1, searches=3.0, entropy=1.0), {"searches": 4})}
+    axes = plots.watched(runs, {"searches": 0.95, "entropy": 3.0, "kl": 10.0}, {"spam": 6})
+    shown = {ax.get_title(): ax for ax in axes.flat if ax.figure}
+    assert list(shown) == ["accuracy on dev", "searches", "entropy"]  # nobody logged kl
+    drawn = {}
+    for name, ax in shown.items():
+        drawn[name] = [line.get_ydata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
+    assert drawn["accuracy on dev"] == [0.4, 0.1]
+    assert drawn["searches"] == [2.0, 0.75]  # as a share of the most, where that is known
+    styles = {line.get_linestyle(): line for line in shown["searches"].lines}
+    assert styles[":"].get_xdata()[0] == 6 and styles["--"].get_ydata()[0] == 0.95
+    assert legend(shown["searches"]) == ["sound", "spam"]
+
+
 def test_heat_writes_and_colours_every_share():
     table = pd.DataFrame([[0.25, 1.0], [0.5, np.nan]], index=["a", "b"], columns=["x", "y"])
     ax = plots.heat(table, pd.DataFrame([["n = 8", "n = 9"], ["n = 10", ""]], index=["a", "b"], columns=["x", "y"]))
