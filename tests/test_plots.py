@@ -167,7 +167,7 @@ def test_what_the_sentinel_watches_stands_below_its_limits():
 
     runs = {"sound": (run(0, 0.4, searches=2.0), {}), "spam": (run(5, 0.1, searches=3.0, entropy=1.0), {"searches": 4})}
     axes = plots.watched(runs, {"searches": 0.95, "entropy": 3.0, "kl": 10.0}, {"spam": 6})
-    shown = {ax.get_title(): ax for ax in axes.flat if ax.figure}
+    shown = {title(ax): ax for ax in axes.flat if ax.figure}
     assert list(shown) == ["accuracy on dev", "searches", "entropy"]  # nobody logged kl
     drawn = {}
     for name, ax in shown.items():
