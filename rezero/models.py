@@ -45,6 +45,8 @@ def load_base(name: str) -> Pair:
     """
     tokenizer, model = _load(name, AutoModelForCausalLM.from_pretrained, dtype=best_dtype())
     model.name_or_path = model.config._name_or_path = name  # what an adapter records, not where the cache was
+    if not torch.cuda.is_available():
+        model.set_attn_implementation("grouped")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

@@ -11,8 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
@@ -71,6 +82,24 @@ class Policy:
         if self.backend:
             return self.backend(prompts, temperature, generator)
         return Generation(self.model, prompts, temperature, self.ends_turn, self.tokenizer.pad_token_id, generator)
+
+
+def grouped_attention(module, query, key, value, attention_mask, scaling=None, **options):
+    """The library's attention; for a single new token, without copying the cache to each query that shares a head.
+
+    The queries of a group take the place of positions. On a CPU sampling with SmolLM2 takes half the time.
+    Registered as "grouped", which `model.set_attn_implementation` takes.
+    """
+    rows, heads, length, width = query.shape
+    if length > 1 or heads == key.shape[1]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
+    folded = query.view(rows, key.shape[1], -1, width)
+    out = scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scaling)
+    return out.reshape(rows, 1, heads, width), None
+
+
+AttentionInterface.register("grouped", grouped_attention)
+AttentionMaskInterface.register("grouped", sdpa_mask)
 
 
 class GrowingLayer(DynamicLayer):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rezero.policy import Policy, load_policy, save_policy
 from rezero.protocol import build_prompt, wrap_information
@@ -16,9 +17,29 @@ def greedy_without_cache(policy, ids, n):
     return ids
 
 
+@pytest.fixture(params=["one key a head", "two heads share a key"])
+def heads(request, policy) -> Policy:
+    """`policy`, or a random one whose attention heads share keys, with the attention that then copies none."""
+    if request.param == "one key a head":
+        return policy
+    config = LlamaConfig(
+        vocab_size=len(policy.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation="grouped",
+        initializer_range=0.5,
+    )
+    torch.manual_seed(0)
+    return Policy(LlamaForCausalLM(config).eval(), policy.tokenizer)
+
+
 @torch.no_grad()
-def test_cached_batch_equals_single_rows_without_cache(policy):
+def test_cached_batch_equals_single_rows_without_cache(heads):
     """Three rows of different lengths over three turns, one row leaving: the same tokens as one by one, uncached."""
+    policy = heads
     rows = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15, 16, 17, 18]]
     generation = policy.start(rows, temperature=0.0)
     history = [list(row) for row in rows]
