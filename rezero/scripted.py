@@ -8,7 +8,6 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from zlib import crc32
 
 import Stemmer
 
@@ -21,7 +20,7 @@ from rezero.search import Asker, Engine
 Script = Callable[[Question, tuple[Turn, ...], random.Random], str]
 Thought = Callable[[Question, tuple[Turn, ...], bool], str]  # the last: whether the evidence was seen
 
-FIRST, FOUND, MISSED = "look this up", "found:", "not found"
+FIRST, FOUND, HIT, MISSED = "look this up", "found:", "found", "not found"
 RETRY, GIVE_UP = "search again with other words", "give up"
 UNKNOWN = "unknown"
 LONGEST, GLANCE, ASKED = 20, 10, 10  # words of a quote, less the answer; of a quote after a miss; of what was asked
@@ -60,9 +59,9 @@ def play(
 
 
 def play_searcher(questions: list[Question], engine: Engine, config: Config, retry: float = 1.0) -> list[Episode]:
-    """`play` with a weighing `searcher` under the budgets of `config`, whose last turn is left for an answer."""
+    """`play` with a `searcher` under the budgets of `config`, whose last turn is left for an answer."""
     return play(
-        searcher(retry, config.max_turns - 1, weighing(questions)),
+        searcher(retry, config.max_turns - 1, weighing(questions) if config.warm_start_quotes else judge_only),
         questions,
         engine,
         k=config.k,
@@ -77,26 +76,31 @@ def judge_first(question: Question, turns: tuple[Turn, ...], found: bool) -> str
     return f"{FOUND} {quote(question, turns)}" if found else MISSED
 
 
-def weighing(questions: list[Question]) -> Thought:
-    """What was asked, a fact of the passages, then the verdict whether the one tells the other.
+def judge_only(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
+    """The verdict alone, for passages whose answers are too long to quote on the way to them."""
+    return HIT if found else MISSED
 
-    A language model that judged first called everything found. After a miss the fact is one that another of
-    `questions` asks for, so that the quote itself gives nothing away; `nearest`, where none does.
+
+def weighing(questions: list[Question]) -> Thought:
+    """What was asked, a fact of the passages with the title it stands under, then whether the one tells the other.
+
+    A language model that judged first called everything found. After a miss the fact is the one among those that
+    others of `questions` ask for which comes nearest to what was asked, so that neither its form nor its choice gives
+    the verdict away; `nearest`, where there is none.
     """
     about = defaultdict(list)
     for other in questions:
         about[other.gold_chunk_ids[-1]].append(other)
 
     def think(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
+        wanted = _stems(" ".join((question.text, *question.rewrites)))
         told = [other for hit in turns[-1].hits for other in about[hit.chunk_id] if other.answers != question.answers]
-        if found:
-            said = quote(question, turns)
-        elif told:
-            said = quote(told[crc32(f"{question.id} {len(turns)}".encode()) % len(told)], turns)
-        else:
-            said = nearest(question, turns[-1])
+        source = question if found else max(told, key=lambda other: len(wanted & _stems(other.text)), default=None)
+        gold = source and source.gold_chunk_ids[-1]
+        title = next((f"{h.title} | " for turn in turns for h in turn.hits if h.chunk_id == gold and h.title), "")
+        said = quote(source, turns) if source else nearest(question, turns[-1])
         asked = " ".join(keywords(question.text).split()[:ASKED])
-        return f"{asked}? {said}: {FOUND.rstrip(':') if found else MISSED}"
+        return f"{asked}? {title}{said}: {HIT if found else MISSED}"
 
     return think
 

@@ -8,7 +8,9 @@ import random
 from math import gcd
 from pathlib import Path
 
+import torch
 from datasets import Dataset
+from torch.nn.functional import cross_entropy
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -19,7 +21,7 @@ from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
 from rezero.rollout import pieces
-from rezero.scripted import play_searcher
+from rezero.scripted import HIT, MISSED, play_searcher
 from rezero.task import Task
 
 IGNORED = -100  # the label that carries no loss
@@ -33,14 +35,12 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: Path) -> Non
     Raises:
         ValueError: no scripted episode fits the budget.
     """
-    from trl import SFTTrainer
-
     rows = [encode(policy, episode) for episode in scripted_episodes(task, config)]
     rows = [row for row in rows if len(row["labels"]) <= config.episode_tokens]  # others no rollout could hold
     if not rows:
         raise ValueError(f"no scripted episode fits episode_tokens={config.episode_tokens}: raise it, or lower k")
     policy.model.train()
-    trainer = SFTTrainer(
+    trainer = trainer_class(policy, config)(
         model=policy.model,
         processing_class=policy.tokenizer,
         args=sft_config(config, run_dir),
@@ -51,17 +51,19 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: Path) -> Non
     checkpoints = run_dir / "warm_checkpoints"
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
-    if config.backend == "transformers":  # TRL's forward for this loss hides the arguments that GRPO looks for
-        del policy.model.get_base_model().forward
     save_policy(policy, run_dir / "warm.new").rename(run_dir / "warm")
 
 
 def scripted_episodes(task: Task, config: Config) -> list[Episode]:
-    """`warm_start_episodes` episodes of the scripted searcher on training questions, each question as often as any."""
-    rng = random.Random(config.seed)
+    """`warm_start_episodes` episodes of the scripted searcher on training questions, drawn without replacement.
+
+    Those whose first search misses are in the urn twice: the other verdict is the more frequent one.
+    """
+    rng, train = random.Random(config.seed), task.questions["train"]
+    missed = [e.question for e in play_searcher(train, task.engine, config) if e.evidence_search != 1]
     questions: list[Question] = []
     while len(questions) < config.warm_start_episodes:
-        questions += rng.sample(task.questions["train"], len(task.questions["train"]))
+        questions += rng.sample([*train, *missed], len(train) + len(missed))
     return play_searcher(questions[: config.warm_start_episodes], task.engine, config, config.warm_start_retry)
 
 
@@ -74,8 +76,40 @@ def encode(policy: Policy, episode: Episode) -> dict[str, list[int]]:
     return {"input_ids": ids, "labels": labels}
 
 
+def trainer_class(policy: Policy, config: Config) -> type:
+    """TRL's trainer with `verdict_weight`, and the vocabulary's scores only where a label of the batch asks for them.
+
+    Unsloth has a loss of its own, which takes no weights: there it is TRL's as it is.
+    """
+    from trl import SFTTrainer
+
+    if config.backend == "unsloth":
+        return SFTTrainer
+    words = torch.tensor(verdicts(policy))
+
+    class Trainer(SFTTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            labels = inputs.pop("labels")[:, 1:]
+            said = (labels != IGNORED).any(0).nonzero()[:, 0]
+            labels = labels[:, said].flatten()
+            scores = model(**inputs, use_cache=False, logits_to_keep=said).logits.flatten(0, 1).float()
+            weights = torch.where(torch.isin(labels, words.to(labels.device)), config.verdict_weight, 1.0)
+            right = (scores.argmax(-1) == labels)[labels != IGNORED].float().mean()
+            self._metrics["train"]["mean_token_accuracy"].append(right.item())
+            each = cross_entropy(scores, labels, ignore_index=IGNORED, reduction="none")
+            return (each * weights).sum() / num_items_in_batch
+
+    return Trainer
+
+
+def verdicts(policy: Policy) -> tuple[int, int]:
+    """The tokens by which a thought that found something first differs from one that did not."""
+    found, missed = (policy.encode(f"fact: {word}") for word in (HIT, MISSED))
+    return next(pair for pair in zip(found, missed, strict=False) if pair[0] != pair[1])
+
+
 def sft_config(config: Config, run_dir: Path):
-    """TRL's configuration; `chunked_nll` computes the vocabulary's scores only where a label asks for them."""
+    """TRL's configuration, with every hyper-parameter that matters passed explicitly: Unsloth has other defaults."""
     from trl import SFTConfig
 
     return SFTConfig(
@@ -92,9 +126,10 @@ def sft_config(config: Config, run_dir: Path):
         weight_decay=0.0,
         max_grad_norm=1.0,
         optim=config.optim,
-        loss_type="nll" if config.backend == "unsloth" else "chunked_nll",  # unsloth has its own, and sets "nll"
+        loss_type="nll",
         max_length=None,
         packing=False,
+        padding_free=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         **precision(config),
         logging_steps=1,

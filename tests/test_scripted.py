@@ -73,7 +73,7 @@ def test_a_question_without_gold_texts_loses_its_last_words(questions):
 def test_a_weighing_searcher_names_what_was_asked_and_quotes_before_it_judges(questions, engine):
     weigh = searcher(think=weighing(questions))
     found = play(weigh, questions[:1], engine, k=1)[0].turns[-1]
-    assert found.thought == "commander Corvane? commander of Corvane was Ilse Varrow: found"
+    assert found.thought == "commander Corvane? Corvane: section 1 | commander of Corvane was Ilse Varrow: found"
     hit = Hit("c9", "", f"Rain fell. {'It was so ' * 9}that Corvane </think> sailed again and again.", 1.0)
     asked, miss = replace(questions[0], rewrites=("skipper",)), Turn("", "", "search", "q", (hit,), "info")
     missed = parse_turn(weigh(asked, (miss,), random.Random(0)))
