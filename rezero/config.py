@@ -71,7 +71,7 @@ class Config:
     scale_rewards: str = "group"  # group, batch or none
     aggregation: str = "sum_then_normalize"  # or normalize_then_sum: every reward first
     leave_one_out: bool = False  # the baseline of an episode is the mean of the others of its group (RLOO)
-    beta: float = 0.0  # weight of the KL term to the starting policy
+    beta: float = 0.0  # weight of the KL term to the starting policy; under Unsloth to the one before any warm start
     epsilon: float = 0.2  # clipping of the probability ratio
 
     # sampling of questions

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -205,6 +206,15 @@ def precision(config: Config) -> dict[str, bool]:
     on_gpu = torch.cuda.is_available()
     bf16 = best_dtype() is torch.bfloat16 and (on_gpu or config.lora_rank > 0)
     return dict(use_cpu=not on_gpu, bf16=bf16, fp16=on_gpu and not bf16, gradient_checkpointing=on_gpu)
+
+
+@contextmanager
+def naming_knobs(config: Config) -> Iterator[None]:
+    """Turns the GPU's out-of-memory error into a MemoryError with `out_of_memory`."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise MemoryError(out_of_memory(config)) from error
 
 
 def out_of_memory(config: Config) -> str:

@@ -34,7 +34,7 @@ from rezero.evaluate import budget
 from rezero.files import locked, resolve, write_jsonl, write_text
 from rezero.gpu import check_gpu
 from rezero.grpo import grpo_config, trainer_class
-from rezero.models import check_context, load_trainable, out_of_memory, outline, with_adapter
+from rezero.models import check_context, load_trainable, naming_knobs, outline, with_adapter
 from rezero.parameters import read_flags
 from rezero.policy import Policy, load_policy
 from rezero.protocol import Episode, build_prompt
@@ -92,20 +92,19 @@ def train(
         raise ValueError(f"{run_dir}: process {state.process_index} does not see what the main one wrote there; "
                          "all machines must share the run's folder")  # fmt: skip
     set_seed(config.seed)
-    policy = starting_policy(config, task, run_dir)
-    path = resolve(difficulty) if difficulty else run_dir / "difficulty.jsonl"
-    with state.main_process_first():  # it measures, the others read the file
-        order = draw_questions(config, measure_difficulty(policy, task, config, path))
-    trainer = build_trainer(policy, task, config, weights, order, run_dir, server)
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except torch.cuda.OutOfMemoryError as error:
-        raise MemoryError(out_of_memory(config)) from error
-    except Exception as error:
-        if half := state.is_main_process and unfinished(run_dir):  # safetensors and torch name no file
-            raise OSError(f"{half} could not be written whole, {shutil.disk_usage(run_dir).free >> 20} MiB are free "
-                          f"there: {error}. The run goes on from what is whole") from error  # fmt: skip
-        raise
+    with naming_knobs(config):
+        policy = starting_policy(config, task, run_dir)
+        path = resolve(difficulty) if difficulty else run_dir / "difficulty.jsonl"
+        with state.main_process_first():  # it measures, the others read the file
+            order = draw_questions(config, measure_difficulty(policy, task, config, path))
+        trainer = build_trainer(policy, task, config, weights, order, run_dir, server)
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except Exception as error:
+            if half := state.is_main_process and unfinished(run_dir):  # safetensors and torch name no file
+                raise OSError(f"{half} could not be written whole, {shutil.disk_usage(run_dir).free >> 20} MiB are "
+                              f"free there: {error}. The run goes on from what is whole") from error  # fmt: skip
+            raise
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
     if server:
         policy.backend = None
@@ -282,7 +281,8 @@ def main(argv: list[str] | None = None) -> int:
         with locked(run_dir) if os.environ.get("RANK", "0") == "0" else nullcontext():
             if args.warm_start:
                 check_policy(config, task := load_task(config))
-                starting_policy(config, task, run_dir)
+                with naming_knobs(config):
+                    starting_policy(config, task, run_dir)
             else:
                 train(config, run_dir, server=args.vllm_server)
     except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:

@@ -2,16 +2,20 @@
 
 import json
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
 
+from rezero.config import load_config
 from rezero.files import read_jsonl
 from rezero.policy import load_policy, save_policy
 from rezero.rewards import REWARDS
 from rezero.rollout import Budget, rollout
-from rezero.sft import IGNORED, encode, scripted_episodes, sft_config, warm_start
+from rezero.scripted import GIVE_UP, HIT, MISSED, RETRY, play_searcher
+from rezero.sft import IGNORED, encode, scripted_episodes, sft_config, trainer_class, verdicts, warm_start
 from rezero.train import starting_policy, train
 
 WARM = dict(
@@ -65,25 +69,71 @@ def test_the_layout_is_the_rollouts(policy, task, config, monkeypatch):
     assert [label != IGNORED for label in row["labels"]][len(episode.prompt_ids) :] == list(map(bool, episode.env_mask))
 
 
-def test_trl_takes_the_loss_from_our_labels(policy, task, config, tmp_path):
+@pytest.fixture
+def trainer(policy, task, config, tmp_path):
+    """(rows, weight) -> the trainer of a warm start, about to take them all in one step."""
+
+    def make(rows: list[dict], weight: float = 1.0, like: type | None = None):
+        chosen = replace(config, verdict_weight=weight, warm_start_batch=len(rows))
+        return (like or trainer_class(policy, chosen))(
+            model=deepcopy(policy.model),
+            processing_class=policy.tokenizer,
+            args=sft_config(chosen, tmp_path),
+            train_dataset=Dataset.from_list(rows),
+        )
+
+    return make
+
+
+def test_trl_takes_the_loss_from_our_labels(policy, task, config, trainer):
     """What TRL's collator and its dataset preparation leave of the rows: the same labels, padded."""
-    from copy import deepcopy
-
-    from datasets import Dataset
-    from trl import SFTTrainer
-
     rows = [encode(policy, episode) for episode in scripted_episodes(task, config)[:2]]
-    trainer = SFTTrainer(
-        model=deepcopy(policy.model),
-        processing_class=policy.tokenizer,
-        args=sft_config(config, tmp_path),
-        train_dataset=Dataset.from_list(rows),
-    )
-    (batch,) = trainer.get_train_dataloader()
+    (batch,) = trainer(rows).get_train_dataloader()
     for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
         n = int(mask.sum())
         assert {"input_ids": ids[:n].tolist(), "labels": labels[:n].tolist()} in rows
         assert (labels[n:] == IGNORED).all()
+
+
+def test_the_loss_is_trls_and_a_verdict_weighs_more(policy, task, config, trainer):
+    """With weight 1 the loss of TRL's own trainer; each more weighs one verdict's loss more, over as many tokens."""
+    from trl import SFTTrainer
+
+    rows = [encode(policy, episode) for episode in scripted_episodes(task, config)[:2]]
+    said = sum(label != IGNORED for row in rows for label in row["labels"])
+    losses = {}
+    for weight, like in ((1.0, SFTTrainer), (1.0, None), (11.0, None)):
+        made = trainer(rows, weight, like)
+        (batch,) = made.get_train_dataloader()
+        losses[weight, like] = made.compute_loss(made.model, dict(batch), num_items_in_batch=torch.tensor(said)).item()
+    assert losses[1.0, None] == pytest.approx(losses[1.0, SFTTrainer], rel=1e-5)
+    words, extra = verdicts(policy), 0.0
+    assert words[0] != words[1]
+    for row in rows:
+        with torch.no_grad():
+            scores = policy.model(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+        places = [i for i, label in enumerate(row["labels"]) if label in words]
+        assert places
+        extra -= sum(scores[i - 1, row["labels"][i]].item() for i in places)
+    assert losses[11.0, None] - losses[1.0, None] == pytest.approx(10 * extra / said, rel=1e-4)
+
+
+def test_unsloths_trainer_keeps_its_own_loss(policy):
+    from trl import SFTTrainer
+
+    assert trainer_class(policy, load_config("colab_t4")) is SFTTrainer
+
+
+def test_misses_are_drawn_twice_and_thoughts_need_not_quote(questions, task, config):
+    config, task = replace(config, k=1), replace(task, questions={"train": questions})
+    train = task.questions["train"]
+    missed = {e.question.id for e in play_searcher(train, task.engine, config) if e.evidence_search != 1}
+    n = len(train) + len(missed)
+    drawn = [e.question.id for e in scripted_episodes(task, replace(config, warm_start_episodes=n))]
+    assert missed and all(drawn.count(q.id) == 1 + (q.id in missed) for q in train)
+    bare = replace(config, warm_start_quotes=False, warm_start_episodes=n)
+    thoughts = {turn.thought for e in scripted_episodes(task, bare) for turn in e.turns[1:]}
+    assert thoughts <= {HIT, f"{MISSED}, {RETRY}", f"{MISSED}, {GIVE_UP}"} and HIT in thoughts
 
 
 def test_warm_start_then_grpo_and_neither_is_done_twice(config, task, tmp_path, capsys):

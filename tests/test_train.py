@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rezero import callbacks
+from rezero import train as training
 from rezero.config import load_config
 from rezero.curriculum import draw_questions
 from rezero.evaluate import Estimate, evaluate
@@ -33,6 +34,16 @@ def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
     assert capsys.readouterr().out.count("\nstep ") + 1 >= 4  # one progress line a step
+
+
+@pytest.mark.parametrize("place", ["starting_policy", "measure_difficulty", "build_trainer"])
+def test_a_full_gpu_is_answered_with_what_to_change_wherever_it_was_full(config, task, tmp_path, monkeypatch, place):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training, place, full)
+    with pytest.raises(MemoryError, match="turn these, in this order: micro_batch=2 to 1"):
+        train(config, tmp_path / "run", task)
 
 
 def test_a_collapsing_run_stops_and_keeps_its_best(config, task, tmp_path):
