@@ -40,7 +40,7 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: Path) -> Non
     if not rows:
         raise ValueError(f"no scripted episode fits episode_tokens={config.episode_tokens}: raise it, or lower k")
     policy.model.train()
-    trainer = trainer_class(policy, config)(
+    trainer = sft_trainer(policy, config)(
         model=policy.model,
         processing_class=policy.tokenizer,
         args=sft_config(config, run_dir),
@@ -76,7 +76,7 @@ def encode(policy: Policy, episode: Episode) -> dict[str, list[int]]:
     return {"input_ids": ids, "labels": labels}
 
 
-def trainer_class(policy: Policy, config: Config) -> type:
+def sft_trainer(policy: Policy, config: Config) -> type:
     """TRL's trainer with `verdict_weight`, and the vocabulary's scores only where a label of the batch asks for them.
 
     Unsloth has a loss of its own, which takes no weights: there it is TRL's as it is.

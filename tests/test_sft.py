@@ -15,7 +15,7 @@ from rezero.policy import load_policy, save_policy
 from rezero.rewards import REWARDS
 from rezero.rollout import Budget, rollout
 from rezero.scripted import GIVE_UP, HIT, MISSED, RETRY, play_searcher
-from rezero.sft import IGNORED, encode, scripted_episodes, sft_config, trainer_class, verdicts, warm_start
+from rezero.sft import IGNORED, encode, scripted_episodes, sft_config, sft_trainer, verdicts, warm_start
 from rezero.train import starting_policy, train
 
 WARM = dict(
@@ -75,7 +75,7 @@ def trainer(policy, task, config, tmp_path):
 
     def make(rows: list[dict], weight: float = 1.0, like: type | None = None):
         chosen = replace(config, verdict_weight=weight, warm_start_batch=len(rows))
-        return (like or trainer_class(policy, chosen))(
+        return (like or sft_trainer(policy, chosen))(
             model=deepcopy(policy.model),
             processing_class=policy.tokenizer,
             args=sft_config(chosen, tmp_path),
@@ -121,7 +121,7 @@ def test_the_loss_is_trls_and_a_verdict_weighs_more(policy, task, config, traine
 def test_unsloths_trainer_keeps_its_own_loss(policy):
     from trl import SFTTrainer
 
-    assert trainer_class(policy, load_config("colab_t4")) is SFTTrainer
+    assert sft_trainer(policy, load_config("colab_t4")) is SFTTrainer
 
 
 def test_misses_are_drawn_twice_and_thoughts_need_not_quote(questions, task, config):
