@@ -46,7 +46,8 @@ class Config:
     warm_start_lr: float = 1e-3
     warm_start_retry: float = 0.5  # share of the misses after which the script searches again
     warm_start_quotes: bool = True  # whether the script's thoughts quote what they judge
-    verdict_weight: float = 1.0  # weight in the loss of the word that tells found from not found; others weigh 1
+    found_weight: float = 1.0  # weight in the loss of the word that says found; words that judge nothing weigh 1
+    missed_weight: float = 1.0  # and of the one that says not found: above the other, more searches in doubt
 
     # reward
     reward_set: str = "recovery"  # a name in rewards.REWARD_SETS
@@ -129,7 +130,8 @@ SMOLLM = replace(
     warm_start_episodes=720,  # every one is read once: read three times, 400 were learned by heart
     warm_start_lr=8e-4,
     warm_start_retry=0.75,
-    verdict_weight=10.0,  # one word in sixty, and of those that can be learned the hardest
+    found_weight=10.0,  # one word in sixty, and of those that can be learned the hardest
+    missed_weight=30.0,  # at 10 it doubted one first search in eight when sampled, none when greedy
     steps=40,
     questions_per_step=4,
     num_generations=4,

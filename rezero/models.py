@@ -54,8 +54,12 @@ def load_base(name: str) -> Pair:
 def outline(name: str) -> Policy:
     """`name`'s tokenizer and configuration without weights, which is all that `check_context` looks at.
 
+    Of an adapter's folder those of its base.
+
     Raises what `load_base` does, but a multi-gigabyte download earlier.
     """
+    if (folder := resolve(name)).joinpath("adapter_config.json").is_file():
+        name = LoraConfig.from_pretrained(str(folder)).base_model_name_or_path
     tokenizer, config = _load(name, AutoConfig.from_pretrained)
     return Policy(SimpleNamespace(config=config), tokenizer)
 

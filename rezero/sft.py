@@ -8,7 +8,6 @@ import random
 from math import gcd
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
@@ -77,7 +76,7 @@ def encode(policy: Policy, episode: Episode) -> dict[str, list[int]]:
 
 
 def sft_trainer(policy: Policy, config: Config) -> type:
-    """TRL's trainer with `verdict_weight`, and the vocabulary's scores only where a label of the batch asks for them.
+    """TRL's trainer with the weights of verdicts, and the vocabulary's scores only where a label asks for them.
 
     Unsloth has a loss of its own, which takes no weights: there it is TRL's as it is.
     """
@@ -85,7 +84,7 @@ def sft_trainer(policy: Policy, config: Config) -> type:
 
     if config.backend == "unsloth":
         return SFTTrainer
-    words = torch.tensor(verdicts(policy))
+    weight_of = dict(zip(verdicts(policy), (config.found_weight, config.missed_weight), strict=True))
 
     class Trainer(SFTTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -93,7 +92,7 @@ def sft_trainer(policy: Policy, config: Config) -> type:
             said = (labels != IGNORED).any(0).nonzero()[:, 0]
             labels = labels[:, said].flatten()
             scores = model(**inputs, use_cache=False, logits_to_keep=said).logits.flatten(0, 1).float()
-            weights = torch.where(torch.isin(labels, words.to(labels.device)), config.verdict_weight, 1.0)
+            weights = sum((labels == word) * (weight - 1) for word, weight in weight_of.items()) + 1
             right = (scores.argmax(-1) == labels)[labels != IGNORED].float().mean()
             self._metrics["train"]["mean_token_accuracy"].append(right.item())
             each = cross_entropy(scores, labels, ignore_index=IGNORED, reduction="none")

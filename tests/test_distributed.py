@@ -271,6 +271,9 @@ def test_main_says_what_is_wrong_and_makes_a_warm_start(config, tmp_path, capsys
     flags = [f"policy={config.policy}", "lora_rank=4", "warm_start_steps=2", "warm_start_episodes=8"]
     assert train.main([*run, "--warm-start", "-p", *flags]) == 0
     assert (tmp_path / "run/warm/adapter_config.json").is_file() and not (tmp_path / "run/metrics.jsonl").exists()
+    further = ["--run-dir", str(tmp_path / "further"), "--warm-start", "-p", f"policy={tmp_path / 'run/warm'}"]
+    assert train.main([*further, *flags[1:]]) == 0  # an adapter is trained further, on its own base
+    assert (tmp_path / "further/warm/adapter_config.json").is_file()
 
 
 if __name__ == "__main__":

@@ -71,10 +71,10 @@ def test_the_layout_is_the_rollouts(policy, task, config, monkeypatch):
 
 @pytest.fixture
 def trainer(policy, task, config, tmp_path):
-    """(rows, weight) -> the trainer of a warm start, about to take them all in one step."""
+    """(rows, weights) -> the trainer of a warm start, about to take them all in one step."""
 
-    def make(rows: list[dict], weight: float = 1.0, like: type | None = None):
-        chosen = replace(config, verdict_weight=weight, warm_start_batch=len(rows))
+    def make(rows: list[dict], found: float = 1.0, missed: float = 1.0, like: type | None = None):
+        chosen = replace(config, found_weight=found, missed_weight=missed, warm_start_batch=len(rows))
         return (like or sft_trainer(policy, chosen))(
             model=deepcopy(policy.model),
             processing_class=policy.tokenizer,
@@ -95,27 +95,31 @@ def test_trl_takes_the_loss_from_our_labels(policy, task, config, trainer):
         assert (labels[n:] == IGNORED).all()
 
 
-def test_the_loss_is_trls_and_a_verdict_weighs_more(policy, task, config, trainer):
-    """With weight 1 the loss of TRL's own trainer; each more weighs one verdict's loss more, over as many tokens."""
+def test_the_loss_is_trls_and_a_verdict_weighs_more(policy, questions, config, task, trainer):
+    """With weights of 1 the loss of TRL's own trainer; a weight more adds that verdict's loss, over as many tokens."""
     from trl import SFTTrainer
 
-    rows = [encode(policy, episode) for episode in scripted_episodes(task, config)[:2]]
+    task = replace(task, questions={"train": questions})
+    rows = [encode(policy, episode) for episode in scripted_episodes(task, replace(config, k=1))[:4]]
     said = sum(label != IGNORED for row in rows for label in row["labels"])
-    losses = {}
-    for weight, like in ((1.0, SFTTrainer), (1.0, None), (11.0, None)):
-        made = trainer(rows, weight, like)
-        (batch,) = made.get_train_dataloader()
-        losses[weight, like] = made.compute_loss(made.model, dict(batch), num_items_in_batch=torch.tensor(said)).item()
-    assert losses[1.0, None] == pytest.approx(losses[1.0, SFTTrainer], rel=1e-5)
-    words, extra = verdicts(policy), 0.0
+
+    def loss(**options) -> float:
+        made = trainer(rows, **options)
+        batches = [made.compute_loss(made.model, dict(batch), num_items_in_batch=torch.tensor(said))
+                   for batch in made.get_train_dataloader()]  # fmt: skip
+        return sum(batches).item()
+
+    assert loss() == pytest.approx(loss(like=SFTTrainer), rel=1e-5)
+    words = verdicts(policy)
     assert words[0] != words[1]
-    for row in rows:
-        with torch.no_grad():
-            scores = policy.model(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
-        places = [i for i, label in enumerate(row["labels"]) if label in words]
-        assert places
-        extra -= sum(scores[i - 1, row["labels"][i]].item() for i in places)
-    assert losses[11.0, None] - losses[1.0, None] == pytest.approx(10 * extra / said, rel=1e-4)
+    for word, option in zip(words, ("found", "missed"), strict=True):
+        extra = 0.0
+        for row in rows:
+            with torch.no_grad():
+                scores = policy.model(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+            extra -= sum(scores[i - 1, word].item() for i, label in enumerate(row["labels"]) if label == word)
+        assert extra > 0
+        assert loss(**{option: 11.0}) - loss() == pytest.approx(10 * extra / said, rel=1e-3)
 
 
 def test_unsloths_trainer_keeps_its_own_loss(policy):
