@@ -268,7 +268,7 @@ def test_main_says_what_is_wrong_and_makes_a_warm_start(config, tmp_path, capsys
     assert "error: unknown profile 'laptob'; allowed: laptop" in capsys.readouterr().err
     assert train.main([*run, "--warm-start"]) == 2
     assert "--warm-start wants one process and warm_start_steps=0 above 0" in capsys.readouterr().err
-    flags = [f"policy={config.policy}", "lora_rank=4", "warm_start_steps=2", "warm_start_episodes=8"]
+    flags = [f"policy={config.policy}", "lora_rank=4", "warm_start_steps=2", "episode_tokens=1500"]
     assert train.main([*run, "--warm-start", "-p", *flags]) == 0
     assert (tmp_path / "run/warm/adapter_config.json").is_file() and not (tmp_path / "run/metrics.jsonl").exists()
     further = ["--run-dir", str(tmp_path / "further"), "--warm-start", "-p", f"policy={tmp_path / 'run/warm'}"]
