@@ -155,7 +155,7 @@ def run(
     chosen: Sequence[str] = (), flags: Sequence[str] | dict = (), file: str | None = None, run_id: str | None = None,
     resume: bool = False, notebooks: str | Path = NOTEBOOKS, runs: str | Path = RUNS,
 ) -> int:  # fmt: skip
-    """Execute the chosen notebooks (none named: all) in order, stopping at the first that fails.
+    """Execute the chosen notebooks in order, stopping at the first that fails; none named: all, or a run's own.
 
     Args:
         flags: "name=value" overrides, or {name: value}; `file`: a YAML file of them, which `flags` win over.
@@ -167,9 +167,9 @@ def run(
         ValueError, FileNotFoundError: nothing was run, because an argument or a notebook is not right.
     """
     notebooks, runs = resolve(notebooks), resolve(runs)
-    paths = find_notebooks(list(chosen) or ["all"], notebooks)
     run_dir = find_run_dir(run_id, runs, resume)
     recorded = read_params_file(run_dir / "params.yaml") if resume else {}
+    paths = find_notebooks(list(chosen) or list(recorded) or ["all"], notebooks)
     defaults = {path.stem: read_parameters(path) for path in paths}
     known = [path.stem for path in find_notebooks(["all"], notebooks)]
     flags = flags if isinstance(flags, dict) else read_flags(list(flags))

@@ -405,6 +405,16 @@ def test_a_killed_run_and_the_one_that_goes_on_with_it_never_both_write(tmp_path
     assert read_record(runs / "one")["00_write"]["status"] == "done"
 
 
+def test_a_run_of_some_notebooks_goes_on_with_those(tmp_path):
+    places = dict(run_id="one", notebooks=tmp_path / "books", runs=tmp_path / "runs")
+    write_book(tmp_path / "books", "00_a", "1 / 0")
+    write_book(tmp_path / "books", "01_b", "1 / 0")
+    assert run(["00"], **places) == 1
+    write_book(tmp_path / "books", "00_a", "1 / 1")
+    assert run(resume=True, **places) == 0
+    assert read_record(tmp_path / "runs" / "one")["00_a"]["status"] == "done"
+
+
 def test_a_copy_that_could_not_be_written_whole_is_no_copy(tmp_path):
     """As papermill leaves it on a full disk."""
     (tmp_path / "00_a.ipynb").write_text('{"cells": [')
