@@ -46,9 +46,11 @@ def load_base(name: str) -> Pair:
     """
     tokenizer, model = _load(name, AutoModelForCausalLM.from_pretrained, dtype=best_dtype())
     model.name_or_path = model.config._name_or_path = name  # what an adapter records, not where the cache was
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        model.to("cuda")
+    else:
         model.set_attn_implementation("grouped")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+    return model.eval(), tokenizer
 
 
 def outline(name: str) -> Policy:
@@ -58,8 +60,8 @@ def outline(name: str) -> Policy:
 
     Raises what `load_base` does, but a multi-gigabyte download earlier.
     """
-    if (folder := resolve(name)).joinpath("adapter_config.json").is_file():
-        name = LoraConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if adapter := _adapter_of(resolve(name)):
+        name = adapter.base_model_name_or_path
     tokenizer, config = _load(name, AutoConfig.from_pretrained)
     return Policy(SimpleNamespace(config=config), tokenizer)
 
@@ -137,12 +139,9 @@ def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
     Raises:
         ValueError: it has another rank or other layers than `config` says.
     """
-    folder = resolve(config.policy)
-    if config.backend == "transformers" and (folder / "adapter_config.json").is_file():
-        had = LoraConfig.from_pretrained(str(folder))
+    folder, name = resolve(config.policy), config.policy
+    if had := _adapter_of(folder) if config.backend == "transformers" else None:
         name, adapter = had.base_model_name_or_path, adapter or folder
-    else:
-        had, name = None, config.policy
     if config.backend == "unsloth":
         from rezero.gpu import load_unsloth  # it builds on this module
 
@@ -159,6 +158,11 @@ def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
     if adapter:
         read_adapter(policy.model, adapter)
     return policy
+
+
+def _adapter_of(folder: Path) -> LoraConfig | None:
+    """What the adapter in `folder` is like, None where there is none."""
+    return LoraConfig.from_pretrained(str(folder)) if (folder / "adapter_config.json").is_file() else None
 
 
 def read_adapter(model: PeftModel, folder: str | Path) -> None:

@@ -93,7 +93,7 @@ def weighing(questions: list[Question]) -> Thought:
         about[other.gold_chunk_ids[-1]].append(other)
 
     def think(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
-        wanted = _stems(" ".join((question.text, *question.rewrites)))
+        wanted = _asked(question)
         told = [other for hit in turns[-1].hits for other in about[hit.chunk_id] if other.answers != question.answers]
         source = question if found else max(told, key=lambda other: len(wanted & _stems(other.text)), default=None)
         gold = source and source.gold_chunk_ids[-1]
@@ -158,7 +158,7 @@ def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     """
     answer, gold = question.answers[0], question.gold_chunk_ids[-1]
     text = neutralize(next(h.text for turn in turns for h in turn.hits if h.chunk_id == gold))
-    asked, verbatim = _stems(" ".join((question.text, *question.rewrites))), re.escape(answer)
+    asked, verbatim = _asked(question), re.escape(answer)
     finds = (re.search(pattern, text, re.IGNORECASE) for pattern in (rf"(?<!\w){verbatim}(?!\w)", verbatim))
     found = next(filter(None, finds), None)
     if not found:
@@ -176,7 +176,7 @@ def quote(question: Question, turns: tuple[Turn, ...]) -> str:
 
 def nearest(question: Question, turn: Turn) -> str:
     """At most `GLANCE` words of a turn's passages, from the first asked word of the sentence that has the most."""
-    asked = _stems(" ".join((question.text, *question.rewrites)))
+    asked = _asked(question)
     sentences = [sentence.split() for hit in turn.hits for sentence in SENTENCE.split(neutralize(hit.text))]
     if not sentences:
         return "nothing"
@@ -184,6 +184,10 @@ def nearest(question: Question, turn: Turn) -> str:
     start = next((i for i, word in enumerate(best) if _stems(word) & asked), 0)
     start = max(0, min(start, len(best) - GLANCE))
     return " ".join(best[start : start + GLANCE]).rstrip(".,;")
+
+
+def _asked(question: Question) -> set[str]:
+    return _stems(" ".join((question.text, *question.rewrites)))
 
 
 def _stems(text: str) -> set[str]:
