@@ -101,9 +101,7 @@ class DevEvaluation(TrainerCallback):
 
     def _evaluate(self, step: int) -> None:
         questions = self.task.questions["dev"][: self.config.eval_questions or None]
-        self.policy.model.eval()
         result = evaluate(self.policy, self.task.engine, share(questions), self.config, f"step {step}")
-        self.policy.model.train()
         if PartialState().num_processes > 1:
             result = report(gather_object(list(result.episodes))[: len(questions)], result.name)
         best = PartialState().is_main_process and self._record(step, result)

@@ -74,7 +74,7 @@ def rollout(
     progress: str | None = None,
     seconds: dict[str, float] | None = None,
 ) -> list[Episode]:
-    """One episode a question, in the order of `questions`.
+    """One episode a question, in the order of `questions`; the model is in evaluation mode while they are sampled.
 
     `temperature` 0 is greedy. `progress` names a progress bar over batches. `seconds`, when given, is added to under
     the keys "generation" and "search".
@@ -82,6 +82,8 @@ def rollout(
     starts = range(0, len(questions), batch_size)
     seconds = {} if seconds is None else seconds
     episodes: list[Episode] = []
+    training = policy.model.training
+    policy.model.eval()  # in training mode, with gradient checkpointing, it would keep no cache: each token alone
     for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):
         running = []
         for question in questions[start : start + batch_size]:
@@ -89,6 +91,7 @@ def rollout(
             running.append(_Running(question, prompt, policy.prompt_ids(prompt)))
         _run(policy, engine, running, k, budget, temperature, generator, seconds)
         episodes += [state.episode() for state in running]
+    policy.model.train(training)
     return episodes
 
 

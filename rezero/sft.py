@@ -149,7 +149,8 @@ class Log(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" not in (logs or {}):
             return
-        row = {"step": state.global_step, "loss": logs["loss"], "token_accuracy": logs["mean_token_accuracy"]}
+        accuracy = logs.get("mean_token_accuracy")  # Unsloth's trainer does not measure it
+        row = {"step": state.global_step, "loss": logs["loss"], "token_accuracy": accuracy}
         append_jsonl(self.path, row)
         if state.global_step % 10 == 0 or state.global_step == self.steps:
             print(f"warm start {state.global_step}/{self.steps}  loss {row['loss']:.3f}", flush=True)

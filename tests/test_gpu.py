@@ -19,7 +19,7 @@ from rezero import gpu
 from rezero.config import load_config
 from rezero.files import ROOT
 from rezero.gpu import EngineGeneration, ModelGeneration, check_gpu, load_unsloth, with_weights
-from rezero.models import add_adapter, load_base, untrained, with_adapter
+from rezero.models import add_adapter, load_base, load_trainable, untrained, with_adapter
 from rezero.policy import Policy, load_policy, save_policy
 from rezero.rollout import Budget, rollout
 from rezero.train import train
@@ -149,6 +149,21 @@ def test_too_little_memory_is_said_before_training(unsloth, change, said):
         load_unsloth(load_config("single_gpu", **SMALL))
 
 
+def test_a_model_is_found_where_the_rest_finds_it_and_an_adapter_brings_its_base(unsloth, adapted, tmp_path):
+    """Without a hub; what is trained further and its untrained state are the adapter's, not its base's."""
+    kept = save_policy(adapted, tmp_path / "kept")
+    config = load_config("single_gpu", **SMALL | dict(policy=str(kept), vllm=False))
+    policy = load_trainable(config)
+    assert unsloth.asked["model_name"] == str(tmp_path / "base")
+    start = [[5, 6, 7], [8]]
+    then = by_itself(adapted).start(start, 0.0).generate(8)
+    assert policy.start(start, 0.0).generate(8) == then
+    torch.manual_seed(1)
+    shake(policy)
+    assert policy.start(start, 0.0).generate(8) != then
+    assert untrained(policy, config).start(start, 0.0).generate(8) == then
+
+
 def test_another_error_stays_what_it_is(unsloth):
     unsloth.error = ValueError("unknown architecture")
     with pytest.raises(ValueError, match=r"^unknown architecture$"):
@@ -195,7 +210,8 @@ def stand_in_vllm():
 def served(policy, monkeypatch):
     """The toy policy, generated with by a stand-in for vLLM."""
     monkeypatch.setitem(sys.modules, "vllm", stand_in_vllm())
-    model = SimpleNamespace(vllm_engine=StandIn(policy), saved=[], requests=[])
+    model = SimpleNamespace(vllm_engine=StandIn(policy), saved=[], requests=[], training=False)
+    model.eval, model.train = (lambda: None), (lambda mode: None)
     model.save_lora = lambda folder, **options: model.saved.append((folder, options))
     model.load_lora = lambda folder: model.requests.append(folder) or len(model.requests)
     made = replace(policy, model=model)

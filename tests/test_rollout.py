@@ -1,5 +1,6 @@
 """Episodes: what they consist of token by token, how they end, and what an unlucky engine does to them."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -173,3 +174,15 @@ def test_real_generation_respects_every_budget(policy, engine, questions):
     for episode in episodes:
         assert 0 < len(episode.completion_ids) == len(episode.env_mask) <= 120
         assert episode.outcome in ("answered", "malformed", "turn_limit", "token_limit")
+
+
+def test_sampling_in_the_middle_of_a_training_reads_the_whole_episode(policy, engine, questions):
+    """As on a GPU, where training checkpoints gradients: a model in training mode would keep no cache."""
+    how = dict(k=2, budget=Budget(4, 12, 120), prompt_style="short")
+    before = rollout(policy, engine, questions, **how)
+    policy = replace(policy, model=copy.deepcopy(policy.model))
+    policy.model.gradient_checkpointing_enable()
+    policy.model.train()
+    after = rollout(policy, engine, questions, **how)
+    assert policy.model.training
+    assert [e.completion_ids for e in after] == [e.completion_ids for e in before]

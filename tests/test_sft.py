@@ -4,6 +4,7 @@ import json
 import shutil
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from rezero.policy import load_policy, save_policy
 from rezero.rewards import REWARDS
 from rezero.rollout import Budget, rollout
 from rezero.scripted import GIVE_UP, HIT, MISSED, RETRY, play_searcher
-from rezero.sft import IGNORED, encode, scripted_episodes, sft_config, sft_trainer, verdicts, warm_start
+from rezero.sft import IGNORED, Log, encode, scripted_episodes, sft_config, sft_trainer, verdicts, warm_start
 from rezero.train import starting_policy, train
 
 WARM = dict(
@@ -183,3 +184,9 @@ def test_a_killed_adapter_run_resumes_where_it_was(config, task, tmp_path, monke
     assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name)
     assert all(torch.equal(resumed.get_parameter(name), weight) for name, weight in weights.items())
     assert [r["step"] for r in read_jsonl(run / "metrics.jsonl") if r["kind"] == "train"] == [1, 2, 3, 4]
+
+
+def test_a_trainer_that_measures_no_accuracy_is_logged(tmp_path):
+    """Unsloth's, seen on a GPU."""
+    Log(tmp_path / "warm.jsonl", 1).on_log(None, SimpleNamespace(global_step=1), None, {"loss": 2.5})
+    assert list(read_jsonl(tmp_path / "warm.jsonl")) == [{"step": 1, "loss": 2.5, "token_accuracy": None}]
