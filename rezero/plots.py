@@ -122,13 +122,20 @@ def kinds_bars(frame: DataFrame, hue: str | None = "policy", ax: Axes | None = N
 
 
 def training_health(metrics: DataFrame) -> np.ndarray:
-    """Five small panels: those of `HEALTH`, and the seconds of a step by phase, stacked."""
-    rows = _rows(metrics, "train", *HEALTH, "seconds/generation")
+    """Five small panels: those of `HEALTH`, and the seconds of a step by phase, stacked.
+
+    The entropy's stays empty where it was not measured: Unsloth's trainer does not.
+    """
+    measured = [name for name in HEALTH if name != "entropy" or name in metrics]
+    rows = _rows(metrics, "train", *measured, "seconds/generation")
     seconds = rows.filter(like="seconds/").fillna(0).rename(columns=lambda name: name.removeprefix("seconds/"))
     _, panels = plt.subplot_mosaic("abc;dee", figsize=(11.5, 5), sharex=True, layout="constrained")
     axes = np.array(list(panels.values()))
     for ax, (name, title) in zip(axes, HEALTH.items(), strict=False):
-        ax.plot(rows.step, rows[name], color=_colors(1)[0])
+        if name in measured:
+            ax.plot(rows.step, rows[name], color=_colors(1)[0])
+        else:
+            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
         ax.set(title=title, ylim=(0, None))
         if title.startswith("share"):
             ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

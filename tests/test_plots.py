@@ -161,6 +161,12 @@ def test_training_health_panels_and_stacked_seconds():
     assert tops == [3, 4] and legend(axes[4]) == ["search", "generation"]  # the legend in the order of the stack
 
 
+def test_training_health_without_an_entropy():
+    """Unsloth's trainer measures none."""
+    texts = [t.get_text() for ax in plots.training_health(METRICS.drop(columns="entropy")) for t in ax.texts]
+    assert texts == ["not measured"]
+
+
 def test_what_the_sentinel_watches_stands_below_its_limits():
     def run(step, accuracy, **metrics):
         return [{"kind": "eval", "step": step, "accuracy": accuracy}, {"kind": "train", "step": step} | metrics]
