@@ -145,7 +145,7 @@ SMOLLM = replace(
     eval_questions=40,
 )
 
-# From here on nothing has run: no GPU was at hand.
+# From here on no GRPO step has run; the README says what has.
 SINGLE_GPU = replace(
     LAPTOP,
     profile="single_gpu",

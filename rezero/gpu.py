@@ -1,7 +1,8 @@
 """One GPU: Unsloth loads and trains, and vLLM in the same process, or the model itself, generates.
 
-Written against the source of unsloth 2026.10.7, vllm 0.30.0 and vllm-bnb-plugin 0.0.3; none of it ran on a GPU. On a
-CPU, TRL's trainer as Unsloth rewrites it took the steps of TRL's own, beside a stand-in for vLLM (tests/test_gpu.py).
+Written against the source of unsloth 2026.10.7, vllm 0.30.0 and vllm-bnb-plugin 0.0.3. Loading, a warm start and both
+ways to generate ran on an H100 with vllm 0.26.0; no GRPO step was seen to end there (see the README). On a CPU, TRL's
+trainer as Unsloth rewrites it took the steps of TRL's own, beside a stand-in for vLLM (tests/test_gpu.py).
 """
 
 import importlib.util
