@@ -7,6 +7,7 @@ CHOICES = {  # what would be refused only later, or not at all
     "scale_rewards": ("group", "batch", "none"),
     "aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "backend": ("transformers", "unsloth"),
+    "curriculum": ("samples", "first_search"),
     "optim": ("adamw_torch", "adamw_8bit", "paged_adamw_8bit"),
 }
 
@@ -76,6 +77,7 @@ class Config:
     epsilon: float = 0.2  # clipping of the probability ratio
 
     # sampling of questions
+    curriculum: str = "samples"  # what difficulty is: what samples show, or whether the question's own words find it
     difficulty_samples: int = 2  # episodes a training question that measure its difficulty; 0: sample uniformly
     solved_weight: float = 0.1  # sampling weight of a question that every sample solved (a mixed one weighs 1)
     unsolved_weight: float = 1.0  # sampling weight of a question that no sample solved
@@ -140,7 +142,8 @@ SMOLLM = replace(
     warmup_steps=2,
     max_grad_norm=1.0,
     temperature=0.8,
-    difficulty_samples=0,  # an episode takes seconds
+    curriculum="first_search",  # an episode takes seconds
+    solved_weight=0.3,  # so that the first search misses for two questions of three
     eval_every=10,
     eval_questions=40,
 )

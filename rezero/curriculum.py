@@ -1,4 +1,5 @@
-"""Which questions a run trains on, and in which order: those that its starting policy sometimes solves.
+"""Which questions a run trains on, and in which order: those that its starting policy sometimes solves, or those that
+a first search leaves open.
 
 A group whose episodes are all right or all wrong has no advantage to learn from (watch `zero_variance_groups`).
 """
@@ -15,16 +16,22 @@ from rezero.judge import exact_match
 from rezero.policy import Policy
 from rezero.questions import Question
 from rezero.rollout import rollout
+from rezero.scripted import play_searcher
 from rezero.task import Task
 
 
 def measure_difficulty(policy: Policy, task: Task, config: Config, path: Path) -> list[tuple[Question, float]]:
     """Each training question with the share of sampled episodes that solved it; kept in, and reused from, `path`.
 
+    With the curriculum "first_search" nothing is sampled: 1 where the question's own words find the evidence, else 0.
+
     Raises:
         ValueError: the file knows nothing of one of the questions.
     """
     questions, samples = task.questions["train"], config.difficulty_samples
+    if config.curriculum == "first_search":
+        played = play_searcher(questions, task.engine, config, retry=0.0)
+        return [(episode.question, float(episode.evidence_search == 1)) for episode in played]
     if samples == 0:
         return [(question, 0.5) for question in questions]
     if not path.is_file():

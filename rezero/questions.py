@@ -6,14 +6,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import accumulate, combinations
+from itertools import accumulate, combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 
 from rezero.corpus import Chunk, load_autodidact_questions
 from rezero.files import read_jsonl, resolve, write_jsonl
-from rezero.search import Asker, Engine
+from rezero.search import Asker, Engine, SearchError
 from rezero.search.core import normalized
 
 KINDS = ("direct", "reworded", "alias", "two-hop")
@@ -219,6 +219,17 @@ def evidence(question: Question, engine: Engine, k: int) -> list[set[str]]:
     queries = [keywords(question.text), *question.rewrites]
     found = engine.search(queries, k, [Asker(question.id, attempt) for attempt in range(1, len(queries) + 1)])
     return list(accumulate(({hit.chunk_id for hit in hits} for hits in found), set.union))
+
+
+def to_the_point(question: Question, engine: Engine, k: int) -> Question:
+    """`question` with those rewrites alone that bring a gold chunk which was not known before; all, where none does."""
+    try:
+        steps = pairwise(evidence(question, engine, k))
+    except SearchError:  # it fails on purpose, perhaps
+        return question
+    gold = set(question.gold_chunk_ids)
+    kept = [rewrite for rewrite, (old, new) in zip(question.rewrites, steps, strict=True) if gold & (new - old)]
+    return replace(question, rewrites=tuple(kept) or question.rewrites)
 
 
 def room_to_retry(questions: Iterable[Question], engine: Engine, k: int) -> list[dict]:

@@ -18,7 +18,7 @@ from rezero.files import append_jsonl
 from rezero.models import precision
 from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
-from rezero.questions import Question
+from rezero.questions import Question, to_the_point
 from rezero.rollout import pieces
 from rezero.scripted import HIT, MISSED, play_searcher
 from rezero.task import Task
@@ -56,9 +56,11 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: Path) -> Non
 def scripted_episodes(task: Task, config: Config) -> list[Episode]:
     """`warm_start_episodes` episodes of the scripted searcher on training questions, drawn without replacement.
 
-    Those whose first search misses are in the urn twice: the other verdict is the more frequent one.
+    Those whose first search misses are in the urn twice: the other verdict is the more frequent one. Rewrites that
+    bring nothing are not played: imitated, they taught a second search that repeats the first.
     """
-    rng, train = random.Random(config.seed), task.questions["train"]
+    rng = random.Random(config.seed)
+    train = [to_the_point(question, task.engine, config.k) for question in task.questions["train"]]
     missed = [e.question for e in play_searcher(train, task.engine, config) if e.evidence_search != 1]
     questions: list[Question] = []
     while len(questions) < config.warm_start_episodes:
