@@ -14,6 +14,7 @@ from rezero.questions import (
     room_to_retry,
     save_questions,
     split_by_chunk,
+    to_the_point,
     unseen_names,
     validate,
 )
@@ -147,6 +148,25 @@ def test_room_to_retry_adds_up_the_evidence():
     assert rows["two-hop"] == {"k": 1, "questions": 1, "missed": 1.0, "recovered": 1.0, "searches": 1.0}
     assert rows["reworded"] == {"k": 1, "questions": 2, "missed": 1.0, "recovered": 0.5, "searches": 2.0}
     assert rows["all"] == {"k": 1, "questions": 4, "missed": 0.75, "recovered": 2 / 3, "searches": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("asked", "rewrites", "kept"),
+    [
+        ("Who made the kennel?", ("nothing", "kettle", "pump Vess trial"), ("kettle",)),
+        ("Who made the kennel?", ("nothing", "cutter"), ("nothing", "cutter")),  # none helps
+        ("Who built the pump of Vess?", ("kettle",), ("kettle",)),  # found at once
+    ],
+)
+def test_a_rewrite_to_the_point_brings_what_was_missing(asked, rewrites, kept):
+    question = replace(GOOD, text=asked, rewrites=rewrites)
+    assert to_the_point(question, build_engine("bm25", CHUNKS), k=1) == replace(question, rewrites=kept)
+
+
+def test_an_engine_that_fails_leaves_the_rewrites_alone():
+    failing = build_engine("faulty", CHUNKS, engine="bm25", outage=1.0)
+    question = replace(GOOD, text="Who made the kennel?", rewrites=("nothing", "kettle"))
+    assert to_the_point(question, failing, k=1) == question
 
 
 def test_unseen_names():

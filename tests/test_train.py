@@ -12,7 +12,7 @@ import torch
 from rezero import callbacks
 from rezero import train as training
 from rezero.config import load_config
-from rezero.curriculum import draw_questions
+from rezero.curriculum import draw_questions, measure_difficulty
 from rezero.evaluate import Estimate, evaluate
 from rezero.files import ROOT, read_jsonl
 from rezero.grpo import grpo_config, lean_batches
@@ -167,6 +167,13 @@ def test_questions_are_drawn_by_difficulty():
     assert order == draw_questions(config, difficulty)
     for i in range(0, 40, 4):
         assert len({q.id for q in order[i : i + 4]}) == 4  # no group twice in a step
+
+
+def test_a_question_whose_words_find_the_evidence_counts_as_solved(policy, task, tmp_path):
+    config = load_config("laptop", curriculum="first_search", k=1)
+    measured = measure_difficulty(policy, task, config, tmp_path / "difficulty.jsonl")
+    assert {question.id: share for question, share in measured} == {"q1": 1.0, "q2": 0.0}
+    assert not (tmp_path / "difficulty.jsonl").exists()
 
 
 def test_every_field_that_reaches_trl(config, tmp_path):
