@@ -78,7 +78,7 @@ class Config:
 
     # sampling of questions
     curriculum: str = "samples"  # what difficulty is: what samples show, or whether the question's own words find it
-    difficulty_samples: int = 2  # episodes a training question that measure its difficulty; 0: sample uniformly
+    difficulty_samples: int = 2  # curriculum "samples": episodes a question that measure it; 0: sample uniformly
     solved_weight: float = 0.1  # sampling weight of a question that every sample solved (a mixed one weighs 1)
     unsolved_weight: float = 1.0  # sampling weight of a question that no sample solved
 
