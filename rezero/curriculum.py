@@ -1,5 +1,4 @@
-"""Which questions a run trains on, and in which order: those that its starting policy sometimes solves, or those that
-a first search leaves open.
+"""Which questions a run trains on, in which order: those its policy sometimes solves, or a first search leaves open.
 
 A group whose episodes are all right or all wrong has no advantage to learn from (watch `zero_variance_groups`).
 """
@@ -16,7 +15,7 @@ from rezero.judge import exact_match
 from rezero.policy import Policy
 from rezero.questions import Question
 from rezero.rollout import rollout
-from rezero.scripted import play_searcher
+from rezero.scripted import found_at_once
 from rezero.task import Task
 
 
@@ -30,8 +29,7 @@ def measure_difficulty(policy: Policy, task: Task, config: Config, path: Path) -
     """
     questions, samples = task.questions["train"], config.difficulty_samples
     if config.curriculum == "first_search":
-        played = play_searcher(questions, task.engine, config, retry=0.0)
-        return [(episode.question, float(episode.evidence_search == 1)) for episode in played]
+        return list(zip(questions, map(float, found_at_once(questions, task.engine, config)), strict=True))
     if samples == 0:
         return [(question, 0.5) for question in questions]
     if not path.is_file():

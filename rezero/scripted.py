@@ -71,6 +71,11 @@ def play_searcher(questions: list[Question], engine: Engine, config: Config, ret
     )
 
 
+def found_at_once(questions: list[Question], engine: Engine, config: Config) -> list[bool]:
+    """Of each question whether a search for its own words brings all of its evidence."""
+    return [episode.evidence_search == 1 for episode in play_searcher(questions, engine, config, retry=0.0)]
+
+
 def judge_first(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
     """The verdict, then the quote: what the smallest policy learns to tell from the passages as a whole."""
     return f"{FOUND} {quote(question, turns)}" if found else MISSED

@@ -20,7 +20,7 @@ from rezero.policy import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question, to_the_point
 from rezero.rollout import pieces
-from rezero.scripted import HIT, MISSED, play_searcher
+from rezero.scripted import HIT, MISSED, found_at_once, play_searcher
 from rezero.task import Task
 
 IGNORED = -100  # the label that carries no loss
@@ -61,7 +61,8 @@ def scripted_episodes(task: Task, config: Config) -> list[Episode]:
     """
     rng = random.Random(config.seed)
     train = [to_the_point(question, task.engine, config.k) for question in task.questions["train"]]
-    missed = [e.question for e in play_searcher(train, task.engine, config) if e.evidence_search != 1]
+    found = found_at_once(train, task.engine, config)
+    missed = [question for question, at_once in zip(train, found, strict=True) if not at_once]
     questions: list[Question] = []
     while len(questions) < config.warm_start_episodes:
         questions += rng.sample([*train, *missed], len(train) + len(missed))

@@ -1,6 +1,6 @@
 """Write the Larkspur corpus: reports of an invented spaceflight programme, with questions and noise rows.
 
-    python data/larkspur/generate.py [--seed 0] [--missions 40] [--partition train] [--out DIR]
+    python data/larkspur/generate.py [--seed 0] [--missions 40] [--partition train] [--out DIR] [--check]
 
 The same arguments give the same bytes. Worlds of partition "train" share no invented word with the shipped corpus, so
 that a policy can be warm-started on them; `build` makes any in memory.
