@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 
-from rezero.search import SearchError
+from rezero.search.base import SearchError
 
 
 def add_run(commands) -> None:
@@ -26,7 +26,7 @@ def add_run(commands) -> None:
 
 
 def call_run(args) -> int:
-    from rezero.run import run
+    from rezero.runner.run import run
 
     # A scheduler's or `timeout`'s SIGTERM ends a run as Ctrl-C does: recorded, and its kernel stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -44,7 +44,7 @@ def add_reference(commands) -> None:
 
 
 def call_reference(args) -> int:
-    from rezero.reference import keep_as_reference
+    from rezero.runner.reference import keep_as_reference
 
     keep_as_reference(args.run_id, args.name)
     return 0
@@ -69,7 +69,7 @@ def weights(text: str) -> dict:
 
 
 def call_lab(args) -> int:
-    from rezero.lab import report
+    from rezero.analysis.reward_lab import report
 
     report(args.engine, args.questions, args.traces, args.weights, args.out)
     return 0
@@ -96,7 +96,7 @@ def add_serve(commands) -> None:
 
 
 def call_serve(args) -> int:
-    from rezero.serve import Limits, serve
+    from rezero.extras.serve import Limits, serve
 
     limits = Limits(args.topk, args.max_topk, args.max_queries, args.max_length)
     serve(args.engine, args.corpus, read_options(args.options), args.host, args.port, limits)
@@ -137,7 +137,7 @@ def add_ask(commands) -> None:
 
 
 def call_ask(args) -> int:
-    from rezero import ask
+    from rezero.extras import ask
 
     options = None if args.options is None else read_options(args.options)
     config = ask.find_settings(args.policy, args.profile, args.engine, options)
@@ -167,7 +167,7 @@ def add_export(commands) -> None:
 
 
 def call_export(args) -> int:
-    from rezero.export import export
+    from rezero.extras.export import export
 
     print(f"written: {export(args.run_dir, args.out, args.gguf, args.push)}")
     return 0

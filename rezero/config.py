@@ -1,112 +1,128 @@
-"""One configuration object, and the named profiles as literals."""
+"""One configuration object for a run, and `load_config`, which reads a profile from profiles/<name>.yaml.
 
-from dataclasses import asdict, dataclass, field, fields, replace
+`Config` stops at the door: `load_task`, `load_policy`, `warm_start` and `train` take it and hand on what is needed.
+"""
 
-CHOICES = {  # what would be refused only later, or not at all
-    "split": ("disjoint", "by_row"),
-    "scale_rewards": ("group", "batch", "none"),
-    "aggregation": ("sum_then_normalize", "normalize_then_sum"),
-    "backend": ("transformers", "unsloth"),
-    "curriculum": ("samples", "first_search"),
-    "optim": ("adamw_torch", "adamw_8bit", "paged_adamw_8bit"),
-}
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from rezero.files import describe_error
+
+PROFILES = Path(__file__).with_name("profiles")
+RENAMED = Path(__file__).with_name("renamed.yaml")  # names of the first version -> how to set them now
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Supervised fine-tuning on scripted episodes, for a policy that does not know the protocol."""
+
+    steps: int = 0  # optimiser steps; 0: no warm start
+    episodes: int = 400  # scripted episodes on training questions
+    batch: int = 4  # episodes per step
+    learning_rate: float = 1e-3
+    retry: float = 0.5  # share of the misses after which the script searches again
+    quotes: bool = True  # whether the script's thoughts quote the passage that they judge
+    found_weight: float = 1.0  # loss weight of the verdict token "found" (all other tokens: 1)
+    missed_weight: float = 1.0  # loss weight of "not found"; above found_weight, an unsure policy searches again
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """How training questions are drawn: by how often they are solved, or by whether their first search misses."""
+
+    by: Literal["samples", "first_search"] = "samples"
+    samples: int = 2  # by "samples": episodes per question that measure it; 0: questions are drawn uniformly
+    solved_weight: float = 0.1  # sampling weight of a question that every sample solved (one solved sometimes: 1)
+    unsolved_weight: float = 1.0  # sampling weight of a question that no sample solved
+    file: str = ""  # measured shares, to be read, or written when missing, by several runs; "": each run its own
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """When training stops because the policy is losing what it had learned; see `training.sentinel`."""
+
+    drop: float = 0.1  # dev accuracy lies this far below its best
+    patience: int = 3  # for this many evaluations in a row
+    window: int = 20  # or a metric is out of bounds on average over this many steps
+    limits: dict[str, float] = field(default_factory=dict)  # {metric: bound}, in place of those of sentinel.LIMITS
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run depends on. Tokens count what the policy's own tokenizer makes; paths count from the root."""
+    """Everything a run depends on. Tokens are those of the policy's own tokenizer; paths count from the root."""
 
     profile: str = "laptop"
-    seed: int = 0  # one seed for sampling, data order and torch
+    seed: int = 0  # one seed for sampling, the order of the data and torch
 
     # task
-    corpus: str = "data/larkspur"  # folder with chunks.jsonl (or .csv, .json) and questions.jsonl
-    split: str = "disjoint"  # the file's own, or by chunk where it has none; by_row: as published, which leaks
-    engine: str = "bm25"  # a name in search.ENGINES
-    engine_options: dict = field(default_factory=dict)  # its options, as {"k1": 1.2}
-    k: int = 2  # passages a search brings
-    policy: str = "data/policy"  # folder of the starting policy, or a model's name on the Hugging Face hub
+    corpus: str = "data/larkspur"  # folder with chunks.jsonl (or .csv) and questions.jsonl
+    split: Literal["disjoint", "by_row"] = "disjoint"  # the file's own, or by chunk; by_row: as published, it leaks
+    engine: str = "bm25"  # a name in search.ENGINES, or "module:function"
+    engine_options: dict = field(default_factory=dict)  # the engine's options, such as {"k1": 1.2}
+
+    # episodes
+    k: int = 2  # passages per search
     prompt_style: str = "short"  # a key of protocol.PROMPTS
-    max_turns: int = 5  # assistant turns an episode
-    turn_tokens: int = 40  # sampled tokens a turn
+    max_turns: int = 5  # assistant turns per episode
+    turn_tokens: int = 40  # sampled tokens per turn
     episode_tokens: int = 800  # everything after the prompt, retrieved text included
+    temperature: float = 1.0  # of training episodes; evaluation is greedy
 
-    # model: what only a real language model needs
-    backend: str = "transformers"  # what loads and generates: transformers, or unsloth with vLLM (needs a GPU)
-    lora_rank: int = 0  # rank of the adapter, which is all that is trained; 0: every weight is
-    lora_layers: int = 0  # only the top so many layers carry the adapter; 0: all
-    load_in_4bit: bool = False  # unsloth: the frozen weights in 4 bits
-    max_context: int = 0  # unsloth: tokens of prompt and episode that memory is set aside for
-    vllm: bool = True  # unsloth: vLLM in the same process generates; False: the model itself, where vLLM does not run
+    # policy
+    policy: str = "data/policy"  # folder of the starting policy, or a model's name on the Hugging Face hub
+    backend: Literal["transformers", "unsloth"] = "transformers"  # what loads and generates; unsloth needs a GPU
+    lora_rank: int = 0  # rank of the adapter, which is all that is trained; 0: every weight is trained
+    lora_layers: int = 0  # how many of the top layers carry the adapter; 0: all
+    load_in_4bit: bool = False  # unsloth: keep the frozen weights in 4 bits
+    max_context: int = 0  # unsloth: tokens of prompt and episode that memory is reserved for
+    vllm: bool = True  # unsloth: vLLM in the same process generates; False: the model itself
     gpu_share: float = 0.5  # unsloth: share of the GPU's memory that vLLM takes
-
-    # warm start: supervised fine-tuning on scripted episodes, for a policy that does not know the protocol
-    warm_start_steps: int = 0  # optimiser steps; 0: none
-    warm_start_episodes: int = 400  # scripted episodes on training questions
-    warm_start_batch: int = 4  # episodes a step
-    warm_start_lr: float = 1e-3
-    warm_start_retry: float = 0.5  # share of the misses after which the script searches again
-    warm_start_quotes: bool = True  # whether the script's thoughts quote what they judge
-    found_weight: float = 1.0  # weight in the loss of the word that says found; words that judge nothing weigh 1
-    missed_weight: float = 1.0  # and of the one that says not found: above the other, more searches in doubt
+    warm_start: WarmStart = field(default_factory=WarmStart)
 
     # reward
     reward_set: str = "recovery"  # a name in rewards.REWARD_SETS
-    reward_weights: dict = field(default_factory=dict)  # {reward: weight}; takes the place of the set when not empty
-    clip_shaping: bool = False  # a group without a right episode earns nothing from the other rewards
+    reward_weights: dict[str, float] = field(default_factory=dict)  # {reward: weight}; replaces the set if not empty
+    clip_shaping: bool = False  # if no episode of a group is correct, its other rewards are capped at 0
 
-    # GRPO, passed to TRL's GRPOConfig explicitly
+    # training
     steps: int = 60  # optimiser steps
-    questions_per_step: int = 8  # groups a step
-    num_generations: int = 8  # episodes a group
-    micro_batch: int = 16  # episodes a forward and backward pass
-    learning_rate: float = 2e-4
-    lr_scheduler: str = "linear"
-    warmup_steps: int = 2
-    optim: str = "adamw_torch"
-    weight_decay: float = 0.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.99
-    max_grad_norm: float = 0.5
-    temperature: float = 1.0
-    loss_type: str = "dapo"  # normalised by the sampled tokens of the whole step
-    scale_rewards: str = "group"  # group, batch or none
-    aggregation: str = "sum_then_normalize"  # or normalize_then_sum: every reward first
-    leave_one_out: bool = False  # the baseline of an episode is the mean of the others of its group (RLOO)
-    beta: float = 0.0  # weight of the KL term to the starting policy; under Unsloth to the one before any warm start
-    epsilon: float = 0.2  # clipping of the probability ratio
-
-    # sampling of questions
-    curriculum: str = "samples"  # what difficulty is: what samples show, or whether the question's own words find it
-    difficulty_samples: int = 2  # curriculum "samples": episodes a question that measure it; 0: sample uniformly
-    solved_weight: float = 0.1  # sampling weight of a question that every sample solved (a mixed one weighs 1)
-    unsolved_weight: float = 1.0  # sampling weight of a question that no sample solved
+    questions_per_step: int = 8  # groups per step
+    num_generations: int = 8  # episodes per group
+    micro_batch: int = 16  # episodes per forward and backward pass
+    grpo: dict = field(default_factory=dict)  # further fields of TRL's GRPOConfig, by TRL's names
+    curriculum: Curriculum = field(default_factory=Curriculum)
 
     # evaluation and checkpoints
-    eval_every: int = 10  # steps between evaluations on dev; the best one's policy is kept
-    eval_questions: int = 0  # dev questions an evaluation; 0: all
-    collapse_drop: float = 0.1  # training stops when dev accuracy stays this far below its best
-    collapse_patience: int = 3  # for this many evaluations in a row
-    collapse_window: int = 20  # or when a step's metric is out of bounds on average over so many steps
-    collapse_limits: dict = field(default_factory=dict)  # {metric: bound}, others than those of sentinel.LIMITS
-    save_every: int = 20  # steps between checkpoints that a killed run resumes from
+    eval_every: int = 10  # steps between evaluations on dev; the policy of the best one is kept
+    eval_questions: int = 0  # dev questions per evaluation, drawn across kinds; 0: all
+    test_questions: int = 0  # test questions in the final evaluation, drawn across kinds; 0: all
+    save_every: int = 20  # steps between checkpoints, from which a killed run resumes
+    collapse: Collapse = field(default_factory=Collapse)
 
     @property
     def episodes_per_step(self) -> int:
         return self.questions_per_step * self.num_generations
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        """Raise ValueError for fields that contradict each other: the libraries fail late, or silently go on."""
+        for name in ("k", "steps", "questions_per_step", "num_generations", "micro_batch", "eval_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; want at least 1")
         if self.backend == "unsloth" and not (self.lora_rank and self.max_context):
             raise ValueError(
-                f"backend='unsloth' wants lora_rank={self.lora_rank} and max_context={self.max_context} > 0"
+                f"backend='unsloth' needs lora_rank={self.lora_rank} and max_context={self.max_context} above 0"
             )
         if self.load_in_4bit and self.backend != "unsloth":
-            raise ValueError(f"load_in_4bit=True goes with backend='unsloth' only, not with {self.backend!r}")
-        if self.warm_start_steps and not self.lora_rank:
-            raise ValueError(f"warm_start_steps={self.warm_start_steps} trains an adapter: lora_rank=0 must be above 0")
+            raise ValueError(f"load_in_4bit=True needs backend='unsloth'; it is {self.backend!r}")
+        if self.warm_start.steps and not self.lora_rank:
+            raise ValueError(f"warm_start.steps={self.warm_start.steps} trains an adapter: lora_rank=0 must be above 0")
         if self.episodes_per_step % self.micro_batch:
             raise ValueError(
                 f"micro_batch={self.micro_batch} must divide questions_per_step x num_generations = "
@@ -117,125 +133,74 @@ class Config:
         return asdict(self)
 
 
-LAPTOP = Config()
-
-SMOLLM = replace(
-    LAPTOP,
-    profile="smollm",
-    policy="HuggingFaceTB/SmolLM2-135M-Instruct",
-    turn_tokens=80,
-    episode_tokens=1000,
-    max_turns=4,
-    lora_rank=32,
-    lora_layers=15,  # of 30: half as fast again as all
-    warm_start_steps=180,
-    warm_start_episodes=720,  # every one is read once: read three times, 400 were learned by heart
-    warm_start_lr=8e-4,
-    warm_start_retry=0.75,
-    found_weight=10.0,  # one word in sixty, and of those that can be learned the hardest
-    missed_weight=10.0,  # at 30, ten more steps made it doubt almost every first search
-    steps=40,
-    questions_per_step=4,
-    num_generations=4,
-    micro_batch=2,  # at 4 the process grew to 12 GB
-    learning_rate=1e-4,  # at twice this and temperature 1 it forgot to read
-    warmup_steps=2,
-    max_grad_norm=1.0,
-    temperature=0.8,
-    curriculum="first_search",  # an episode takes seconds
-    solved_weight=0.3,  # so that the first search misses for two questions of three
-    eval_every=10,
-    eval_questions=40,
-)
-
-# From here on no GRPO step has run; the README says what has.
-SINGLE_GPU = replace(
-    LAPTOP,
-    profile="single_gpu",
-    policy="unsloth/Llama-3.2-3B-Instruct",
-    prompt_style="full",
-    k=5,
-    max_turns=20,
-    turn_tokens=512,
-    episode_tokens=8192,
-    backend="unsloth",
-    lora_rank=64,
-    load_in_4bit=True,
-    max_context=32768,
-    optim="paged_adamw_8bit",
-    steps=1000,
-    questions_per_step=4,
-    micro_batch=4,
-    learning_rate=5e-6,
-    lr_scheduler="cosine",
-    warmup_steps=100,
-    weight_decay=0.1,
-    max_grad_norm=0.1,
-    eval_every=50,
-    save_every=50,
-)
-
-COLAB_T4 = replace(
-    SINGLE_GPU,
-    profile="colab_t4",
-    policy="unsloth/Llama-3.2-1B-Instruct",
-    k=3,
-    max_turns=6,
-    turn_tokens=256,
-    episode_tokens=4096,
-    lora_rank=32,
-    max_context=8192,
-    steps=100,
-    questions_per_step=2,
-    micro_batch=2,
-    warmup_steps=10,
-    learning_rate=2e-5,
-    difficulty_samples=0,
-    eval_questions=32,
-    eval_every=25,
-)
-
-# The published runs (arXiv 2504.11001; github.com/menloresearch/ReZero, its last version and its history). Their data
-# does not ship: `corpus` names a folder with its chunks.csv and questions.jsonl. The README tells field by field what
-# they did and what is set here; `split="disjoint"` corrects their leaking split.
-EXP_02 = replace(
-    SINGLE_GPU,
-    profile="exp_02",
-    split="by_row",
-    engine="legacy",
-    turn_tokens=2048,
-    gpu_share=0.6,
-    reward_set="original",
-    questions_per_step=1,
-    num_generations=6,
-    micro_batch=6,
-    temperature=0.9,
-    beta=0.04,
-    difficulty_samples=0,
-    eval_questions=32,
-    collapse_drop=1.0,  # more than an accuracy can fall: never stops
-    collapse_window=2000,  # more than there are steps: never stops
-)
-EXP_01 = replace(EXP_02, profile="exp_01", max_turns=10, reward_set="retry_always")
-EXP_03 = replace(EXP_02, profile="exp_03", reward_set="no_retry")
-
-PROFILES = {one.profile: one for one in (LAPTOP, SMOLLM, COLAB_T4, SINGLE_GPU, EXP_01, EXP_02, EXP_03)}
+MERGED = ("grpo", "warm_start", "curriculum", "collapse")  # an override of these changes single entries
 
 
 def load_config(profile: str = "laptop", **overrides) -> Config:
-    """A profile with some fields replaced.
+    """A profile with some fields replaced; an override of None leaves the profile's value.
+
+    Entries of `grpo`, `warm_start`, `curriculum` and `collapse` are replaced one by one, other dicts as a whole.
 
     Raises:
-        ValueError: unknown profile, unknown field, or a value of another type than the field's.
+        ValueError: an unknown profile or field, or a value of another type than the field's. Names what is allowed.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"unknown profile {profile!r}; allowed: {', '.join(PROFILES)}")
-    types = {one.name: one.type for one in fields(Config)}
+    values = read_profile(profile)
     for name, value in overrides.items():
-        if name not in types:
-            raise ValueError(f"unknown configuration field {name!r}; allowed: {', '.join(types)}")
-        if types[name] is float and type(value) is int:
-            overrides[name] = float(value)
-        elif type(value) is not types[name]:
-            raise ValueError(f"{name}={value!r}: want {types[name].__name__}, got {type(value).__name__}")
-    return replace(PROFILES[profile], **overrides)
+        if name not in _names(Config) and name in (renamed := read_renamed()):
+            raise ValueError(f"{name} is now set by overrides {{{renamed[name]}}}")
+        if value is None:
+            continue
+        both = name in MERGED and isinstance(value, dict)
+        values[name] = values.get(name, {}) | value if both else value
+    return parse_config(values, f"profile {profile!r}")
+
+
+def parse_config(values: dict, where: str) -> Config:
+    """`values` as a `Config`; ValueError names `where` and the field."""
+    _check_names(Config, values, where)
+    for one in fields(Config):
+        if is_dataclass(one.type) and isinstance(values.get(one.name), dict):
+            _check_names(one.type, values[one.name], f"{where}: {one.name}")
+    try:  # JSON mode is strict about types and still reads nested dicts as dataclasses
+        config = _adapter().validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {describe_error(error, Config)}") from None
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}; want plain values, as in YAML") from None
+    for name, value in config.grpo.items():
+        if isinstance(value, str) and re.fullmatch(r"[-+]?\d[\d.]*[eE][-+]?\d+", value):
+            raise ValueError(f"{where}: grpo: {name} is the string {value!r}; in YAML write 1.0e-6, not 1e-6")
+    return config
+
+
+def read_profile(name: str) -> dict:
+    """The fields that profiles/<name>.yaml sets, and those of the profile that it names as its `base`."""
+    known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
+    values = yaml.safe_load((PROFILES / f"{name}.yaml").read_text("utf-8"))
+    base = read_profile(values.pop("base")) if "base" in values else {}
+    for key in MERGED:
+        if key in base and key in values:
+            values[key] = base[key] | values[key]
+    return base | values | {"profile": name}
+
+
+def read_renamed() -> dict[str, str]:
+    """Fields and notebook parameters of the first version, and what to write in `overrides` now."""
+    return yaml.safe_load(RENAMED.read_text("utf-8"))
+
+
+@cache
+def _adapter() -> TypeAdapter:
+    return TypeAdapter(Config)
+
+
+def _names(kind: type) -> list[str]:
+    return [one.name for one in fields(kind)]
+
+
+def _check_names(kind: type, values: dict, where: str) -> None:
+    for name in values:
+        if name not in _names(kind):
+            raise ValueError(f"{where}: unknown field {name!r}; allowed: {', '.join(_names(kind))}")

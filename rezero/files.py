@@ -1,33 +1,42 @@
-"""Files: where the project lives, JSON Lines in and out, writes that never leave half a file, and a folder's lock.
+"""Files: where the project lives, JSON Lines in and out, and writes that never leave half a file behind.
 
-What was written is on the disk when a function returns: it outlives a crash of the machine, too.
+When a writing function returns, the data is on the disk and survives a crash of the machine.
 """
 
 import json
 import os
 import tempfile
-import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
 
 
 def resolve(path: str | Path) -> Path:
-    """An absolute path; a relative one counts from the project's root, never from the working directory."""
+    """An absolute path. A relative one counts from the project's root, never from the working directory."""
     path = Path(path).expanduser()
     return path if path.is_absolute() else ROOT / path
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` to a temporary file beside `path` and rename it, so that readers see all of it or none.
+def shown(path: Path) -> str:
+    """`path` relative to the project's root if it is inside, so that a record does not name somebody's machine."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
-    OSError, also that of a full disk, names the file; the temporary one is gone then.
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` to a temporary file beside `path` and rename it, so that readers see all of it or nothing.
+
+    Raises:
+        OSError: names the file, also when the disk is full. The temporary file is deleted.
     """
     path = resolve(path)
-    with _named(path):
+    with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -44,8 +53,8 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Give an OSError the name of the file: that of a full disk has none."""
+def _naming(path: Path) -> Iterator[None]:
+    """Add the file's name to an OSError that has none, as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -55,63 +64,28 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
-    """Write one JSON object a line, atomically. Same rows, same bytes."""
+    """Write one JSON object per line, atomically. The same rows give the same bytes."""
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
-    """Yield the objects of a JSON Lines file; raises as `numbered_rows`."""
-    return (row for _, row in numbered_rows(path, appended))
-
-
-def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[str, dict]]:
-    """Yield (file:line, object) for each line of a JSON Lines file that is not blank.
-
-    `appended`: the file grew line by line, so that a damaged last line is what a killed process left behind: it is
-    skipped with a warning. Everywhere else damage is an error, and so it is in a file that was written at once.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not a JSON object; names the file and the line.
-    """
-    path = resolve(path)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:  # not JSON, or a character cut in two
-                if not appended or file.read().strip():
-                    raise ValueError(f"{path}:{number}: not valid JSON: {error}") from None
-                warnings.warn(f"{path}:{number}: skipped a damaged last line: {error}", stacklevel=2)
-                return
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: want one JSON object a line, got {type(row).__name__}")
-            yield f"{path}:{number}", row
-
-
-def append_jsonl(path: str | Path, row: dict) -> None:
-    """Append one object: a killed process loses at most the line it was writing."""
-    append_text(path, json.dumps(row, ensure_ascii=False) + "\n")
+def append_jsonl(path: str | Path, row: dict) -> Path:
+    """Append one object. A killed process loses at most the line that it was writing."""
+    return append_text(path, json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def append_text(path: str | Path, lines: str) -> Path:
-    """Append in one write; first cuts off, with a warning, a last line that a killed process left unfinished.
+    """Append `lines` in one write. A last line that a killed process left unfinished is first cut off, with a warning.
 
-    OSError, also that of a full disk, names the file, to which nothing was added then.
+    Raises:
+        OSError: names the file, also when the disk is full. Nothing was added then.
     """
     path, left = resolve(path), memoryview(lines.encode())
-    with _named(path):
+    with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
-            if file.tell() and (file.seek(-1, 2), file.read())[1] != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-                warnings.warn(f"{path}: cut off an unfinished last line", stacklevel=2)
-            size = file.seek(0, 2)
+            size = _cut_unfinished_line(file, path)
             try:
-                while left:  # more than once only where a disk is almost full, or for gigabytes
+                while left:  # more than one write happens only on an almost full disk, or for gigabytes
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
             except BaseException:
@@ -120,41 +94,102 @@ def append_text(path: str | Path, lines: str) -> Path:
     return path
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Hold the lock of an existing `folder`, so that no two processes write there; yields the lock's file descriptor.
+def _cut_unfinished_line(file, path: Path) -> int:
+    """Truncate `file` after its last line end; returns the size that is left."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0
+    file.seek(-1, os.SEEK_END)
+    if file.read() == b"\n":
+        return size
+    file.seek(0)
+    kept = file.read().rfind(b"\n") + 1
+    file.truncate(kept)
+    warnings.warn(f"{path}: cut off an unfinished last line", stacklevel=3)
+    return kept
 
-    The system drops it when the last process ends that has the descriptor: whoever writes on our behalf, as a kernel,
-    must inherit it. Whom a killed process leaves is given ten seconds to notice.
+
+def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
+    """The objects of a JSON Lines file, in order; blank lines are skipped.
+
+    Args:
+        appended: the file grew line by line, so a damaged last line is what a killed process left behind. It is
+            skipped with a warning. Any other damage is an error, as it is in a file that was written at once.
 
     Raises:
-        ValueError: naming the process that holds it.
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not a JSON object. The message names file and line.
     """
-    import fcntl
+    return (row for _, row in numbered_rows(path, appended))
 
-    with (folder / "lock").open("a+") as file:
-        for attempt in range(101):
+
+def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[str, dict]]:
+    """`read_jsonl` with the place of each object, "file:line", for error messages."""
+    for where, row in _parse_lines(path, appended, json.loads):
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: want one JSON object per line, got {type(row).__name__}")
+        yield where, row
+
+
+def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:
+    """Pairs (file:line, record) of a JSON Lines file whose lines hold the fields of the dataclass `kind`.
+
+    Lists become tuples and nested objects nested dataclasses, as the fields' types say. `appended` as in `read_jsonl`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a field is missing, unknown or of another type. The message names file, line, field and value.
+    """
+
+    def parse(line: bytes):
+        try:
+            return _adapter(kind).validate_json(line, strict=True)
+        except ValidationError as error:
+            raise ValueError(describe_error(error, kind)) from None
+
+    yield from _parse_lines(path, appended, parse)
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def describe_error(error: ValidationError, kind: type) -> str:
+    """The first fault that pydantic found, in one line: the field, its value and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{place} is missing"
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        allowed = f"; allowed: {', '.join(one.name for one in fields(kind))}" if len(first["loc"]) == 1 else ""
+        return f"unknown field {place!r}{allowed}"
+    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{place} is {first['input']!r:.80}; want {wanted}" if place else wanted
+
+
+def _parse_lines(path: str | Path, appended: bool, parse: Callable[[bytes], object]) -> Iterator[tuple[str, object]]:
+    """Pairs (file:line, what `parse` makes of the line)."""
+    path = resolve(path)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                file.seek(0)
-                holder = file.read().strip()
-                if _alive(holder) or attempt == 100:
-                    left = "" if _alive(holder) else f", or rather by what it left (`fuser {file.name}` tells)"
-                    raise ValueError(f"{folder} is being written by process {holder}{left}") from None
-                time.sleep(0.1)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield file.fileno()
+                parsed = parse(line)
+            except ValueError as error:
+                if _is_json(line):
+                    raise ValueError(f"{path}:{number}: {error}") from None
+                if not appended or file.read().strip():
+                    raise ValueError(f"{path}:{number}: not valid JSON: {error}") from None
+                warnings.warn(f"{path}:{number}: skipped a damaged last line: {error}", stacklevel=3)
+                return
+            yield f"{path}:{number}", parsed
 
 
-def _alive(pid: str) -> bool:
+def _is_json(line: bytes) -> bool:
     try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
+        json.loads(line)
+    except ValueError:  # not JSON, or a character that was cut in two
         return False
-    except PermissionError:  # somebody else's
-        pass
     return True

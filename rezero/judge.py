@@ -12,15 +12,21 @@ from functools import lru_cache, partial
 
 _SMALL = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen""".split()
+
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+
 _VALUES = {word: i for i, word in enumerate(_SMALL)} | {word: 10 * i for i, word in enumerate(_TENS, 2)}
+
 _MONTHS = """january february march april may june july august september october november december""".split()
+
 _UNITS = """kilogram kilo kg, gram g, milligram mg, tonne t, pound lb, kilometre kilometer km, metre meter m,
 centimetre centimeter cm, millimetre millimeter mm, mile, foot feet ft, inch inches, year yr, week wk, day d, hour hr h,
 minute min, second sec s, millisecond ms, newton n, kilonewton kn, pascal pa, kilopascal kpa, bar, millibar mbar, psi,
 degree deg °, celsius c °c deg_c degree_c degrees_c degree_celsius degrees_celsius, volt v, watt w, kilowatt kw,
 hertz hz, litre liter l, percent pct, am, pm"""  # the first name stands for all of them and their plurals
+
 _UNIT = {name.replace("_", " "): unit.split()[0] for unit in _UNITS.split(",") for name in unit.split()}
+
 _UNIT |= {f"{name}s": unit for name, unit in _UNIT.items() if len(name) > 1 and f"{name}s" not in _UNIT}
 
 
@@ -41,8 +47,11 @@ def _date(match: re.Match) -> str:
 
 
 _SIGNS = str.maketrans({**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’“”", "'"), "%": " percent"})
+
 _MONTH, _ALONE, _ENDS = _any([*_MONTHS, *(m[:3] for m in _MONTHS), "sept"]), r"(?<![\w.,:/-])", r"(?![\w.,:/-])"
+
 _DAY = r"(0?[1-9]|[12][0-9]|3[01])(?:st|nd|rd|th)?"
+
 _RULES = [  # (pattern, replacement), in this order
     (r"(?<![\w.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?!,?[0-9])", lambda m: m[0].replace(",", "")),  # 1,200
     (r"(?<![\w.])\.(?=[0-9])", "0."),
@@ -64,6 +73,7 @@ _RULES = [  # (pattern, replacement), in this order
     ),
     (rf"(?<![^\s-])([0-9][0-9.,:/-]*+|per) ?({_any(_UNIT)})(?!\w)", lambda m: f"{m[1]} {_UNIT[m[2]]}"),  # 57.5kg, per h
 ]
+
 _RULES = [(re.compile(pattern), replacement) for pattern, replacement in _RULES]
 
 

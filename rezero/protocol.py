@@ -1,4 +1,4 @@
-"""The text-tag protocol: prompts, one assistant turn of text → `Turn`, a transcript → `Episode`.
+"""The text-tag protocol: prompts, one assistant turn of text to a `Turn`, a transcript to an `Episode`.
 
 Each assistant turn thinks in `<think>…</think>` and then does exactly one of `<search>query</search>` or
 `<answer>text</answer>`; a search is answered by `<information>…</information>` (ReZero, arXiv 2504.11001). Everything
@@ -7,12 +7,15 @@ after the rollout reads `Episode`s; nothing parses a joined transcript a second 
 
 import re
 from dataclasses import dataclass, field, replace
+from pkgutil import resolve_name
+from typing import Literal, get_args
 
 from rezero.questions import Question
-from rezero.search import Hit
-from rezero.transcripts import plain
+from rezero.search.base import Hit
 
-OUTCOMES = ("answered", "malformed", "turn_limit", "token_limit", "unfinished")
+Action = Literal["search", "answer", "malformed"]
+Outcome = Literal["answered", "malformed", "turn_limit", "token_limit", "unfinished"]
+OUTCOMES = get_args(Outcome)
 
 PROMPTS = {  # name -> (system message, user message); "{question}" is filled in
     "full": (
@@ -27,6 +30,8 @@ PROMPTS = {  # name -> (system message, user message); "{question}" is filled in
     "short": ("", "{question}"),  # for a policy that knows the protocol from its training and reads slowly
 }
 
+TRANSCRIPTS = "rezero.extras.transcripts:read_transcript"  # imported only when a transcript is read
+
 NO_HITS = "No passage matched this query. Try other words."
 ENGINE_FAILED = "The search engine failed ({reason}). The query may be repeated or changed."
 CORRECTION = "That turn was not understood: after the thought, write exactly one search or exactly one answer."
@@ -38,18 +43,48 @@ _TAG_START = re.compile(r"<(?=[/|｜!]?[A-Za-z_|｜-]|\s*/?\s*(?:think|search|an
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How an episode is played, and what it may spend. Tokens are the policy's.
+
+    Attributes:
+        k: passages per search.
+        max_turns: assistant turns per episode.
+        turn_tokens: sampled tokens per turn.
+        episode_tokens: everything after the prompt, retrieved text included.
+        prompt_style: a key of `PROMPTS`.
+        temperature: 0 is greedy.
+    """
+
+    k: int = 2
+    max_turns: int = 20
+    turn_tokens: int = 512
+    episode_tokens: int = 8192
+    prompt_style: str = "full"
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("k", "max_turns", "turn_tokens", "episode_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; want at least 1")
+        if self.prompt_style not in PROMPTS:
+            raise ValueError(f"unknown prompt style {self.prompt_style!r}; allowed: {', '.join(PROMPTS)}")
+
+
+@dataclass(frozen=True)
 class Turn:
     """One assistant turn and what came back for it.
 
-    `action`: "search", "answer" or "malformed"; `argument`: the query or the answer, stripped ("" when malformed).
-    `information`: the text inside the `<information>` block that followed, None when nothing followed.
-    `error`: what a failing engine said, None when it worked. `engine`: the name of the engine that answered;
-    `fault`: what an engine that fails on purpose did to the hits, "" when nothing.
+    Attributes:
+        argument: the query or the answer, stripped; "" when the turn is malformed.
+        information: the text inside the `<information>` block that followed; None when nothing followed.
+        error: what a failing engine said; None when it worked.
+        engine: the name of the engine that answered.
+        fault: what an engine that fails on purpose did to the hits; "" when nothing.
     """
 
     text: str
     thought: str
-    action: str
+    action: Action
     argument: str
     hits: tuple[Hit, ...] = ()
     information: str | None = None
@@ -57,22 +92,36 @@ class Turn:
     engine: str = ""
     fault: str = ""
 
+    __pydantic_config__ = {"extra": "forbid"}
+
 
 @dataclass(frozen=True)
 class Episode:
-    """One question, the turns spent on it and how it ended (one of `OUTCOMES`).
+    """One question, the turns spent on it, and how it ended.
 
-    From a rollout it also carries the token ids: `prompt_ids`, `completion_ids` (all turns and all retrieved text)
-    and `env_mask`, as long as `completion_ids`, 1 where the policy chose the token and 0 where the environment did.
+    An episode from a rollout also carries its token ids: `prompt_ids`, `completion_ids` (all turns and all retrieved
+    text) and `env_mask`, as long as `completion_ids`, 1 where the policy chose the token and 0 where the environment
+    did.
+
+    Whether a search failed is decided here and nowhere else. An episode
+
+    - *missed* when, after its first search, gold passages were still unseen;
+    - *retried* when it missed and then searched again;
+    - *recovered* when it missed and later searches brought all that was unseen.
+
+    A question with several gold passages needs all of them: with one passage of two, an answer would still be a guess,
+    and to search again is still the right decision. Hence a first search that brings some of the gold is a miss, too.
     """
 
     question: Question | None
     turns: tuple[Turn, ...]
-    outcome: str
+    outcome: Outcome
     prompt: tuple[dict, ...] = ()
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     completion_ids: tuple[int, ...] = field(default=(), repr=False)
     env_mask: tuple[int, ...] = field(default=(), repr=False)
+
+    __pydantic_config__ = {"extra": "forbid"}
 
     @property
     def answer(self) -> str | None:
@@ -111,6 +160,22 @@ class Episode:
         """Number (from 1) of the search after which all gold chunks had been seen; None if that never happened."""
         return next((i for i, share in enumerate(self.evidence(), start=1) if share == 1.0), None)
 
+    @property
+    def missed(self) -> bool:
+        """Whether gold passages were still unseen after the first search. False without a search or without gold."""
+        has_gold = self.question is not None and bool(self.question.gold_chunk_ids)
+        return has_gold and bool(self.searches) and self.evidence_search != 1
+
+    @property
+    def retried(self) -> bool:
+        """Whether it searched again after a miss."""
+        return self.missed and len(self.searches) > 1
+
+    @property
+    def recovered(self) -> bool:
+        """Whether, after a miss, all gold passages were seen in the end."""
+        return self.missed and self.evidence_search is not None
+
     def to_messages(self) -> list[dict]:
         """The episode as chat messages; the inverse of `from_messages`."""
         messages = [dict(message) for message in self.prompt]
@@ -122,16 +187,16 @@ class Episode:
 
     @classmethod
     def from_messages(cls, transcript: list[dict] | str | dict, question: Question | None = None) -> "Episode":
-        """Read a transcript from anywhere as an episode.
+        """Read a transcript, also from elsewhere, as an episode; see `rezero.extras.transcripts` for what is understood.
 
-        Chat messages, `[{"role", "content"}, …]`, with retrieved text as `user`, `tool` or `ipython` messages and
-        OpenAI's tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`, or
-        its completion alone. `transcripts` tells how each is read. What stands before the assistant is the prompt.
+        That is: chat messages `[{"role", "content"}, …]` with retrieved text as `user`, `tool` or `ipython` messages
+        and OpenAI's tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`,
+        or its completion alone. What stands before the first assistant message is the prompt.
 
         Raises:
-            ValueError: something else, or a message without a known role or without text; names the message.
+            ValueError: something else, or a message without a known role or without text. Names the message.
         """
-        prompt, messages = plain(transcript)
+        prompt, messages = resolve_name(TRANSCRIPTS)(transcript)
         turns: list[Turn] = []
         for message in messages:
             if message["role"] == "assistant":
@@ -154,11 +219,11 @@ def build_prompt(question: str, style: str = "full") -> list[dict]:
 
 
 def parse_turn(text: str) -> Turn:
-    """One assistant message → `Turn`.
+    """Read one assistant message as a `Turn`.
 
-    The action is what stands outside the thoughts. Several searches count as one turn that runs the first of them
-    (in a rollout a turn is cut after its first action, so this only happens in transcripts from elsewhere); a search
-    together with an answer, neither of them, or a thought that never closes is malformed.
+    The action is what stands outside the thoughts. A search together with an answer, neither of them, or a thought
+    that never closes makes the turn malformed. Of several searches the first is run. (In a rollout a turn ends with
+    its first action, so several occur only in transcripts from elsewhere.)
     """
     thought = "\n".join(part.strip() for part in _THOUGHT.findall(text))
     rest = _THOUGHT.sub("", text)
@@ -170,25 +235,25 @@ def parse_turn(text: str) -> Turn:
 
 
 def closes_turn(text: str) -> bool:
-    """Whether `text` closes an action, so that generation must stop here."""
+    """Whether `text` contains a closed action, after which generation must stop."""
     return "</search>" in text or "</answer>" in text
 
 
 def neutralize(text: str) -> str:
-    """Make retrieved text inert: whatever looks like the start of a tag or of a chat token loses its bracket.
+    """Make retrieved text inert: what looks like the start of a tag or of a chat token loses its bracket.
 
-    `<answer>`, `</information>`, `<|im_end|>` and `<start_of_turn>` become `‹answer>`, …; `a < b` stays.
+    `<answer>`, `</information>`, `<|im_end|>` and `<start_of_turn>` become `‹answer>` and so on; `a < b` stays.
     """
     return _TAG_START.sub("‹", text)
 
 
 def holds(information: str, text: str) -> bool:
-    """Whether retrieved text holds `text`, verbatim or neutralized; an unknown text, "", it never holds."""
+    """Whether retrieved text contains `text`, verbatim or neutralized. An empty `text` counts as unknown: False."""
     return bool(text) and (text in information or neutralize(text) in information)
 
 
 def format_hits(hits: list[Hit] | tuple[Hit, ...]) -> str:
-    """The passages as the policy reads them: numbered, with titles, neutralized."""
+    """The passages as the policy reads them: numbered, with their titles, neutralized."""
     if not hits:
         return NO_HITS
     return "\n".join(f"[{i}] {neutralize(hit.title)} | {neutralize(hit.text)}" for i, hit in enumerate(hits, 1))

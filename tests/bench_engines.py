@@ -27,11 +27,11 @@ import numpy as np
 import pandas as pd
 
 from rezero.corpus import Chunk, load_chunks
-from rezero.questions import keywords
-from rezero.search import Engine, build_engine
-from rezero.search.core import indexed_text
-from rezero.search.embedding import EMBEDDERS, embed
-from rezero.search.lexical import words
+from rezero.search import build_engine
+from rezero.search.base import Engine, indexed_text
+from rezero.search.bm25 import words
+from rezero.search.embedders import EMBEDDERS, embed
+from rezero.text import keywords
 
 BATCH, QUERIES, SECONDS = 64, 512, 30  # queries a call; at most so many queries, and so long, a row
 ROUNDS = 105  # of the comparison with the bare library; the first five warm up

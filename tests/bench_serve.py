@@ -20,10 +20,10 @@ import bm25s
 import Stemmer
 import urllib3
 
+from data.policy.make import make_worlds
 from rezero.corpus import Chunk, save_chunks
 from rezero.files import ROOT
-from rezero.search.core import indexed_text
-from rezero.warmstart import make_worlds
+from rezero.search.base import indexed_text
 
 TOPK = 3
 

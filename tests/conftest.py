@@ -5,7 +5,7 @@ import torch
 
 from rezero.config import load_config
 from rezero.corpus import Chunk
-from rezero.policy import Policy, save_policy
+from rezero.policy.base import Policy, save_policy
 from rezero.questions import Question
 from rezero.search import build_engine
 from rezero.task import Task
@@ -50,9 +50,9 @@ def engine(chunks):
 @pytest.fixture(scope="session")
 def policy(questions, engine) -> Policy:
     """A random 2-layer policy with a ChatML tokenizer trained on scripted episodes of the toy corpus."""
-    from rezero.induction import new_model
+    from data.policy.induction import new_model
+    from data.policy.make import train_tokenizer
     from rezero.scripted import play, searcher
-    from rezero.warmstart import train_tokenizer
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer(play(searcher(), questions, engine, k=2), vocab_size=300)

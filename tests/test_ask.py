@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from rezero import ask
 from rezero.__main__ import main
 from rezero.config import load_config
 from rezero.corpus import save_chunks
-from rezero.evaluate import budget
+from rezero.evaluation.evaluate import budget
+from rezero.extras import ask
 from rezero.files import ROOT, write_text
-from rezero.policy import load_policy
+from rezero.policy.load import load_policy
 from rezero.protocol import Episode, Turn
 from rezero.questions import Question
 from rezero.rollout import rollout
-from rezero.search import Hit
+from rezero.search.base import Hit
 from rezero.task import load_task
 
 APOLLO = ROOT.parent / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone

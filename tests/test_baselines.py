@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from rezero.baselines import baselines, gold_engine, must_answer
-from rezero.evaluate import table
+from rezero.analysis.baselines import baselines, gold_engine, must_answer
+from rezero.evaluation.evaluate import table
 from rezero.rollout import rollout
 from rezero.scripted import play, searcher
 
@@ -81,8 +81,8 @@ def test_an_answer_that_never_closes_is_wrong(written, task, wide, questions):
 
 def test_a_real_generation_goes_on_from_what_was_given(policy, task, wide, questions):
     """With nothing forced, the stand-in gives the very episodes of a rollout."""
-    from rezero.baselines import Forced
-    from rezero.evaluate import budget
+    from rezero.analysis.baselines import Forced
+    from rezero.evaluation.evaluate import budget
 
     asked = dict(engine=task.engine, questions=questions, k=2, budget=budget(wide), prompt_style="short")
     free = replace(policy, backend=lambda *args: Forced(policy, {}, 99, *args))

@@ -11,11 +11,11 @@ import torch
 from conftest import TINY
 from safetensors.torch import save_file
 
-from rezero.checkpoints import last_checkpoint, whole
 from rezero.config import load_config
 from rezero.files import ROOT, read_jsonl
-from rezero.policy import save_policy
-from rezero.train import train
+from rezero.policy.base import save_policy
+from rezero.training.checkpoints import last_checkpoint, whole
+from rezero.training.train import train
 
 # One process that imports once; each training is a child of its own, which is killed or finds the disk full.
 # Every evaluation until step 6 counts as the best, so that best/ is replaced again and again.
@@ -24,11 +24,12 @@ import json, os, resource, shutil, signal, sys, traceback
 sys.path.insert(0, "tests")
 from pathlib import Path
 import conftest, torch, transformers
-from rezero import callbacks, files
+from rezero.training import callbacks
+from rezero import files
 from rezero.config import Config
 from rezero.search import build_engine
 from rezero.task import Task
-from rezero.train import train
+from rezero.training.train import train
 
 OWNERS = {"torch": torch, "state": transformers.TrainerState, "shutil": shutil, "callbacks": callbacks}
 config, folder, plan = Config(**json.loads(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])

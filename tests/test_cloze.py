@@ -2,10 +2,11 @@
 
 import pytest
 
-from rezero.cloze import ASK, BLANK, cloze_questions, main
 from rezero.corpus import Chunk, load_chunks, save_chunks
+from rezero.data.cloze import ASK, BLANK, cloze_questions, main
+from rezero.data.validation import leakage
 from rezero.judge import exact_match
-from rezero.questions import Question, leakage, load_questions, save_questions
+from rezero.questions import Question, load_questions, save_questions
 
 CHUNKS = [
     Chunk(

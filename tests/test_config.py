@@ -7,7 +7,7 @@ import pytest
 
 from rezero.config import PROFILES, Config, load_config
 from rezero.files import ROOT
-from rezero.sentinel import collapse
+from rezero.training.sentinel import collapse
 
 
 def test_profiles_are_configurations():

@@ -4,14 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rezero.corpus import (
-    Chunk,
-    chunk_text,
-    load_autodidact_questions,
-    load_chunks,
-    load_documents,
-    save_chunks,
-)
+from rezero.corpus import Chunk, chunk_text, load_autodidact_questions, load_chunks, load_documents, save_chunks
 
 OURS = [Chunk("a", "Valves", "A valve.\nTwo lines.", "report.md"), Chunk("b", "", "日本 “quotes”")]
 SQUAD = {"data": [{"title": "Crew", "paragraphs": [{"context": "One."}, {"context": "Two.", "qas": []}]}]}

@@ -7,9 +7,11 @@ from collections import Counter
 
 import pytest
 
+from rezero.analysis.retrieval import room_to_retry
 from rezero.corpus import load_chunks
+from rezero.data.validation import leakage, validate
 from rezero.files import ROOT, read_jsonl
-from rezero.questions import KINDS, leakage, load_questions, room_to_retry, unseen_names, validate
+from rezero.questions import KINDS, load_questions, unseen_names
 from rezero.search import build_engine
 
 HERE = ROOT / "data" / "larkspur"

@@ -19,10 +19,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from rezero import grpo, train
 from rezero.config import load_config
 from rezero.files import ROOT, read_jsonl, write_jsonl
 from rezero.protocol import parse_turn
+from rezero.training import grpo, train
 
 LAUNCH = ROOT / "rezero/launch"
 QUESTIONS, GROUP = 3, 2  # a step is 6 episodes: the second group has one in each of two processes

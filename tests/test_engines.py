@@ -14,10 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rezero.analysis.retrieval import hits_by_engine, recovered_by
 from rezero.corpus import Chunk, load_autodidact_questions, load_chunks, load_noise
+from rezero.extras import engines as combine
 from rezero.files import ROOT, write_jsonl
-from rezero.questions import Question, hits_by_engine, recovered_by
-from rezero.search import ENGINES, REMOTE, Asker, Engine, build_engine, combine, core, embedding, lexical
+from rezero.questions import Question
+from rezero.search import ENGINES, REMOTE, build_engine
+from rezero.search import base as core
+from rezero.search import bm25 as lexical
+from rezero.search import dense as embedding
+from rezero.search.base import Engine, SearchContext
 
 APOLLO = ROOT.parent / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
 CHUNKS = (
@@ -68,7 +74,7 @@ def test_the_table_is_complete():
 WORDS = st.sampled_from(["relief", "valve", "oxygen", "crew", "heater", "the", "<search>", "OR", "AND", "-valve",
                          "title:", '"', '"oxygen tank"', "title:valves", "日本", "(", "*", "NEAR", "\0"])  # fmt: skip
 QUERY = st.one_of(st.lists(WORDS).map(" ".join), st.text())
-ASKER = st.builds(Asker, st.text(), st.integers(1, 20))
+ASKER = st.builds(SearchContext, st.text(), st.integers(1, 20))
 
 
 def check(hits, k, name):
@@ -80,19 +86,19 @@ def check(hits, k, name):
 
 
 @every
-@given(query=QUERY, k=st.integers(1, 9), asker=ASKER)
+@given(query=QUERY, k=st.integers(1, 9), context=ASKER)
 @settings(max_examples=40, deadline=None)
-def test_any_text_gets_at_most_k_distinct_hits_in_score_order(name, options, query, k, asker):
-    (hits,) = engine(name, options).search([query], k, [asker])
+def test_any_text_gets_at_most_k_distinct_hits_in_score_order(name, options, query, k, context):
+    (hits,) = engine(name, options).search([query], k, [context])
     check(hits, k, name)
 
 
 @every
-@given(queries=st.lists(QUERY, max_size=6), k=st.integers(1, 6), asker=ASKER)
+@given(queries=st.lists(QUERY, max_size=6), k=st.integers(1, 6), context=ASKER)
 @settings(max_examples=10, deadline=None)
-def test_hits_do_not_depend_on_the_other_queries_of_the_batch(name, options, queries, k, asker):
-    together = engine(name, options).search(queries, k, [asker] * len(queries))
-    alone = [engine(name, options).search([query], k, [asker])[0] for query in queries]
+def test_hits_do_not_depend_on_the_other_queries_of_the_batch(name, options, queries, k, context):
+    together = engine(name, options).search(queries, k, [context] * len(queries))
+    alone = [engine(name, options).search([query], k, [context])[0] for query in queries]
     assert together == alone
     assert [hits.fault for hits in together] == [hits.fault for hits in alone]
 
@@ -145,7 +151,7 @@ def test_100_kb_queries(name):
 def counting(**attributes):
     asked = []
 
-    def search(queries, k, askers):
+    def search(queries, k, contexts):
         asked.extend(queries)
         return [core.Hits([core.Hit(f"{query} {k}", "", "", 1.0)]) for query in queries]
 
@@ -172,17 +178,17 @@ def test_what_a_caller_does_to_hits_stays_with_the_caller():
 
 
 def test_askers_matter_only_to_engines_that_look_at_them():
-    askers = [Asker("q1", 1), Asker("q2", 1)]
+    contexts = [SearchContext("q1", 1), SearchContext("q2", 1)]
     made, asked = counting()
-    made.search(["a", "a"], 2, askers)
+    made.search(["a", "a"], 2, contexts)
     assert asked == ["a"]
-    made, asked = counting(by_asker=True)
-    made.search(["a", "a"], 2, askers)
+    made, asked = counting(by_context=True)
+    made.search(["a", "a"], 2, contexts)
     assert asked == ["a", "a"]
-    looking = {name: built(name, 0).by_asker for name in TABLE if name != "legacy"}
-    assert [name for name, by_asker in looking.items() if by_asker] == ["faulty", "mixture"]
-    assert build_engine("rerank", CHUNKS, engine="mixture").by_asker
-    assert not build_engine("faulty", CHUNKS, empty=0.5, sticky=True).by_asker
+    looking = {name: built(name, 0).by_context for name in TABLE if name != "legacy"}
+    assert [name for name, by_context in looking.items() if by_context] == ["faulty", "mixture"]
+    assert build_engine("rerank", CHUNKS, engine="mixture").by_context
+    assert not build_engine("faulty", CHUNKS, empty=0.5, sticky=True).by_context
 
 
 def test_the_memory_is_bounded_and_forgets_what_was_not_used(monkeypatch):
@@ -362,13 +368,13 @@ def test_the_shipped_noise_is_never_gold():
 
 def test_mixture_keeps_to_one_engine_an_episode_and_names_it():
     made = build_engine("mixture", CHUNKS, engines=["bm25", "keyword", {"engine": "bm25", "k1": 0.9}], seed=3)
-    askers = [Asker(f"q{i}", attempt) for i in range(60) for attempt in (1, 2)]
-    drawn = [hits.engine for hits in made.search(["relief valve"] * 120, 2, askers)]
+    contexts = [SearchContext(f"q{i}", attempt) for i in range(60) for attempt in (1, 2)]
+    drawn = [hits.engine for hits in made.search(["relief valve"] * 120, 2, contexts)]
     assert drawn[::2] == drawn[1::2]
     assert set(drawn) == {"bm25", "keyword", "bm25 2"}
     assert min(Counter(drawn).values()) > 20
     other = build_engine("mixture", CHUNKS, engines=["bm25", "keyword", "bm25"], seed=4)
-    assert [hits.engine for hits in other.search(["relief valve"] * 120, 2, askers)] != drawn
+    assert [hits.engine for hits in other.search(["relief valve"] * 120, 2, contexts)] != drawn
     with pytest.raises(ValueError, match="of no engine"):
         build_engine("mixture", CHUNKS, engines=[])
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from rezero.evaluate import Estimate, compare, evaluate, pass_at, report, table
+from rezero.evaluation.evaluate import Estimate, compare, evaluate, pass_at, report, table
 from rezero.protocol import Episode, Turn, build_prompt
-from rezero.search import Hit
+from rezero.search.base import Hit
 
 
 def search(*ids):

@@ -9,18 +9,19 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from rezero import export as module
-from rezero import models
 from rezero.__main__ import main
 from rezero.config import load_config
-from rezero.evaluate import budget
-from rezero.export import export, find_run
+from rezero.evaluation.evaluate import budget
+from rezero.extras import export as module
+from rezero.extras.export import export, find_run
 from rezero.files import ROOT, write_jsonl, write_text
-from rezero.models import SMOLLM, add_adapter, load_base
-from rezero.policy import Policy, load_policy, save_policy
+from rezero.policy import hub as models
+from rezero.policy.base import Policy, save_policy
+from rezero.policy.hub import SMOLLM, add_adapter, load_base
+from rezero.policy.load import load_policy
 from rezero.rollout import rollout
 from rezero.task import load_task
-from rezero.train import train
+from rezero.training.train import train
 
 
 def with_a_random_adapter(base, seed=0, std=0.1) -> Policy:

@@ -7,8 +7,9 @@ import pytest
 
 from rezero.corpus import Chunk
 from rezero.protocol import parse_turn
-from rezero.rollout import respond
-from rezero.search import Asker, SearchError, build_engine
+from rezero.search import build_engine
+from rezero.search.base import SearchContext, SearchError
+from rezero.search_env import respond
 
 TEXT = "Probe {} of the relief valve took {} days and 3.5 hours."
 CHUNKS = [Chunk(f"c{i}", f"Note {i}", TEXT.format(i, i + 10)) for i in range(80)]
@@ -22,7 +23,7 @@ def faulty(**options):
 
 def fault(engine, query, attempt=1, k=3):
     try:
-        return engine.search([query], k, [Asker("q", attempt)])[0].fault
+        return engine.search([query], k, [SearchContext("q", attempt)])[0].fault
     except SearchError as error:
         return error.fault
 
@@ -60,7 +61,7 @@ def test_who_escapes_a_fault(sticky):
     reworded = sum(fault(engine, f"{query} duration") == "" for query in failed) / len(failed)
     assert 0.35 < reworded < 0.65
     assert all(fault(engine, f"  {query.upper()}?!") for query in failed)  # no other words
-    asked_by_others = [engine.search([query], 3, [Asker("another", 1)])[0].fault for query in failed]
+    asked_by_others = [engine.search([query], 3, [SearchContext("another", 1)])[0].fault for query in failed]
     assert set(asked_by_others) == {"empty"}
 
 
@@ -134,8 +135,8 @@ def test_an_outage_spoils_no_other_query_of_a_turn_and_is_told_apart_from_a_miss
 
 def test_faults_of_any_engine():
     engine = faulty(engine={"engine": "mixture", "engines": ["bm25", "keyword"]}, shuffled=1)
-    askers = [Asker(f"q{i}", 1) for i in range(20)]
-    found = engine.search(["relief valve probe"] * 20, 3, askers)
+    contexts = [SearchContext(f"q{i}", 1) for i in range(20)]
+    found = engine.search(["relief valve probe"] * 20, 3, contexts)
     assert {hits.engine for hits in found} == {"bm25", "keyword"}
     assert {hits.fault for hits in found} == {"shuffled"}
 

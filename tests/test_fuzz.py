@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rezero.original import _without_operators as without_operators
-from rezero.original import similarity
 from rezero.protocol import Episode, Turn, format_hits, neutralize, parse_turn, wrap_information
 from rezero.questions import Question
 from rezero.rewards import REWARDS
-from rezero.search import Hit
+from rezero.rewards.published import _without_operators as without_operators
+from rezero.rewards.published import similarity
+from rezero.search.base import Hit
 
 YES_NO, SEARCHES = (0, 1), (0, 0.175, 0.25, 0.325, 0.35, 0.4, 0.475, 0.5, 0.65, 0.8, 0.95)
 RANGES = {  # a tuple: these values only; a slice: everything between

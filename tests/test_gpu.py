@@ -15,14 +15,15 @@ import pytest
 import torch
 from transformers.trainer_callback import TrainerCallback
 
-from rezero import gpu
 from rezero.config import load_config
 from rezero.files import ROOT
-from rezero.gpu import EngineGeneration, ModelGeneration, check_gpu, load_unsloth, with_weights
-from rezero.models import add_adapter, load_base, load_trainable, untrained, with_adapter
-from rezero.policy import Policy, load_policy, save_policy
+from rezero.policy import unsloth as gpu
+from rezero.policy.base import Policy, save_policy
+from rezero.policy.hub import add_adapter, load_base
+from rezero.policy.load import load_policy, load_trainable, untrained, with_adapter
+from rezero.policy.unsloth import EngineGeneration, ModelGeneration, check_gpu, load_unsloth, with_weights
 from rezero.rollout import Budget, rollout
-from rezero.train import train
+from rezero.training.train import train
 
 PLAY = dict(k=2, budget=Budget(3, 8, 300), prompt_style="short")
 
@@ -300,10 +301,10 @@ def take_step(folder: Path, rewritten: bool) -> None:
     """
     from conftest import CHUNKS, QUESTIONS
 
-    from rezero import models
-    from rezero import train as training
+    from rezero.policy import hub as models
     from rezero.search import build_engine
     from rezero.task import Task
+    from rezero.training import train as training
 
     models.best_dtype = lambda: torch.float32
     model, tokenizer = load_base(str(folder / "base"))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from rezero.config import PROFILES, Config
-from rezero.models import out_of_memory
+from rezero.policy.load import out_of_memory
 from rezero.protocol import PROMPTS
 
 GIB = 2**30

@@ -6,10 +6,8 @@ from types import SimpleNamespace
 import pytest
 from test_remote import stand_in
 
-import rezero.model_judge as module
-from rezero.files import ROOT, read_jsonl
-from rezero.judge import exact_match
-from rezero.model_judge import (
+import rezero.extras.model_judge as module
+from rezero.extras.model_judge import (
     LONGEST,
     JudgeError,
     agreement,
@@ -21,6 +19,8 @@ from rezero.model_judge import (
     text_judge,
     verdict,
 )
+from rezero.files import ROOT, read_jsonl
+from rezero.judge import exact_match
 
 PAIRS = list(read_jsonl("data/judge/pairs.jsonl"))
 PAIR = ("What froze?", ["the valve", "valve"], "a frozen valve")

@@ -7,15 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rezero import models
-from rezero.callbacks import AdapterCheck
 from rezero.config import load_config
 from rezero.files import ROOT
-from rezero.models import SMOLLM, add_adapter, check_context, load_base, mend, out_of_memory, outline
-from rezero.policy import Policy, load_policy, save_policy
+from rezero.policy import hub as models
+from rezero.policy.base import Policy, save_policy
+from rezero.policy.hub import SMOLLM, add_adapter, load_base, mend
+from rezero.policy.load import check_context, load_policy, out_of_memory, outline
 from rezero.protocol import build_prompt, wrap_information
 from rezero.task import Task
-from rezero.train import train
+from rezero.training.callbacks import AdapterCheck
+from rezero.training.train import train
 
 DEAF = lambda template: template.replace("in messages %}", "in messages if m.role != 'system' %}")  # noqa: E731
 

@@ -10,8 +10,8 @@ import nbformat
 import pytest
 
 from rezero.files import ROOT, read_jsonl
-from rezero.parameters import read_parameters
-from rezero.run import find_notebooks
+from rezero.runner.parameters import read_parameters
+from rezero.runner.run import find_notebooks
 
 NAMES = ["00_tour", "01_generate_data", "02_train_grpo", "03_reward_ablations", "04_trace_analysis"]
 TABLE = ("needs", "time", "reads", "writes")

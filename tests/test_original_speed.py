@@ -5,16 +5,18 @@ from random import Random
 from time import process_time
 
 import pytest
+from rezero.traces import read_traces
 
-from rezero import original
 from rezero.corpus import load_chunks
+from rezero.evaluation.traces import write_traces
 from rezero.files import ROOT
 from rezero.protocol import Episode, parse_turn
-from rezero.questions import keywords, load_questions
+from rezero.questions import load_questions
 from rezero.rewards import REWARDS
+from rezero.rewards import published as original
 from rezero.scripted import play
 from rezero.search import build_engine
-from rezero.traces import read_traces, write_traces
+from rezero.text import keywords
 
 LARKSPUR = ROOT / "data" / "larkspur"
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from rezero import plots
-from rezero.stats import wilson
+from rezero.analysis import plots
+from rezero.evaluation.stats import wilson
 
 
 @pytest.fixture(autouse=True)

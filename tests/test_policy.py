@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rezero.policy import Policy, load_policy, save_policy
+from rezero.policy.base import Policy, save_policy
+from rezero.policy.load import load_policy
 from rezero.protocol import build_prompt, wrap_information
 
 

@@ -19,7 +19,7 @@ from rezero.protocol import (
     unwrap_information,
     wrap_information,
 )
-from rezero.search import Hit
+from rezero.search.base import Hit
 
 
 @pytest.mark.parametrize(

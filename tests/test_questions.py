@@ -4,21 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from rezero.analysis.retrieval import room_to_retry
 from rezero.corpus import Chunk
+from rezero.data.validation import leakage, validate
 from rezero.files import write_jsonl
-from rezero.questions import (
-    Question,
-    keywords,
-    leakage,
-    load_questions,
-    room_to_retry,
-    save_questions,
-    split_by_chunk,
-    to_the_point,
-    unseen_names,
-    validate,
-)
+from rezero.questions import Question, load_questions, save_questions, split_by_chunk, unseen_names
 from rezero.search import build_engine
+from rezero.text import keywords
+from rezero.warmstart.demonstrations import to_the_point
 
 CHUNKS = [
     Chunk("c1", "Vess", "The pump of Vess, known as the Kettle, was built by Orrin Works."),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rezero import reference
-from rezero.reference import END, START, keep_as_reference
+from rezero.runner import reference
+from rezero.runner.reference import END, START, keep_as_reference
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rezero.corpus import Chunk
-from rezero.search import Hit, SearchError, build_engine, remote
+from rezero.extras import remote
+from rezero.search import build_engine
+from rezero.search.base import Hit, SearchError
 
 CHUNKS = [
     Chunk("valve", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),

@@ -11,7 +11,7 @@ from rezero.config import load_config
 from rezero.protocol import Episode, neutralize, parse_turn
 from rezero.questions import Question
 from rezero.rewards import REWARD_SETS, score
-from rezero.search import Hit
+from rezero.search.base import Hit
 
 GOLD, GOLD2, OTHER = "7.1 Tanks\n\nThe relief valve froze.", "The crew came home.", "A heater welded shut."
 ONE = Question("q1", "What froze?", ("relief valve", "valve"), ("g1",), (GOLD,))

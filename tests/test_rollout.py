@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from rezero.protocol import CORRECTION, NO_HITS
-from rezero.rollout import Budget, respond, rollout
-from rezero.search import SearchError
+from rezero.rollout import Budget, rollout
+from rezero.search.base import SearchError
+from rezero.search_env import respond
 
 
 class Recited:
@@ -127,10 +128,10 @@ class Moody:
     def __init__(self, engine):
         self.engine = engine
 
-    def search(self, queries, k, askers=None):
+    def search(self, queries, k, contexts=None):
         if any("boom" in query for query in queries):
             raise SearchError("shard 3 is down")
-        return self.engine.search(queries, k, askers)
+        return self.engine.search(queries, k, contexts)
 
 
 def test_a_failing_engine_is_reported_and_the_episode_goes_on(recite, engine, questions):

@@ -12,11 +12,12 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from rezero import environment, parameters
-from rezero import run as runner
 from rezero.__main__ import main
 from rezero.files import ROOT
-from rezero.run import run
+from rezero.runner import kernel as environment
+from rezero.runner import parameters
+from rezero.runner import run as runner
+from rezero.runner.run import run
 
 TAGGED = {"tags": ["parameters"]}
 DEFAULTS = {

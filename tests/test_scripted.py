@@ -8,9 +8,12 @@ import pytest
 
 from rezero.corpus import load_autodidact_questions, load_chunks
 from rezero.protocol import Turn, parse_turn
-from rezero.questions import Question, normalized
-from rezero.scripted import LONGEST, UNKNOWN, nearest, play, quote, refine, searcher, weighing
-from rezero.search import Hit, build_engine
+from rezero.questions import Question
+from rezero.scripted import LONGEST, UNKNOWN, play, quote, refine, searcher
+from rezero.search import build_engine
+from rezero.search.base import Hit
+from rezero.text import normalized
+from rezero.warmstart.demonstrations import nearest, weighing
 
 APOLLO = Path(__file__).parents[2] / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
 

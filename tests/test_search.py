@@ -8,7 +8,10 @@ import pytest
 from test_engines import CHUNKS, built, ids
 
 from rezero.corpus import Chunk
-from rezero.search import Hit, build_engine, core, embedding
+from rezero.search import base as core
+from rezero.search import build_engine
+from rezero.search import dense as embedding
+from rezero.search.base import Hit
 
 either = pytest.mark.parametrize("name", ["bm25", "dense"])
 

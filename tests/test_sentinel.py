@@ -3,22 +3,13 @@
 import json
 
 import pytest
+from rezero.sentinel import settings_table
 
-from rezero.callbacks import Sentinel
+from rezero.analysis.collapse import PUBLISHED, kept, margins, read_run, read_runs, replay
 from rezero.config import load_config
 from rezero.files import read_jsonl, write_jsonl, write_text
-from rezero.sentinel import (
-    LIMITS,
-    PUBLISHED,
-    check_limits,
-    collapse,
-    kept,
-    margins,
-    read_run,
-    read_runs,
-    replay,
-    settings_table,
-)
+from rezero.training.callbacks import Sentinel
+from rezero.training.sentinel import LIMITS, check_limits, collapse
 
 CURVE = [21.9, 28.1, 28.1, 37.5, 46.9, 31.3, 12.5, 18.8, 0, 3.1, 0]  # % right at steps 50, 100, ...
 MOST = {"searches": 4, "policy_tokens": 200}

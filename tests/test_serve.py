@@ -17,13 +17,16 @@ from hypothesis import strategies as st
 
 from rezero.corpus import Chunk, save_chunks
 from rezero.files import ROOT
-from rezero.search import SearchError, build_engine
+from rezero.search import build_engine
+from rezero.search.base import SearchError
 
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 
+from rezero.serve import read_corpus  # noqa: E402
+
 from rezero.__main__ import main  # noqa: E402
-from rezero.serve import Limits, make_app, read_corpus  # noqa: E402
+from rezero.extras.serve import Limits, make_app  # noqa: E402
 
 CHUNKS = [
     Chunk("valve", "Valves", "The relief valve of the oxygen tank\nwas replaced at the plant."),
@@ -150,7 +153,7 @@ def test_what_cannot_be_answered_is_refused_with_a_reason(url, session, body, re
 
 
 def test_a_body_too_large_to_read_is_refused(url, session, monkeypatch):
-    monkeypatch.setattr("rezero.serve.MAX_BODY", 1000)
+    monkeypatch.setattr("rezero.extras.serve.MAX_BODY", 1000)
     parts = (b" " * 400 for _ in range(4))  # sent in chunks, without a Content-Length
     answer = session.post(f"{url}/retrieve", data=parts)
     assert answer.status_code == 422 and "more than 1000 bytes" in answer.json()["detail"]

@@ -12,12 +12,14 @@ from datasets import Dataset
 
 from rezero.config import load_config
 from rezero.files import read_jsonl
-from rezero.policy import load_policy, save_policy
+from rezero.policy.base import save_policy
+from rezero.policy.load import load_policy
 from rezero.rewards import REWARDS
 from rezero.rollout import Budget, rollout
-from rezero.scripted import GIVE_UP, HIT, MISSED, RETRY, play_searcher
-from rezero.sft import IGNORED, Log, encode, scripted_episodes, sft_config, sft_trainer, verdicts, warm_start
-from rezero.train import starting_policy, train
+from rezero.scripted import GIVE_UP, HIT, MISSED, RETRY
+from rezero.training.train import starting_policy, train
+from rezero.warmstart.demonstrations import play_searcher, scripted_episodes
+from rezero.warmstart.supervised import IGNORED, Log, encode, sft_config, sft_trainer, verdicts, warm_start
 
 WARM = dict(
     steps=2,

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from rezero.stats import fisher, mcnemar
 from scipy.stats import binom, norm
 
-from rezero.stats import bootstrap_mean, fisher, holm, mcnemar, paired_bootstrap, paired_shares, solve_power, wilson
+from rezero.evaluation.stats import bootstrap_mean, holm, paired_bootstrap, paired_shares, solve_power, wilson
 
 
 @pytest.mark.parametrize(

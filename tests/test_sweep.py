@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from rezero import ablations
+from rezero.analysis import ablations
 from rezero.corpus import save_chunks
-from rezero.evaluate import report
+from rezero.evaluation.evaluate import report
+from rezero.evaluation.traces import append_traces
 from rezero.files import append_jsonl
-from rezero.policy import save_policy
+from rezero.policy.base import save_policy
 from rezero.protocol import Episode, Turn
 from rezero.questions import Question, save_questions
-from rezero.search import Hit
-from rezero.sweep import NOTEBOOK, check_arm, grid, named, sweep
-from rezero.traces import append_traces
+from rezero.runner.sweep import NOTEBOOK, check_arm, grid, named, sweep
+from rezero.search.base import Hit
 
 PARAMETERS = """profile = "laptop"
 seed = 0

@@ -7,9 +7,11 @@ from datasets import Dataset
 from test_engines import APOLLO
 
 from rezero.config import load_config
+from rezero.data.validation import leakage
 from rezero.files import read_jsonl
-from rezero.questions import Question, assign_splits, keywords, leakage
+from rezero.questions import Question, assign_splits
 from rezero.task import load_task, open_test, pick_missed
+from rezero.text import keywords
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from rezero.traces import read_traces, turns_frame
 
-from rezero.cards import browser, html, plain, side_by_side
+from rezero.analysis.cards import browser, html, plain, side_by_side
+from rezero.evaluation.traces import append_traces, read_rows, to_frame, write_traces
 from rezero.files import append_jsonl, read_jsonl
 from rezero.protocol import CORRECTION, NO_HITS, Episode, parse_turn
 from rezero.questions import Question
-from rezero.search import Hit
-from rezero.traces import append_traces, read_rows, read_traces, to_frame, turns_frame, write_traces
+from rezero.search.base import Hit
 
 QUESTION = Question("q1", "Who led Corvane?", ("Ilse Varrow", "Varrow"), ("g1",), ("Varrow led it.",), split="dev")
 TWO_HOP = replace(QUESTION, id="q2", gold_chunk_ids=("g1", "g2"), gold_texts=("a", "b"), kind="two-hop")

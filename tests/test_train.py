@@ -9,16 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rezero import callbacks
-from rezero import train as training
 from rezero.config import load_config
-from rezero.curriculum import draw_questions, measure_difficulty
-from rezero.evaluate import Estimate, evaluate
+from rezero.evaluation.evaluate import Estimate, evaluate
 from rezero.files import ROOT, read_jsonl
-from rezero.grpo import grpo_config, lean_batches
 from rezero.questions import Question
 from rezero.rewards import REWARDS
-from rezero.train import build_trainer, reward_weights, train
+from rezero.training import callbacks
+from rezero.training import train as training
+from rezero.training.curriculum import draw_questions, measure_difficulty
+from rezero.training.grpo import grpo_config, lean_batches
+from rezero.training.train import build_trainer, reward_weights, train
 
 
 def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
@@ -240,7 +240,7 @@ sys.path.insert(0, "tests")
 import conftest
 from rezero.search import build_engine
 from rezero.task import Task
-from rezero.train import train
+from rezero.training.train import train
 from rezero.config import Config
 import json
 config = Config(**json.loads(sys.argv[1]))

@@ -13,15 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from rezero.vllm_server import Server
 from trl.generation import vllm_client, vllm_generation
 
-from rezero.evaluate import budget, evaluate
+from rezero.evaluation.evaluate import budget, evaluate
 from rezero.files import ROOT, read_jsonl
-from rezero.policy import Policy
+from rezero.policy.base import Policy
 from rezero.rewards import REWARDS
 from rezero.rollout import rollout
-from rezero.train import train
-from rezero.vllm_server import Server
+from rezero.training.train import train
 
 
 class StandIn:

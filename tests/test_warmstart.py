@@ -4,9 +4,9 @@ import random
 
 import torch
 
-from rezero.induction import new_model
+from data.policy.induction import new_model
+from data.policy.make import batches, encode_episode, loss_of, make_drills
 from rezero.scripted import GIVE_UP, RETRY, UNKNOWN, play, searcher
-from rezero.warmstart import batches, encode_episode, loss_of, make_drills
 
 
 def test_the_searcher_retries_or_gives_up(engine, questions):

@@ -18,8 +18,10 @@ from statistics import median
 
 import pandas
 
+from rezero.analysis.retrieval import room_to_retry
+from rezero.data.validation import leakage, validate
 from rezero.files import write_jsonl
-from rezero.questions import SPLITS, Question, leakage, room_to_retry, save_questions, validate
+from rezero.questions import SPLITS, Question, save_questions
 from rezero.search import build_engine
 
 HERE = Path(__file__).resolve().parent

@@ -1,47 +1,65 @@
-"""Search engines: `build_engine(name, chunks, **options).search(queries, k)`, one list of `Hit`s a query.
+"""Search engines: `build_engine(name, chunks, **options).search(queries, k)` returns one list of `Hit`s per query.
 
-An engine is a function `(chunks, **options) -> search`; `search(queries, k, askers)` gives `Hits` for every query.
-Most engines rank their chunks and leave the rest to `core.ranked`. A new engine is one function and one line in
-`ENGINES`.
+An engine is a function `(chunks, **options) -> search`, and `search(queries, k, contexts)` returns the `Hits` of each
+query. Most engines only rank their chunks and leave the rest to `base.ranked`. To add one, write such a function and
+name it in `ENGINES`, or give its name as "module:function".
 """
 
 import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rezero.corpus import Chunk
-from rezero.search.combine import hybrid, mixture, noisy, rerank, trim
-from rezero.search.core import Asker, Engine, Hit, Hits, SearchError, clean
-from rezero.search.embedding import EMBEDDERS, dense, legacy
-from rezero.search.faults import faulty
-from rezero.search.lexical import bm25, keyword
-from rezero.search.remote import http, opensearch, qdrant, web
+from rezero.names import load_function
+from rezero.search.base import Engine
 
-__all__ = ["EMBEDDERS", "ENGINES", "Asker", "Engine", "Hit", "Hits", "SearchError", "build_engine", "clean"]
-
-ENGINES = {
-    "bm25": bm25, "keyword": keyword, "dense": dense, "legacy": legacy,
-    "hybrid": hybrid, "rerank": rerank, "trim": trim, "noisy": noisy, "faulty": faulty, "mixture": mixture,
-    "http": http, "web": web, "qdrant": qdrant, "opensearch": opensearch,
-}  # fmt: skip
-REMOTE = {"http", "web", "qdrant", "opensearch"}  # may be built without chunks
+ENGINES = {  # name -> function; its module is imported when the engine is built
+    "bm25": "rezero.search.bm25:bm25",
+    "dense": "rezero.search.dense:dense",
+    "hybrid": "rezero.search.hybrid:hybrid",
+    "faulty": "rezero.search.faulty:faulty",
+    "keyword": "rezero.extras.engines:keyword",
+    "rerank": "rezero.extras.engines:rerank",
+    "trim": "rezero.extras.engines:trim",
+    "noisy": "rezero.extras.engines:noisy",
+    "mixture": "rezero.extras.engines:mixture",
+    "legacy": "rezero.extras.engines:legacy",
+    "http": "rezero.extras.remote:http",
+    "web": "rezero.extras.remote:web",
+    "opensearch": "rezero.extras.remote:opensearch",
+    "qdrant": "rezero.extras.remote:qdrant",
+}
+REMOTE = {"http", "web", "opensearch", "qdrant"}  # may be built without chunks
 
 
 def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
-    """Index `chunks` with the engine `name` of `ENGINES`.
+    """Index `chunks` with an engine of `ENGINES`, or with any "module:function".
 
     Raises:
-        ValueError: unknown engine or option (the message lists the known ones), no chunks, or a repeated id.
-        ImportError: the engine needs a package that is not installed; the message says what to install.
+        ValueError: an unknown engine or option (the message lists the known ones), no chunks, or a repeated id.
+        ImportError: the engine needs a package that is not installed. The message says what to install.
     """
-    if name not in ENGINES:
-        raise ValueError(f"unknown engine {name!r}; have: {', '.join(sorted(ENGINES))}")
-    allowed = [option for option in inspect.signature(ENGINES[name]).parameters if option != "chunks"]
-    if unknown := sorted(set(options) - set(allowed)):
-        raise ValueError(f"unknown option {unknown[0]!r} for engine {name!r}; have: {', '.join(allowed)}")
-    if not chunks and name not in REMOTE:
+    function = load_function(name, ENGINES, "engine")
+    allowed = [option for option in inspect.signature(function).parameters if option != "chunks"]
+    for option in options:
+        if option not in allowed:
+            raise ValueError(f"unknown option {option!r} for engine {name!r}; allowed: {', '.join(allowed)}")
+    if not chunks and name in ENGINES and name not in REMOTE:
         raise ValueError(f"engine {name!r} needs at least one chunk, got none")
     ids = Counter(chunk.id for chunk in chunks)
     if len(ids) < len(chunks):
         raise ValueError(f"engine {name!r}: two chunks have the id {ids.most_common(1)[0][0]!r}")
-    return Engine(name, ENGINES[name](chunks, **options))
+    return Engine(name, function(chunks, **options))
+
+
+def build_inner(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
+    """The engine inside another one, described by plain data: a name, or {"engine": name, option: value, ...}.
+
+    As in a configuration, options may also stand under the key "engine_options". That is needed where the inner engine
+    itself has an option "engine".
+    """
+    options = {"engine": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    name, more = options.pop("engine", None), options.pop("engine_options", {})
+    if not isinstance(name, str):
+        raise ValueError(f"an engine is {spec!r}; want its name, or a mapping with the key 'engine'")
+    return build_engine(name, chunks, **options, **more)

@@ -1,0 +1,174 @@
+"""The reward lab: what each reward and weighting pays the honest and the cheating scripts of `cheaters.POLICIES`.
+
+`pay` scores any episodes, played or recorded, without a model; the rest reads its frame.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from rezero.analysis.cheaters import POLICIES, RETRIER
+from rezero.config import load_config
+from rezero.analysis import plots
+from rezero.evaluation.stats import paired_bootstrap
+from rezero.evaluation.traces import Row, read_rows
+from rezero.files import resolve, write_text
+from rezero.protocol import Episode
+from rezero.questions import Question
+from rezero.rewards import REWARD_SETS, REWARDS, check_weights
+from rezero.scripted import play
+from rezero.search.base import Engine
+from rezero.task import load_task
+
+Weightings = dict[str, dict[str, float]]
+
+GROUP = ["engine", "question"]
+
+
+def naive_recovery(episode: Episode) -> float:
+    """1 if the first search missed, a later one found the evidence and an answer came, else 0. Pays misses."""
+    return float(episode.outcome == "answered" and (episode.evidence_search or 0) > 1)
+
+
+def search_cost(episode: Episode) -> float:
+    """-1 a search. Where everyone is right it is the whole advantage, and teaches never to search again."""
+    return float(-len(episode.searches))
+
+
+TRAPS = {"naive_recovery": naive_recovery, "search_cost": search_cost}  # known to be bad; never in `REWARDS`
+
+SETS: Weightings = REWARD_SETS | {
+    "count": {"correctness": 4, "retry": 1},
+    "naive recovery": {"correctness": 4, "naive_recovery": 2},
+    "search cost": {"correctness": 4, "evidence": 2, "search_cost": 0.1},
+}
+
+
+def play_all(engines: dict[str, Engine], questions: list[Question], k: int, seed: int = 0) -> list[Row]:
+    """One episode an engine, policy and question, under the labels engine and policy."""
+    return [
+        ({"engine": name, "policy": policy}, episode)
+        for name, engine in engines.items()
+        for policy, (script, _) in POLICIES.items()
+        for episode in play(script, questions, engine, k=k, seed=seed)
+    ]
+
+
+def pay(rows: Iterable[Row], sets: Weightings = SETS) -> pd.DataFrame:
+    """One row an episode (index: engine, policy, question), one column a reward and one a weighting.
+
+    `rows` are those of `play_all` or `traces.read_rows`: (labels, episode). The columns have two levels: "reward" or
+    "weighting", and the name.
+
+    Raises:
+        ValueError: a weighting names an unknown reward or has no number, or an episode has no question.
+    """
+    for weights in sets.values():
+        check_weights({name: weight for name, weight in weights.items() if name not in TRAPS})
+    rows, known = list(rows), REWARDS | TRAPS
+    values = [{name: reward(episode) for name, reward in known.items()} for _, episode in rows]
+    keys = [(labels.get("engine", ""), labels.get("policy", "recorded"), e.question.id) for labels, e in rows]
+    index = pd.MultiIndex.from_tuples(keys, names=["engine", "policy", "question"])
+    paid = pd.DataFrame(values, index)
+    sums = {name: sum(weight * paid[reward] for reward, weight in weights.items()) for name, weights in sets.items()}
+    return pd.concat({"reward": paid, "weighting": pd.DataFrame(sums, index)}, axis=1)
+
+
+def means(paid: pd.DataFrame) -> pd.DataFrame:
+    """What a policy earns an episode: index (honest, cheating or recorded; policy), columns as in `pay`."""
+    table = paid.groupby("policy", sort=False).mean()
+    kinds = {name: "honest" if honest else "cheating" for name, (_, honest) in POLICIES.items()}
+    table.index = pd.MultiIndex.from_tuples([(kinds.get(name, "recorded"), name) for name in table.index])
+    return table
+
+
+def flags(paid: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Each reward and weighting under which a cheater earns more than the honest retrier.
+
+    One row a pair: pays ("reward" or "weighting"), name, cheater, more (the mean difference), low, high (its 95%
+    interval, paired over questions, all engines together); only what has low > 0.
+    """
+    wide = paid.groupby(["question", "policy"]).mean().unstack("policy")
+    played = set(paid.index.unique("policy"))  # recorded episodes need not be these policies'
+    cheaters = [name for name, (_, honest) in POLICIES.items() if not honest and {name, RETRIER} <= played]
+    rows = []
+    for column in paid:
+        for cheater in cheaters:
+            honest, other = wide[*column, RETRIER], wide[*column, cheater]
+            if other.mean() > honest.mean():
+                rows.append((*column, cheater, *paired_bootstrap(honest, other, seed, resamples=2_000)))
+    found = pd.DataFrame(rows, columns=["pays", "name", "cheater", "more", "low", "high"])
+    return found[found.low > 0].reset_index(drop=True)
+
+
+def dearest(found: pd.DataFrame) -> pd.DataFrame:
+    """`flags` with only the best-paid cheater of each reward and weighting, and how many cheaters are flagged there."""
+    groups = found.groupby(["pays", "name"], sort=False)["more"]
+    return found.loc[groups.idxmax()].assign(flagged=groups.count().to_numpy()).reset_index(drop=True)
+
+
+def marks(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """Which cells of `means` are flagged: True or False in the same rows and columns."""
+    marked = pd.DataFrame(False, table.index, table.columns)
+    for flag in found.itertuples():
+        marked.loc[("cheating", flag.cheater), (flag.pays, flag.name)] = True
+    return marked
+
+
+def advantage_shares(paid: pd.DataFrame, sets: Weightings = SETS) -> pd.DataFrame:
+    """How much of the group advantage each reward of each weighting makes: index (weighting, reward).
+
+    The episodes of one question under one engine are a group. With c = weight · (reward - the group's mean) and A the
+    sum of c over the rewards, a reward's share in a group is Σ c A / Σ A²: its part in the squared advantage, whatever
+    the group is divided by. Shares of a weighting add up to 1; one below 0 pulls against the others.
+
+    "group scaling": the mean over groups with any advantage, all of which TRL's scale_rewards="group" makes equally
+    loud. "no scaling": Σ c A / Σ A² over all groups, as loud as they are ("none", "batch"). "all right": as the first,
+    over the groups in which every episode is right. "over correctness": more than correctness, under group scaling.
+    """
+    rewards = paid["reward"]
+    centred = rewards - rewards.groupby(level=GROUP).transform("mean")
+    right = rewards["correctness"].groupby(level=GROUP).min() == 1
+    tables = {}
+    for name, weights in sets.items():
+        parts = centred[list(weights)] * pd.Series(weights, dtype=float)
+        total = parts.sum(axis=1)
+        common = parts.mul(total, axis=0).groupby(level=GROUP).sum()
+        square = (total**2).groupby(level=GROUP).sum()
+        share = common.div(square, axis=0)[square > 1e-9]
+        columns = {"group scaling": share.mean(), "no scaling": common.sum() / square.sum()}
+        tables[name] = pd.DataFrame(columns | {"all right": share[right[share.index]].mean()})
+        scaled = tables[name]["group scaling"]
+        tables[name]["over correctness"] = scaled > scaled.get("correctness", 0.0)
+    return pd.concat(tables, names=["weighting", "reward"])
+
+
+def contenders(paid: pd.DataFrame) -> pd.DataFrame:
+    """The rows of policies that are ever right by the evidence: groups of these tell what a policy might turn into."""
+    return paid[paid["reward", "efficiency"].groupby("policy").transform("max") > 0]
+
+
+def report(engines: list[str], questions: int, traces: str | None, weights: dict | None, out: str | Path) -> None:
+    """Print what the lab finds on dev questions (0: all) or in a trace file; write pay.csv and pay.png to `out`.
+
+    `weights`, when given, are one more weighting, "yours".
+    """
+    sets, out = SETS | ({"yours": weights} if weights else {}), resolve(out)
+    if traces:
+        paid = pay(read_rows(traces), sets)
+    else:
+        config, tasks = load_config(), {name: load_task(load_config(engine=name)) for name in engines}
+        dev = tasks[engines[0]].questions["dev"][: questions or None]
+        paid = pay(play_all({name: task.engine for name, task in tasks.items()}, dev, config.k), sets)
+    table, found = means(paid), flags(paid)
+    shares = advantage_shares(paid if traces else contenders(paid), sets)
+    print(table["weighting"].round(2).to_string(), end="\n\n")
+    print(table["reward"].round(2).to_string(line_width=120), end="\n\n")
+    if not traces:
+        print(f"more than the {RETRIER} earns:", dearest(found).round(2).to_string(index=False), sep="\n", end="\n\n")
+    print("shares of the group advantage:", shares.round(2).to_string(), sep="\n")
+    plots.style()
+    write_text(out / "pay.csv", table.to_csv())
+    plots.heat_map(table, marks(table, found)).figure.savefig(out / "pay.png", dpi=150)
+    print(f"written: {out / 'pay.csv'}, {out / 'pay.png'}")

@@ -1,0 +1,197 @@
+"""Evaluate a policy on questions: its episodes, and shares and means of them with 95% intervals."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+
+from rezero.evaluation.stats import bootstrap_mean, paired_bootstrap, wilson
+from rezero.evaluation.traces import Row, to_frame
+from rezero.policy.base import Policy
+from rezero.protocol import Episode
+from rezero.questions import Question
+from rezero.rollout import rollout
+from rezero.task import Task
+
+# A judge decides for pairs (question, accepted answers, given answer): "right", "wrong" or "undecided".
+Judge = Callable[[list[tuple[str, Iterable[str], str | None]]], list[str]]
+
+SHARES = {  # metric -> (column of the episodes' frame, column that selects the episodes it is about)
+    "accuracy": ("correct", None),
+    "judged": ("judged", None),
+    "evidence": ("evidence_seen", None),
+    "missed": ("missed", None),
+    "retried": ("retried", "missed"),
+    "recovered": ("recovered", "retried"),
+    "malformed": ("malformed", None),
+    "answered": ("answered", None),
+    "unsupported": ("unsupported", "answered"),
+}
+MEANS = {name: name for name in ("f1", "searches", "wasted", "policy_tokens")}  # metric -> column
+LABELS = {
+    "accuracy": "accuracy (exact match)",
+    "judged": "accuracy (judge)",
+    "f1": "F1",
+    "evidence": "all gold passages seen",
+    "missed": "P(missed)",
+    "retried": "P(retried | missed)",
+    "recovered": "P(recovered | retried)",
+    "malformed": "episodes with a malformed turn",
+    "answered": "episodes with an answer",
+    "unsupported": "answers without the evidence",
+    "searches": "searches per episode",
+    "wasted": "searches after the evidence",
+    "policy_tokens": "sampled tokens per episode",
+}
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share or mean with its 95% interval over `n` episodes; all NaN when n is 0."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.n else "no such episode"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one policy did on one set of questions.
+
+    Attributes:
+        metrics: metric name -> `Estimate`, of what was measured: "judged" needs a judge, "policy_tokens" a rollout.
+        frame: one row per episode, see `traces.to_frame`.
+        seconds: time per episode, on average over the batches; a single timing without an interval, or NaN.
+    """
+
+    name: str
+    metrics: dict[str, Estimate]
+    frame: pd.DataFrame
+    episodes: tuple[Episode, ...]
+    seconds: float = float("nan")
+
+    def __getitem__(self, metric: str) -> Estimate:
+        if metric not in self.metrics:
+            raise KeyError(f"metric {metric!r} is unknown or was not measured; allowed: {', '.join(self.metrics)}")
+        return self.metrics[metric]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The episodes, labelled with the policy's name, for `traces.write_traces`."""
+        return [({"policy": self.name}, episode) for episode in self.episodes]
+
+    def __repr__(self) -> str:
+        return table([self]).to_string()
+
+    def _repr_html_(self) -> str:
+        return table([self]).to_html()
+
+
+def evaluate(
+    policy: Policy,
+    task: Task,
+    questions: list[Question],
+    name: str,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    judge: Judge | None = None,
+) -> Report:
+    """One episode per question with the engine and the budgets of `task`; temperature 0 is greedy.
+
+    Args:
+        name: of the policy, in tables and figures.
+        seed: of the draws at a temperature above 0.
+        judge: decides in addition to exact match; "undecided" does not count as right.
+    """
+    seconds: dict[str, float] = {}
+    episodes = rollout(
+        policy,
+        task.engine,
+        questions,
+        replace(task.sampling, temperature=temperature),
+        generator=torch.Generator(policy.model.device).manual_seed(seed) if temperature else None,
+        seconds=seconds,
+    )
+    return replace(summarize(episodes, name, judge), seconds=sum(seconds.values()) / len(episodes))
+
+
+def summarize(episodes: list[Episode], name: str, judge: Judge | None = None) -> Report:
+    """The report of episodes from any source: a policy, a script, a file of traces."""
+    frame = to_frame(episodes)
+    frame["evidence_seen"] = frame["evidence"] == 1.0
+    frame["malformed"] = frame["malformed_turns"] > 0
+    frame["answered"] = frame["outcome"] == "answered"
+    if judge:
+        verdicts = judge([(e.question.text, e.question.answers, e.answer) for e in episodes])
+        frame["judged"] = [verdict == "right" for verdict in verdicts]
+    columns = MEANS | {metric: column for metric, (column, _) in SHARES.items()}
+    measured = [metric for metric in LABELS if columns[metric] in frame and frame[columns[metric]].notna().any()]
+    return Report(name, {metric: estimate(metric, frame) for metric in measured}, frame, tuple(episodes))
+
+
+def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
+    """One metric of a frame of episodes: a share with its Wilson interval, or a mean with its bootstrap interval.
+
+    Where a question has several episodes, its episodes are resampled together, for shares as well.
+    """
+    column, condition = SHARES.get(metric) or (MEANS[metric], None)
+    rows = frame[frame[column].notna() & (condition is None or frame[condition].astype(bool))]
+    values, questions = rows[column].astype(float), rows["question_id"]
+    if rows.empty:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    if questions.notna().all() and questions.duplicated().any():
+        sums = values.groupby(questions, sort=False).agg(["sum", "size"])
+        return Estimate(*bootstrap_mean(sums["sum"], seed=0, cases=sums["size"]), len(values))
+    if metric in MEANS:
+        return Estimate(*bootstrap_mean(values, seed=0), len(values))
+    return Estimate(values.mean(), *wilson(int(values.sum()), len(values)), len(values))
+
+
+def table(reports: list[Report]) -> pd.DataFrame:
+    """One row per metric that any report has, one column per report, "value [low, high]" in the cells."""
+    metrics = [metric for metric in LABELS if any(metric in report.metrics for report in reports)]
+    columns = {r.name: [str(r.metrics.get(metric, NOT_MEASURED)) for metric in metrics] for r in reports}
+    index = pd.Index([LABELS[metric] for metric in metrics], name="95% intervals")
+    cells = pd.DataFrame(columns, index=index)
+    timed = {report.name: f"{report.seconds:.3g}" for report in reports if report.seconds == report.seconds}
+    if timed:
+        cells.loc["seconds per episode"] = [timed.get(name, NOT_MEASURED) for name in cells.columns]
+    return cells
+
+
+def compare(before: Report, after: Report, column: str = "correct") -> Estimate:
+    """The paired difference after - before in a column of the frames, over the same questions, with its interval.
+
+    If a question has several episodes, their mean counts.
+
+    Raises:
+        ValueError: the two reports are not about the same questions.
+    """
+    left, right = (
+        report.frame[column].astype(float).groupby(report.frame["question_id"], sort=False).mean()
+        for report in (before, after)
+    )
+    if set(left.index) != set(right.index):
+        raise ValueError(f"{before.name!r} and {after.name!r} were not evaluated on the same questions")
+    return Estimate(*paired_bootstrap(left, right.loc[left.index], seed=0), len(left))
+
+
+def before_and_after(reports: list[Report], split: str) -> str:
+    """The table of `reports` as text, and what GRPO gained: the last report against the one before it."""
+    start, after = reports[-2:]
+    gain = compare(start, after)
+    more = after["retried"].value - start["retried"].value
+    return "\n".join(
+        [
+            table(reports).to_string(),
+            f"accuracy gained by GRPO, paired over {gain.n} {split} questions: {gain}",
+            f"P(retried | missed) gained: {more:+.3f}",
+        ]
+    )
