@@ -20,7 +20,7 @@ import bm25s
 import Stemmer
 import urllib3
 
-from data.policy.make import make_worlds
+from data.policy.train_policy import make_worlds
 from rezero.corpus import Chunk, save_chunks
 from rezero.files import ROOT
 from rezero.search.base import indexed_text

@@ -51,7 +51,7 @@ def engine(chunks):
 def policy(questions, engine) -> Policy:
     """A random 2-layer policy with a ChatML tokenizer trained on scripted episodes of the toy corpus."""
     from data.policy.induction import new_model
-    from data.policy.make import train_tokenizer
+    from data.policy.train_policy import train_tokenizer
     from rezero.scripted import play, searcher
 
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ import random
 import torch
 
 from data.policy.induction import new_model
-from data.policy.make import batches, encode_episode, loss_of, make_drills
+from data.policy.train_policy import batches, encode_episode, loss_of, make_drills
 from rezero.scripted import GIVE_UP, RETRY, UNKNOWN, play, searcher
 
 

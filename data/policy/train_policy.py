@@ -1,6 +1,6 @@
 """Train the laptop's starting policy: a small Llama that knows the protocol, reads, and mostly gives up after a miss.
 
-    python -m rezero.warmstart          (`make policy`)
+    python -m data.policy.train_policy        (`make policy`)
 
 It learns from scripted episodes in worlds made by the generator of `data/larkspur` with other seeds and with names
 that the shipped corpus never uses, so that what it must later read and copy are names it has not seen. Episodes that
