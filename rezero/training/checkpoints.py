@@ -1,4 +1,4 @@
-"""Checkpoints to rely on: only a whole one is gone on from, at whatever moment the process or the machine stopped."""
+"""A run's folder and its checkpoints: a killed run goes on from the last whole checkpoint, and from no other."""
 
 import json
 import os
@@ -11,43 +11,76 @@ from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 
+from rezero.config import Config, parse_config
+from rezero.files import read_jsonl, write_jsonl, write_text
+
+
+def record_config(run_dir: Path, config: Config, resume: bool = True) -> None:
+    """Write config.json to a run's folder; with `resume`, ValueError if it records another configuration."""
+    path = run_dir / "config.json"
+    if resume and path.is_file() and _recorded(path) != config:
+        raise ValueError(f"{path} records another configuration; choose another run folder, or resume=False")
+    write_text(path, json.dumps(config.to_dict(), indent=1))
+
+
+def _recorded(path: Path) -> Config | None:
+    """The configuration of a run, with today's defaults for fields that it does not have; None if it is unreadable."""
+    try:
+        return parse_config(json.loads(path.read_text("utf-8")), str(path))
+    except ValueError:
+        return None
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    path = run_dir / "metrics.jsonl"
+    return list(read_jsonl(path, appended=True)) if path.is_file() else []
+
+
+def prepare_run(run_dir: Path, resume: bool) -> str | None:
+    """Make a run's folder what it was at its last whole checkpoint; returns that, or None to start afresh."""
+    checkpoint = last_checkpoint(run_dir / "checkpoints") if resume else None
+    shutil.rmtree(run_dir / "best.new", ignore_errors=True)
+    if checkpoint:
+        _restore_best(checkpoint, run_dir / "best")
+    else:
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        shutil.rmtree(run_dir / "best", ignore_errors=True)
+        (run_dir / "difficulty.jsonl").unlink(missing_ok=True)
+    step = _step(checkpoint) if checkpoint else -1
+    write_jsonl(run_dir / "metrics.jsonl", [row for row in read_metrics(run_dir) if row["step"] <= step])
+    return checkpoint and str(checkpoint)
+
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The latest whole checkpoint of `folder`; what a killed process left half written after it is deleted."""
+    """The latest whole checkpoint of `folder`. Half-written ones after it are deleted."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
-        if whole(checkpoint):
+        if is_whole(checkpoint):
             return checkpoint
         warnings.warn(f"{checkpoint}: half written, deleted", stacklevel=2)
         shutil.rmtree(checkpoint)
     return None
 
 
-def whole(checkpoint: Path) -> bool:
-    """Whether everything is there: the trainer writes its state last, and in no file the end is missing."""
+def is_whole(checkpoint: Path) -> bool:
+    """Whether everything is there: the trainer writes its state last, and no file is cut off."""
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-        return state["global_step"] == _step(checkpoint) and all(map(_ends, checkpoint.iterdir()))
+        return state["global_step"] == _step(checkpoint) and all(map(_is_complete, checkpoint.iterdir()))
     except (OSError, ValueError):
         return False
 
 
 def unfinished(run_dir: Path) -> Path | None:
-    """What is half written in a run that failed, None if nothing is: a checkpoint, or the best policy."""
-    half = [path for path in (run_dir / "checkpoints").glob("checkpoint-*") if not whole(path)]
-    return next((path for path in (*half, run_dir / "best.new") if path.exists()), None)
+    """What a run that failed left half written: a checkpoint, or the best policy; None if nothing."""
+    for checkpoint in (run_dir / "checkpoints").glob("checkpoint-*"):
+        if not is_whole(checkpoint):
+            return checkpoint
+    new = run_dir / "best.new"
+    return new if new.exists() else None
 
 
-def restore_best(checkpoint: Path, best: Path) -> None:
-    """Make `best` what it was when `checkpoint` was written: the steps after it are taken again."""
-    kept = checkpoint.with_name(f"best-{_step(checkpoint)}")
-    if kept.is_dir():
-        _copy(kept, best)
-    elif best.is_dir():  # the process was killed before it could copy it; it has not changed since
-        _copy(best, kept)
-
-
-class Durable(TrainerCallback):
-    """Makes each checkpoint outlive a crash of the machine, and keeps the policy that was best by then beside it."""
+class KeepBest(TrainerCallback):
+    """Makes each checkpoint survive a crash of the machine, and keeps the policy that was best by then beside it."""
 
     def __init__(self, run_dir: Path):
         self.best = run_dir / "best"
@@ -68,12 +101,21 @@ class Durable(TrainerCallback):
                     os.fsync(file.fileno())
 
 
+def _restore_best(checkpoint: Path, best: Path) -> None:
+    """Make `best` what it was when `checkpoint` was written, because the steps after it are taken again."""
+    kept = checkpoint.with_name(f"best-{_step(checkpoint)}")
+    if kept.is_dir():
+        _copy(kept, best)
+    elif best.is_dir():  # the process was killed before it could copy it; it has not changed since
+        _copy(best, kept)
+
+
 def _step(path: Path) -> int:
     return int(path.name.rsplit("-", 1)[1])
 
 
-def _ends(path: Path) -> bool:
-    """Whether a file has its end, as far as its format tells: a part of a tensor file is as good as none."""
+def _is_complete(path: Path) -> bool:
+    """Whether a file has its end, as far as its format tells. A part of a tensor file is useless."""
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt"):
@@ -86,7 +128,7 @@ def _ends(path: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder, in the place of an old one, so that half a copy never bears its name."""
+    """Copy a folder in place of an old one, so that half a copy never has its name."""
     new = target.with_name(f"new.{target.name}")
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(source, new)

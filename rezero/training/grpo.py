@@ -1,22 +1,41 @@
-"""What TRL gets: its configuration, and a trainer without the work that cannot change the gradient."""
+"""TRL's GRPO with our rollout and rewards: its configuration, and a trainer without needless work."""
 
+import json
+import os
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback
 
 from rezero.config import Config
+from rezero.policy.base import Policy
 from rezero.policy.hub import read_adapter
 from rezero.policy.load import precision
+from rezero.protocol import Episode, build_prompt
+from rezero.questions import Question
+from rezero.rewards import load_reward
+from rezero.rewards.ours import clip_to_solved
+from rezero.rollout import rollout
+from rezero.task import Task
+from rezero.training.callbacks import episode_values
 
 
-def grpo_config(config: Config, weights: dict[str, float], run_dir: Path, server: str = ""):
-    """TRL's configuration, with every hyper-parameter that matters passed explicitly: Unsloth has other defaults."""
+def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
+    """TRL's GRPOConfig: the fields of `config.grpo`, and those that the rest of the configuration decides.
+
+    All hyper-parameters that matter are passed explicitly, because Unsloth has other defaults.
+
+    Raises:
+        ValueError: `config.grpo` has a field that is set elsewhere or that TRL does not know, or TRL refuses a value.
+    """
     from trl import GRPOConfig
 
     slices = config.episodes_per_step // (config.micro_batch * PartialState().num_processes)
-    return GRPOConfig(
+    ours = dict(
         output_dir=str(run_dir / "checkpoints"),
         seed=config.seed,
         data_seed=config.seed,
@@ -30,30 +49,15 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path, server
         temperature=config.temperature,
         top_p=1.0,
         top_k=0,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
-        optim=config.optim,
-        loss_type=config.loss_type,
-        beta=config.beta,
-        use_bias_correction_kl=False,  # k3 as it was published and as the published runs had it
-        epsilon=config.epsilon,
-        epsilon_high=config.epsilon,
-        scale_rewards=config.scale_rewards,
-        multi_objective_aggregation=config.aggregation,
+        use_bias_correction_kl=False,  # the k3 estimator, as published and as the published runs had it
+        epsilon_high=config.grpo["epsilon"],
         reward_weights=list(weights.values()),
         mask_truncated_completions=False,
-        shuffle_dataset=False,  # the order is ours, see draw_questions
-        use_vllm=bool(server),
-        vllm_mode="server",
-        vllm_server_base_url=server or None,
+        shuffle_dataset=False,  # the order is ours, see curriculum.draw_questions
+        use_vllm=False,
         router_aux_loss_coef=0.0,
         vllm_importance_sampling_correction=False,  # a rollout keeps ids and masks, not vLLM's log-probabilities
-        **precision(config),
+        **precision(lora=config.lora_rank > 0),
         logging_steps=1,
         report_to="tensorboard",
         save_strategy="steps",
@@ -62,41 +66,107 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path, server
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
     )
+    for name in config.grpo:
+        if name in ours:
+            raise ValueError(f"grpo: {name} is set by another field of the configuration; remove it")
+        if name not in GRPOConfig.__dataclass_fields__:
+            raise ValueError(f"grpo: TRL's GRPOConfig has no field {name!r}")
+    return GRPOConfig(**ours, **config.grpo)
+
+
+def build_trainer(
+    policy: Policy,
+    task: Task,
+    questions: list[Question],
+    weights: dict[str, float],
+    arguments,
+    clip_shaping: bool = False,
+    lean: bool = True,
+):
+    """TRL's trainer around our rollout: one prompt per question, in order, and one reward function per weight.
+
+    Args:
+        arguments: what `grpo_config` returns.
+        clip_shaping: see `ours.clip_to_solved`.
+        lean: see `trainer_class`.
+
+    The trainer's attribute `seconds` counts the time of "generation", "search" and "rewards".
+    """
+    prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
+    question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, questions, strict=True)}
+    seconds = dict.fromkeys(("generation", "search", "rewards"), 0.0)
+
+    def rollout_func(prompts: list, trainer) -> dict:
+        asked = [question_of[json.dumps(prompt)] for prompt in prompts]
+        episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
+        return {
+            "prompt_ids": [list(episode.prompt_ids) for episode in episodes],
+            "completion_ids": [list(episode.completion_ids) for episode in episodes],
+            "env_mask": [list(episode.env_mask) for episode in episodes],
+            "logprobs": None,
+            "episode": episodes,
+        }
+
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental; TRL is pinned
+    trainer = trainer_class()(
+        model=policy.model,
+        processing_class=policy.tokenizer,
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+        reward_funcs=[reward_function(name, clip_shaping, seconds, logs=i == 0) for i, name in enumerate(weights)],
+        rollout_func=rollout_func,
+    )
+    trainer.lean, trainer.seconds = lean, seconds
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], logs: bool):
+    """A reward in the shape that TRL calls; one that `logs` also logs what the episodes were like."""
+    one_reward = load_reward(name)
+
+    def reward(episode: list[Episode], log_metric=None, **_) -> list[float]:
+        clock = perf_counter()
+        values = [float(one_reward(one)) for one in episode]
+        if clip_shaping:
+            values = clip_to_solved(values, episode)
+        seconds["rewards"] += perf_counter() - clock
+        if logs and log_metric is not None:
+            for metric, each in episode_values(episode).items():
+                for value in each:
+                    log_metric(metric, value)
+        return values
+
+    reward.__name__ = name
+    return reward
 
 
 def trainer_class() -> type:
     from trl import GRPOTrainer
 
     class Trainer(GRPOTrainer):
-        """TRL's trainer, without the work that cannot change the gradient, and with a leave-one-out baseline.
+        """TRL's trainer; `lean`, without the work that cannot change the gradient.
 
-        With G episodes a group, r - (mean of the others) = (r - mean) G / (G - 1) (RLOO, Ahmadian et al. 2024): no
-        more than a constant factor, which matters with a KL term and for the size of the steps.
-        An episode whose advantage is 0 adds nothing to the loss when there is no KL term, and padding adds nothing
-        ever: the micro-batches of a step are rebuilt from the other episodes, sorted by length and cut to their
-        longest. The loss stays normalised by all sampled tokens of the step ("dapo"), so the gradient is the same.
-        Not `lean` under Unsloth, whose own trainer packs.
+        An episode whose advantage is 0 adds nothing to the loss when there is no KL term, and padding never does. So
+        the micro-batches of a step are rebuilt from the other episodes, sorted by length and cut to their longest. The
+        loss stays normalised by all sampled tokens of the step ("dapo"), so the gradient is the same. Not under
+        Unsloth, whose own trainer packs.
         """
 
-        leave_one_out, lean = False, True
+        lean = True
 
         def _load_from_checkpoint(self, checkpoint, model=None):
             super()._load_from_checkpoint(checkpoint, model)
-            lone = Path(checkpoint, "adapter_config.json").is_file() and not self.is_fsdp_enabled
-            if lone:  # beside TRL's "ref", transformers passes it over
-                read_adapter(self.model, checkpoint)
+            if Path(checkpoint, "adapter_config.json").is_file():  # with TRL's adapter "ref" beside it, transformers
+                read_adapter(self.model, checkpoint)  # does not load ours
 
         def _prepare_inputs(self, generation_batch):
             before = self._buffered_inputs
             inputs = super()._prepare_inputs(generation_batch)
-            if self._buffered_inputs is before:
+            if not self.lean or self._buffered_inputs is before:
                 return inputs
-            if self.leave_one_out:
-                for batch in self._buffered_inputs:
-                    batch["advantages"] *= self.num_generations / (self.num_generations - 1)
-            if self.lean:
-                drop = self.loss_type == "dapo" and self.beta == 0
-                self._buffered_inputs = lean_batches(self._buffered_inputs, drop)
+            drop = self.loss_type == "dapo" and self.beta == 0
+            self._buffered_inputs = lean_batches(self._buffered_inputs, drop)
             return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     return Trainer
@@ -105,29 +175,33 @@ def trainer_class() -> type:
 def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
     """The rows of `batches` in as many batches, sorted by length and trimmed; with `drop`, without zero advantages.
 
-    With several processes each keeps as many rows as the one that needs most: TRL gathers a value a row, and that
-    wants one shape. Every batch has a row, so that all processes do the same number of backward passes.
+    All processes keep the same number of rows, because TRL gathers one value per row and needs equal shapes. Every
+    batch has a row, so that all processes make the same number of backward passes.
     """
-    whole = {k: torch.cat([b[k] for b in batches]) if v.ndim else v for k, v in batches[0].items()}
+    whole = {}
+    for key, value in batches[0].items():
+        whole[key] = torch.cat([batch[key] for batch in batches]) if value.ndim else value
     order = whole["completion_mask"].sum(1).argsort()
     if drop:
         idle = whole["advantages"][order].abs() < 1e-6
         needed = int((~idle).sum())
         spare = max(gather_object([max(needed, len(batches))])) - needed
         order = torch.cat([order[idle][:spare], order[~idle]])
-    rows = [{k: v[part] if v.ndim else v for k, v in whole.items()} for part in order.tensor_split(len(batches))]
-    return [_trim(batch) for batch in rows]
+    lean = []
+    for rows in order.tensor_split(len(batches)):
+        lean.append(_trim({key: value[rows] if value.ndim else value for key, value in whole.items()}))
+    return lean
 
 
 def _trim(batch: dict) -> dict:
     """Cut the columns that are padding in every row: prompts are padded on the left, completions on the right."""
-    prompt, completion = batch["prompt_mask"].shape[1], batch["completion_mask"].shape[1]
-    start = prompt - int(batch["prompt_mask"].sum(1).max())
+    prompt_width, completion_width = batch["prompt_mask"].shape[1], batch["completion_mask"].shape[1]
+    start = prompt_width - int(batch["prompt_mask"].sum(1).max())
     end = int(batch["completion_mask"].sum(1).max())
-    cut = {k: v for k, v in batch.items()}
+    cut = dict(batch)
     for key, value in batch.items():
-        if value.ndim == 2 and value.shape[1] == completion and not key.startswith("prompt"):
-            cut[key] = value[:, :end]
-        elif key.startswith("prompt"):
+        if key.startswith("prompt"):
             cut[key] = value[:, start:]
+        elif value.ndim == 2 and value.shape[1] == completion_width:
+            cut[key] = value[:, :end]
     return cut

@@ -1,62 +1,71 @@
-"""The collapse sentinel: tells from a run's metrics when training is losing what it had learned.
+"""The collapse sentinel: recognises from a run's metrics that training is losing what the policy had learned.
 
-Notebook 04 shows what it says of runs that collapse, and of those that do not, under these and other thresholds.
+Notebook 05 shows what it says of runs that collapse and of runs that do not.
 """
 
 from statistics import fmean, median
 
-LIMITS = {  # metric of a step -> limit, unless `Config.collapse_limits` has another
-    "malformed_ends": 0.5,  # share of episodes that end in text that is no turn
-    "zero_variance_groups": 0.98,  # share of groups: nothing is left to learn from
-    "entropy": 3.0,  # nats a token: the policy writes noise
-    "kl": 10.0,  # nats a token to the starting policy; logged when beta is above 0
+from rezero.config import Collapse
+
+LIMITS = {  # metric of a step -> limit, unless `Collapse.limits` has another
+    "malformed_ends": 0.5,  # share of episodes that end in malformed text
+    "zero_variance_groups": 0.98,  # share of groups whose rewards are all equal: there is no learning signal
+    "entropy": 3.0,  # nats per token: the policy writes noise
+    "kl": 10.0,  # nats per token, to the starting policy; logged when grpo.beta is above 0
     "searches": 0.95,  # share of the most that an episode can have: it only searches
     "policy_tokens": 0.95,  # share of the most that an episode can have: it does not stop
 }
 
-Run = tuple[list[dict], dict[str, float]]  # rows of metrics.jsonl in order; the most of an episode, see `most_of`
 
-
-def most_of(config: dict) -> dict[str, float]:
-    """The most an episode can have of those metrics that are judged as shares of it."""
-    return {"searches": config["max_turns"] - 1, "policy_tokens": config["max_turns"] * config["turn_tokens"]}
+def most_of(max_turns: int, turn_tokens: int) -> dict[str, float]:
+    """The most that an episode can have of those metrics that are judged as shares of it."""
+    return {"searches": max_turns - 1, "policy_tokens": max_turns * turn_tokens}
 
 
 def check_limits(changed: dict[str, float]) -> dict[str, float]:
-    """`LIMITS` with some changed; ValueError for a metric that has none, or a limit that is no number."""
-    for metric, limit in changed.items():
+    """`LIMITS` with some of them changed; ValueError for a metric that has none."""
+    for metric in changed:
         if metric not in LIMITS:
-            raise ValueError(f"collapse_limits names {metric!r}; allowed: {', '.join(LIMITS)}")
-        if isinstance(limit, bool) or not isinstance(limit, int | float):
-            raise ValueError(f"collapse_limits: the limit of {metric!r} is {limit!r}; want a number")
+            raise ValueError(f"collapse.limits names {metric!r}; allowed: {', '.join(LIMITS)}")
     return LIMITS | changed
 
 
-def collapse(
-    rows: list[dict], drop: float, patience: int, window: int, most: dict[str, float], limits: dict[str, float] = LIMITS
-) -> str | None:
-    """Why training should stop now, None while it should go on.
+def collapse(rows: list[dict], settings: Collapse, most: dict[str, float]) -> str | None:
+    """Why training should stop now; None while it should go on.
 
-    Either the last `patience` evaluations on dev all lie more than `drop` below the best one before them, or mean and
-    median of a metric of `limits` over the last `window` steps lie above its limit. A single bad evaluation or step,
-    however far out (estimates of KL have such), never stops anything: both are noisy.
+    Training should stop if the last `patience` evaluations on dev all lie more than `drop` below the best one before
+    them, or if both mean and median of a metric over the last `window` steps exceed its limit. A single bad evaluation
+    or step never stops training, however extreme (estimates of the KL divergence have such outliers).
 
     Args:
-        rows: those of metrics.jsonl, kinds "train" and "eval", in order.
-        most: as `most_of` gives it.
+        rows: those of metrics.jsonl, in order.
+        most: see `most_of`.
     """
+    return _accuracy_fell(rows, settings) or _metric_exceeds(rows, settings, most)
+
+
+def _accuracy_fell(rows: list[dict], settings: Collapse) -> str | None:
     curve = [(row["step"], row["accuracy"]) for row in rows if row["kind"] == "eval"]
-    if len(curve) > patience:
-        step, best = max(curve[:-patience], key=lambda point: point[1])
-        if all(accuracy < best - drop for _, accuracy in curve[-patience:]):
-            last = ", ".join(f"{accuracy:.3f}" for _, accuracy in curve[-patience:])
-            return f"dev accuracy was {last}, each more than {drop} below {best:.3f} at step {step}"
-    steps = [row for row in rows if row["kind"] == "train"][-window:]
-    if len(steps) < window:
+    before, last = curve[: -settings.patience], curve[-settings.patience :]
+    if not before:
         return None
-    for metric, limit in limits.items():
+    step, best = max(before, key=lambda point: point[1])
+    if not all(accuracy < best - settings.drop for _, accuracy in last):
+        return None
+    values = ", ".join(f"{accuracy:.3f}" for _, accuracy in last)
+    return f"dev accuracy was {values}, each more than {settings.drop} below {best:.3f} at step {step}"
+
+
+def _metric_exceeds(rows: list[dict], settings: Collapse, most: dict[str, float]) -> str | None:
+    steps = [row for row in rows if row["kind"] == "train"][-settings.window :]
+    if len(steps) < settings.window:
+        return None
+    for metric, limit in check_limits(settings.limits).items():
         values = [row[metric] / most.get(metric, 1) for row in steps if metric in row]
-        if len(values) == window and (typical := min(fmean(values), median(values))) > limit:
+        if len(values) < settings.window:
+            continue
+        typical = min(fmean(values), median(values))
+        if typical > limit:
             of = f" of at most {most[metric]}" if metric in most else ""
-            return f"{metric} was {typical:.3f}{of} on average over {window} steps, the limit is {limit}"
+            return f"{metric} was {typical:.3f}{of} on average over {settings.window} steps, the limit is {limit}"
     return None

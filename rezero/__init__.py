@@ -1,0 +1,27 @@
+"""ReZero: teach a small language model to search, and to search again when a search failed.
+
+Read the core in this order; each module imports only modules above it.
+
+    files, text, names    paths, JSON Lines, atomic writes; helpers for text; functions by name
+    config, profiles/     everything a run depends on, and the named profiles
+    judge                 is an answer right? Exact match and F1
+    corpus, questions     passages; questions, and splits that do not leak
+    search/               engines: base (Engine, Hit), bm25, dense, hybrid, faulty
+    protocol              tags and prompts, Turn, Episode; missed, retried, recovered are defined here
+    task                  an engine, questions by split, and what an episode may spend; the sealed test
+    search_env            what comes back for a turn
+    policy/               a language model with its tokenizer, sampling with a cache, loading
+    rewards/              published (to the letter), ours; sets of weights
+    rollout               batched multi-turn episodes, token ids in and out
+    evaluation/           tables with intervals, traces
+    training/             GRPO through TRL, curriculum, checkpoints, the collapse sentinel
+
+The wings use the core, which never imports them; optional parts are reached by name.
+
+    warmstart/            scripted searchers, and a starting policy that imitates them
+    data/                 generated corpora, cloze questions, validation
+    analysis/             baselines, reward lab, ablations, retrieval, collapse, figures, cards
+    extras/               further engines, remote engines, Unsloth, serve, ask, export, model judge, transcripts
+    runner/               executes the notebooks (knows nothing of reinforcement learning)
+    __main__              python -m rezero COMMAND
+"""
