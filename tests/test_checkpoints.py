@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from rezero.config import load_config
 from rezero.files import ROOT, read_jsonl
 from rezero.policy.base import save_policy
-from rezero.training.checkpoints import last_checkpoint, whole
+from rezero.training.checkpoints import is_whole, last_checkpoint
 from rezero.training.train import train
 
 # One process that imports once; each training is a child of its own, which is killed or finds the disk full.
@@ -24,15 +24,15 @@ import json, os, resource, shutil, signal, sys, traceback
 sys.path.insert(0, "tests")
 from pathlib import Path
 import conftest, torch, transformers
-from rezero.training import callbacks
-from rezero import files
-from rezero.config import Config
+from rezero.config import parse_config
+from rezero.protocol import Sampling
 from rezero.search import build_engine
 from rezero.task import Task
+from rezero.training import callbacks
 from rezero.training.train import train
 
 OWNERS = {"torch": torch, "state": transformers.TrainerState, "shutil": shutil, "callbacks": callbacks}
-config, folder, plan = Config(**json.loads(sys.argv[1])), Path(sys.argv[2]), json.loads(sys.argv[3])
+config, folder, plan = parse_config(json.loads(sys.argv[1]), ""), Path(sys.argv[2]), json.loads(sys.argv[3])
 record = callbacks.DevEvaluation._record
 callbacks.DevEvaluation._record = lambda self, step, result: (record(self, step, result), step <= 6)[1]
 
@@ -54,7 +54,9 @@ def kill_after(run, owner, name, nth, about, cut):
 
 
 def child(run, moment):
-    task = Task(build_engine("bm25", conftest.CHUNKS), {name: conftest.QUESTIONS for name in ("train", "dev", "test")})
+    sampling = Sampling(k=2, prompt_style="short", temperature=1.0, **conftest.EPISODES)
+    questions = {name: conftest.QUESTIONS for name in ("train", "dev")}
+    task = Task(build_engine("bm25", conftest.CHUNKS), questions, sampling)
     if isinstance(moment, int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (moment, moment))
     elif moment:
@@ -154,10 +156,10 @@ def test_what_a_whole_checkpoint_is(tmp_path):
     first, second = make(9), make(10)
     assert last_checkpoint(tmp_path) == second
     for name in ("model.safetensors", "optimizer.pt", "config.json", "trainer_state.json"):
-        assert whole(second)
+        assert is_whole(second)
         kept = (second / name).read_bytes()
         (second / name).write_bytes(kept[: len(kept) // 2] if name != "config.json" else b"")
-        assert not whole(second), name
+        assert not is_whole(second), name
         (second / name).write_bytes(kept)
     (second / "trainer_state.json").unlink()
     with pytest.warns(UserWarning, match="checkpoint-10: half written"):

@@ -9,16 +9,28 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rezero.config import load_config
+from rezero.config import Collapse, Curriculum, load_config
 from rezero.evaluation.evaluate import Estimate, evaluate
 from rezero.files import ROOT, read_jsonl
 from rezero.questions import Question
-from rezero.rewards import REWARDS
 from rezero.training import callbacks
 from rezero.training import train as training
 from rezero.training.curriculum import draw_questions, measure_difficulty
-from rezero.training.grpo import grpo_config, lean_batches
-from rezero.training.train import build_trainer, reward_weights, train
+from rezero.training.grpo import build_trainer, grpo_config, lean_batches
+from rezero.training.train import train
+
+
+def length(episode):
+    """A reward that tells a random policy's episodes apart."""
+    return float(len(episode.completion_ids))
+
+
+LENGTH = f"{__name__}:length"
+
+
+def make_trainer(config, policy, task, tmp_path, weights=None):
+    weights = weights or {"correctness": 1.0}
+    return build_trainer(policy, task, task.questions["train"] * 4, weights, grpo_config(config, weights, tmp_path))
 
 
 def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
@@ -33,12 +45,12 @@ def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
     assert wanted <= set(rows[-2]) | set(rows[1])
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
-    assert capsys.readouterr().out.count("\nstep ") + 1 >= 4  # one progress line a step
+    assert capsys.readouterr().out.count("\nstep ") + 1 >= 4  # one progress line per step
 
 
-@pytest.mark.parametrize("place", ["starting_policy", "measure_difficulty", "build_trainer"])
+@pytest.mark.parametrize("place", ["measure_difficulty", "build_trainer"])
 def test_a_full_gpu_is_answered_with_what_to_change_wherever_it_was_full(config, task, tmp_path, monkeypatch, place):
-    def full(*_):
+    def full(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(training, place, full)
@@ -47,7 +59,7 @@ def test_a_full_gpu_is_answered_with_what_to_change_wherever_it_was_full(config,
 
 
 def test_a_collapsing_run_stops_and_keeps_its_best(config, task, tmp_path):
-    hopeless = replace(config, collapse_drop=-2.0, collapse_patience=1)  # whatever dev says is a fall
+    hopeless = replace(config, collapse=Collapse(drop=-2.0, patience=1))  # whatever dev says is a fall
     train(hopeless, tmp_path / "run", task)
     rows = list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2]  # of 4
@@ -66,8 +78,7 @@ def test_what_a_collapse_leaves_is_the_policy_of_the_best_evaluation(config, tas
         return replace(found, metrics=found.metrics | {"accuracy": value})
 
     monkeypatch.setattr(callbacks, "evaluate", evaluated)
-    monkeypatch.setitem(REWARDS, "length", lambda episode: float(len(episode.completion_ids)))  # so that weights move
-    varied = replace(config, steps=5, eval_every=1, reward_weights={"length": 1.0})
+    varied = replace(config, steps=5, eval_every=1, reward_weights={LENGTH: 1.0})  # so that weights move
     best, last = train(varied, tmp_path / "run", task)
     *_, row = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert (row["kind"], row["step"]) == ("collapse", 4)
@@ -80,7 +91,7 @@ def test_what_a_collapse_leaves_is_the_policy_of_the_best_evaluation(config, tas
 
 def test_only_sampled_tokens_carry_loss(config, policy, task, tmp_path):
     """What reaches TRL's loss is the rollout's own tokens under the rollout's own mask."""
-    trainer = build_trainer(policy, task, config, {"correctness": 1.0}, task.questions["train"] * 4, tmp_path)
+    trainer = make_trainer(config, policy, task, tmp_path)
     seen = []
     rollout_func = trainer.rollout_func
     trainer.rollout_func = lambda prompts, t: seen.append(rollout_func(prompts, t)) or seen[-1]
@@ -133,7 +144,7 @@ def test_lean_batches_never_leave_a_batch_empty():
 
 def test_lean_batches_do_not_change_the_gradient(config, policy, task, tmp_path):
     """One step's gradient with TRL's own micro-batches and with ours, on the same sampled episodes."""
-    trainer = build_trainer(policy, task, config, {"correctness": 1.0}, task.questions["train"] * 4, tmp_path)
+    trainer = make_trainer(config, policy, task, tmp_path)
     trainer.model.train()
     batch = next(iter(trainer.get_train_dataloader()))
     super(type(trainer), trainer)._prepare_inputs(batch)
@@ -156,63 +167,69 @@ def _many(n):
 
 
 def test_questions_are_drawn_by_difficulty():
-    config = load_config("laptop", steps=10, questions_per_step=4)
-    difficulty = [(q, [0.5, 1.0, 0.0][i % 3]) for i, q in enumerate(_many(90))]
-    order = draw_questions(config, difficulty)
-    share = {q.id: s for q, s in difficulty}
-    mixed = sum(share[q.id] == 0.5 for q in order)
-    solved = sum(share[q.id] == 1.0 for q in order)
+    share_of = {f"q{i}": [0.5, 1.0, 0.0][i % 3] for i in range(90)}
+    shares = [(question, share_of[question.id]) for question in _many(90)]
+    order = draw_questions(shares, Curriculum(), steps=10, questions_per_step=4, seed=0)
     assert len(order) == 40
-    assert mixed > 2 * solved
-    assert order == draw_questions(config, difficulty)
+    drawn = [share_of[question.id] for question in order]
+    assert drawn.count(0.5) > 2 * drawn.count(1.0)
+    assert order == draw_questions(shares, Curriculum(), steps=10, questions_per_step=4, seed=0)
     for i in range(0, 40, 4):
         assert len({q.id for q in order[i : i + 4]}) == 4  # no group twice in a step
 
 
 def test_a_question_whose_words_find_the_evidence_counts_as_solved(policy, task, tmp_path):
-    config = load_config("laptop", curriculum="first_search", k=1)
-    measured = measure_difficulty(policy, task, config, tmp_path / "difficulty.jsonl")
+    path = tmp_path / "difficulty.jsonl"
+    narrow = replace(task, sampling=replace(task.sampling, k=1))
+    measured = measure_difficulty(policy, narrow, Curriculum(by="first_search"), path, seed=0)
     assert {question.id: share for question, share in measured} == {"q1": 1.0, "q2": 0.0}
-    assert not (tmp_path / "difficulty.jsonl").exists()
+    assert not path.exists()
+
+
+def test_a_file_of_difficulties_is_shared_and_checked(policy, task, tmp_path):
+    path = tmp_path / "shared" / "difficulty.jsonl"
+    measured = measure_difficulty(policy, task, Curriculum(samples=1), path, seed=0)
+    assert measured == measure_difficulty(None, task, Curriculum(samples=1), path, seed=0)  # read, not sampled
+    other = replace(task, questions={"train": _many(1)})
+    with pytest.raises(ValueError, match="has no difficulty of question 'q0'; delete the file"):
+        measure_difficulty(policy, other, Curriculum(samples=1), path, seed=0)
 
 
 def test_every_field_that_reaches_trl(config, tmp_path):
     args = grpo_config(config, {"correctness": 4.0, "retry": 1.0}, tmp_path)
     assert (args.generation_batch_size, args.steps_per_generation, args.gradient_accumulation_steps) == (4, 2, 2)
     assert args.reward_weights == [4.0, 1.0]
-    assert (args.loss_type, args.scale_rewards, args.beta) == (config.loss_type, config.scale_rewards, config.beta)
+    for name, value in config.grpo.items():
+        assert getattr(args, name) == value, name
     assert args.temperature == config.temperature
     assert not args.mask_truncated_completions
 
 
-def test_unknown_reward_set_is_refused_before_anything_is_loaded(tmp_path):
-    config = load_config("laptop", reward_set="bribes", policy="nowhere")
-    with pytest.raises(ValueError, match=r"unknown reward set 'bribes'; allowed: .*correctness"):
-        train(config, tmp_path)
-    with pytest.raises(ValueError, match=r"collapse_limits names 'accuracy'; allowed: malformed_ends"):
-        train(load_config("laptop", collapse_limits={"accuracy": 1.0}, policy="nowhere"), tmp_path)
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (dict(reward_set="bribes"), r"unknown reward set 'bribes'; allowed: .*correctness"),
+        (dict(reward_weights={"corectness": 4}), "unknown reward 'corectness'; allowed: correctness, "),
+        (dict(collapse={"limits": {"accuracy": 1.0}}), "collapse.limits names 'accuracy'; allowed: malformed_ends"),
+        (dict(lora_rank=4, warm_start={"steps": 2}), "warm_start.steps=2: pass policy=starting_policy"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_loaded(tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        train(load_config("laptop", policy="nowhere", **overrides), tmp_path)
     assert not list(tmp_path.iterdir())
-    assert reward_weights(load_config("laptop", reward_set="original"))["correctness"] == 4
 
 
-def test_weights_take_the_place_of_the_set():
-    assert reward_weights(load_config("laptop", reward_weights={"f1": 2.0})) == {"f1": 2.0}
-    with pytest.raises(ValueError, match="unknown reward 'corectness'; allowed: correctness, "):
-        reward_weights(load_config("laptop", reward_weights={"corectness": 4}))
-
-
-def test_leave_one_out_scales_the_advantages(config, policy, task, tmp_path, monkeypatch):
-    monkeypatch.setitem(REWARDS, "length", lambda episode: float(len(episode.completion_ids)))
-    advantages = []
-    for chosen in (False, True):
-        loo = replace(config, leave_one_out=chosen)
-        trainer = build_trainer(policy, task, loo, {"length": 1.0}, task.questions["train"] * 4, tmp_path)
-        trainer.model.train()
-        torch.manual_seed(0)
-        trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-        advantages.append(torch.cat([batch["advantages"] for batch in trainer._buffered_inputs]).sort()[0])
-    assert advantages[0].abs().max() > 0
-    torch.testing.assert_close(advantages[1], advantages[0] * 2)  # two episodes a group: G / (G - 1) = 2
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("max_steps", 3, "grpo: max_steps is set by another field of the configuration"),
+        ("learning_rte", 0.1, "grpo: TRL's GRPOConfig has no field 'learning_rte'"),
+    ],
+)
+def test_a_wrong_field_of_trl_is_refused(config, tmp_path, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        grpo_config(replace(config, grpo=config.grpo | {name: value}), {"correctness": 1.0}, tmp_path)
 
 
 def test_a_folder_of_another_run_is_refused(config, task, tmp_path):
@@ -226,26 +243,28 @@ def test_a_folder_of_another_run_is_refused(config, task, tmp_path):
 def test_a_run_of_before_a_field_was_added_goes_on(config, task, tmp_path):
     train(replace(config, steps=2), tmp_path / "run", task)
     path = tmp_path / "run" / "config.json"
-    older = {name: value for name, value in json.loads(path.read_text()).items() if name != "collapse_limits"}
+    older = {name: value for name, value in json.loads(path.read_text()).items() if name != "test_questions"}
     path.write_text(json.dumps(older))
     before = path.with_name("metrics.jsonl").read_text()
     train(replace(config, steps=2), tmp_path / "run", task)
     assert path.with_name("metrics.jsonl").read_text() == before  # finished: no step is taken again
-    assert json.loads(path.read_text())["collapse_limits"] == {}
+    assert json.loads(path.read_text())["test_questions"] == 0
 
 
 SCRIPT = """
 import sys
 sys.path.insert(0, "tests")
 import conftest
+from rezero.protocol import Sampling
 from rezero.search import build_engine
 from rezero.task import Task
 from rezero.training.train import train
-from rezero.config import Config
+from rezero.config import parse_config
 import json
-config = Config(**json.loads(sys.argv[1]))
-questions = {name: conftest.QUESTIONS for name in ("train", "dev", "test")}
-train(config, sys.argv[2], Task(build_engine("bm25", conftest.CHUNKS), questions))
+config = parse_config(json.loads(sys.argv[1]), "argument")
+questions = {name: conftest.QUESTIONS for name in ("train", "dev")}
+sampling = Sampling(k=2, prompt_style="short", temperature=1.0, **conftest.EPISODES)
+train(config, sys.argv[2], Task(build_engine("bm25", conftest.CHUNKS), questions, sampling))
 """
 
 
@@ -270,7 +289,7 @@ def test_the_same_seed_gives_the_same_metrics(config, tmp_path):
 
 
 def test_kl_to_the_starting_policy_is_logged(config, task, tmp_path):
-    train(replace(config, steps=2, beta=0.1), tmp_path / "run", task)
+    train(replace(config, steps=2, grpo=config.grpo | {"beta": 0.1}), tmp_path / "run", task)
     rows = [row for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "train"]
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)  # nothing has been learned yet
     assert all("kl" in row for row in rows)

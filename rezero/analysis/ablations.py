@@ -1,46 +1,126 @@
-"""What the files of a sweep say: curves, shares and paired differences of the arms, and how they do elsewhere.
+"""Ablations: plan the arms of a sweep, and read what they left: curves, shares, paired differences.
 
-Nothing here trains: it reads metrics.jsonl, traces.jsonl and last/ of every arm's folder, so that it can be repeated.
+An arm is a dict of notebook 02's parameters, such as {"reward_set": "recovery", "overrides": {"engine": "dense"}}; its
+name is made of its words unless it has a "name". Arms are compared on dev, as their last step left them; test stays
+sealed. Nothing here trains, so reading can be repeated.
 """
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rezero.config import Config, load_config
-from rezero.evaluation.evaluate import LABELS, MEANS, SHARES, Estimate, Report, evaluate, report
-from rezero.evaluation.stats import holm, paired_shares, solve_power
-from rezero.evaluation.traces import read_rows, write_traces
-from rezero.files import read_jsonl, resolve
-from rezero.runner.sweep import Runs, named
+from rezero.analysis.power import holm, paired_shares, solve_power
+from rezero.config import MERGED, Config, parse_config
+from rezero.evaluation.evaluate import LABELS, MEANS, SHARES, Estimate, Report, evaluate, summarize
+from rezero.evaluation.traces import read_traces, write_traces
+from rezero.files import read_jsonl, resolve, shown
+from rezero.policy.load import load_policy
+from rezero.questions import spread
+from rezero.task import load_task
 
-Reports = dict[tuple[str, int], Report]  # (arm, seed) -> its episodes
+Runs = dict[tuple[str, int], Path]  # (arm, seed) -> its run folder
+Reports = dict[tuple[str, int], Report]  # (arm, seed) -> what it did on the same questions
+OVERVIEW = ("accuracy", "f1", "evidence", "searches", "retried")
+# Overrides that decide how difficult the training questions are for the starting policy.
+MATTER_FOR_DIFFICULTY = ("corpus", "split", "engine", "engine_options", "k", "prompt_style", "max_turns",
+                         "turn_tokens", "episode_tokens", "temperature", "policy", "curriculum")  # fmt: skip
 
-OVERVIEW = ("accuracy", "f1", "evidence", "searches", "retry_after_miss")
+
+def named(arms: list[dict]) -> list[dict]:
+    """The arms with their names: {"reward_set": "recovery", "overrides": {"engine": "dense"}} is "recovery-dense"."""
+    made = []
+    for arm in arms:
+        values = [*arm.values(), *arm.get("overrides", {}).values()]
+        words = [value for value in values if isinstance(value, str) and "/" not in value]
+        made.append({"name": "-".join(words), **arm})
+    return made
+
+
+def plan(
+    arms: list[dict], seeds: list[int], folder: str | Path, **shared
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """The jobs of a sweep, every arm with every seed: ({job: parameters of notebook 02}, {job: job to wait for}).
+
+    Arms that agree in all that matters for the difficulty of the training questions share one file of it in `folder`,
+    which the first of them writes and the others wait for.
+
+    Args:
+        shared: parameters of all arms. What an arm sets itself wins, in `overrides` entry by entry.
+
+    Raises:
+        ValueError: two different arms have the same name.
+    """
+    jobs: dict[str, dict] = {}
+    first: dict[str, str] = {}  # file of difficulties -> the job that writes it
+    wait_for = {}
+    for seed in seeds:
+        for arm in named(arms):
+            parameters = {"test": False, **shared, "seed": seed, **arm}
+            job = f"{parameters.pop('name')}-{parameters['seed']}"
+            overrides = _merged(shared.get("overrides", {}), arm.get("overrides", {}))
+            start = [parameters.get("profile"), *(overrides.get(name) for name in MATTER_FOR_DIFFICULTY)]
+            digest = hashlib.sha1(json.dumps(start, sort_keys=True).encode()).hexdigest()[:8]
+            file = shown(resolve(folder) / f"difficulty-{digest}.jsonl")
+            parameters["overrides"] = _merged({"curriculum": {"file": file}}, overrides)
+            if jobs.setdefault(job, parameters) != parameters:
+                raise ValueError(f"two arms are called {arm['name']!r}; name one of them: {{'name': 'other', ...}}")
+            if first.setdefault(file, job) != job:
+                wait_for[job] = first[file]
+    return jobs, wait_for
+
+
+def _merged(base: dict, changes: dict) -> dict:
+    both = {name: base[name] | changes[name] for name in MERGED if name in base and name in changes}
+    return base | changes | both
+
+
+def arms_of(folders: dict[str, Path]) -> Runs:
+    """The run folders of a sweep by (arm, seed)."""
+    runs = {}
+    for job, folder in folders.items():
+        arm, _, seed = job.rpartition("-")
+        runs[arm, int(seed)] = folder
+    return runs
 
 
 def curves(runs: Runs) -> pd.DataFrame:
-    """The evaluations on dev during training, one row an arm, seed and step, for `plots.learning_curves`."""
+    """The evaluations on dev during training, one row per arm, seed and step, for `figures.learning_curves`."""
     rows = []
-    for (arm, seed), place in runs.items():
-        rows += [r | {"arm": arm, "seed": seed} for r in read_jsonl(place / "metrics.jsonl", appended=True)]
-    return pd.DataFrame(row for row in rows if row["kind"] == "eval")
+    for (arm, seed), folder in runs.items():
+        for row in read_jsonl(folder / "metrics.jsonl", appended=True):
+            if row["kind"] == "eval":
+                rows.append(row | {"arm": arm, "seed": seed})
+    return pd.DataFrame(rows)
 
 
 def read_reports(runs: Runs) -> Reports:
-    """What every arm did on dev after its last step; as arm "start", what the first one did before GRPO."""
-    reports = {}
-    for (arm, seed), place in runs.items():
-        rows = read_rows(place / "traces.jsonl")
-        *_, before, after = dict.fromkeys(labels["policy"] for labels, _ in rows)
-        for key, label in ((("start", next(iter(runs))[1]), before), ((arm, seed), after)):
-            reports.setdefault(key, report([e for labels, e in rows if labels["policy"] == label], str(key)))
+    """What each arm did on dev after its last step; as arm "start", what the first one did before GRPO."""
+    reports: Reports = {}
+    for (arm, seed), folder in runs.items():
+        episodes: dict[str, list] = {}
+        for labels, episode in read_traces(folder / "traces.jsonl"):
+            episodes.setdefault(labels["policy"], []).append(episode)
+        *_, before, after = episodes.values()
+        if not reports:
+            reports["start", seed] = summarize(before, "start")
+        reports[arm, seed] = summarize(after, arm)
     return reports
 
 
+def metrics_table(reports: Reports) -> pd.DataFrame:
+    """One row per arm and seed, one column per metric."""
+    rows = []
+    for (arm, seed), report in reports.items():
+        values = {metric: estimate.value for metric, estimate in report.metrics.items()}
+        rows.append({"arm": arm, "seed": seed, **values})
+    return pd.DataFrame(rows)
+
+
 def starting_policy(runs: Runs, config: Config) -> str | Path:
-    """What GRPO started from, for `load_policy`: the first arm's warm start, as in `read_reports`, or the policy."""
+    """What GRPO started from, for `load_policy`: the first arm's warm start if there is one, else the policy."""
     warm = next(iter(runs.values())) / "warm"
     return warm if warm.is_dir() else config.policy
 
@@ -48,35 +128,38 @@ def starting_policy(runs: Runs, config: Config) -> str | Path:
 def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Path) -> dict[str, Reports]:
     """What the starting policy and the last ones of `runs` do on dev in other places: place -> reports.
 
-    A place is a dict of fields of `Config`, as {"engine": "faulty", "engine_options": {"empty": 0.2}}, named like an
-    arm. The episodes are kept in `folder`; what is there is not played again.
+    A place is a dict of fields of `Config`, such as {"engine": "faulty", "engine_options": {"empty": 0.2}}, named like
+    an arm. The episodes are kept in `folder`; what is there is not played again.
     """
-    from rezero.policy.load import load_policy
-    from rezero.task import load_task
-
-    policies = {("start", 0): starting_policy(runs, config)} | {key: place / "last" for key, place in runs.items()}
-    found: dict[str, Reports] = {place["name"]: {} for place in named(places)}
+    policies = {("start", 0): starting_policy(runs, config)}
+    policies |= {key: run / "last" for key, run in runs.items()}
+    found: dict[str, Reports] = {}
     for place in named(places):
-        varied = load_config(**config.to_dict() | {name: value for name, value in place.items() if name != "name"})
+        name = place["name"]
+        changes = {field: value for field, value in place.items() if field != "name"}
+        varied = parse_config(config.to_dict() | changes, f"place {name!r}")
         task = load_task(varied)
-        dev = task.questions["dev"][: varied.eval_questions or None]
+        dev = spread(task.questions["dev"], varied.eval_questions)
+        found[name] = {}
         for (arm, seed), policy in policies.items():
-            path = resolve(folder) / f"{arm}-{seed}--{place['name']}.jsonl"
-            rows = read_rows(path) if path.is_file() else []
+            path = resolve(folder) / f"{arm}-{seed}--{name}.jsonl"
+            rows = read_traces(path) if path.is_file() else []
             if [labels for labels, _ in rows] != [place] * len(dev):
-                played = evaluate(load_policy(policy), task.engine, dev, varied, arm).episodes
-                rows = read_rows(write_traces(path, played, **place))
-            found[place["name"]][arm, seed] = report([episode for _, episode in rows], arm)
-        print(f"{place['name']}: {len(dev)} questions, {len(policies)} policies", flush=True)
+                played = evaluate(load_policy(policy), task, dev, arm)
+                rows = [(place, episode) for episode in played.episodes]
+                write_traces(path, rows)
+            found[name][arm, seed] = summarize([episode for _, episode in rows], arm)
+        print(f"{name}: {len(dev)} questions, {len(policies)} policies", flush=True)
     return found
 
 
 def overview(reports: Reports, baselines: list[Report]) -> pd.DataFrame:
-    """The baselines, and below them every arm over all its seeds: "seeds", and three columns a metric of `OVERVIEW`.
+    """The baselines, and below them every arm over all its seeds: "seeds", and three columns per metric of `OVERVIEW`.
 
-    Those are `arms_table`'s. ValueError as `paired_table` where they were asked different questions.
+    Raises:
+        ValueError: they were asked different questions.
     """
-    together = {(one.name, 0): one for one in baselines} | reports
+    together = {(report.name, 0): report for report in baselines} | reports
     _check_questions(together)
     tables = [arms_table(together, metric)[0].set_index("arm") for metric in OVERVIEW]
     seeds = pd.Series([arm for arm, _ in together]).value_counts().rename("seeds")
@@ -87,95 +170,107 @@ def in_cells(table: pd.DataFrame) -> pd.DataFrame:
     """`overview` to read: "value [low, high]" in the cells."""
     cells = {"seeds": table.seeds}
     for metric in OVERVIEW:
-        found = table[[metric, f"{metric}_low", f"{metric}_high"]]
-        cells[LABELS[metric]] = [str(Estimate(*row, n=int(row[0] == row[0]))) for row in found.to_numpy()]
+        found = table[[metric, f"{metric}_low", f"{metric}_high"]].to_numpy()
+        cells[LABELS[metric]] = [str(Estimate(*row, n=int(row[0] == row[0]))) for row in found]
     return pd.DataFrame(cells, index=table.index.rename("95% intervals"))
 
 
 def arms_table(reports: Reports, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(one row an arm with `metric`, `<metric>_low`, `<metric>_high`; one row an arm and seed) for `plots.arms`.
+    """(one row per arm with `metric`, `<metric>_low`, `<metric>_high`; one row per arm and seed) for `figures.arms`.
 
-    The interval resamples seeds and questions (`stats.paired_shares`); where all seeds agree it is that of one.
+    The interval resamples seeds and questions (`power.paired_shares`); where all seeds agree it is that of one of them.
     """
-    seeds = pd.DataFrame([{"arm": arm, "seed": seed, metric: r[metric].value} for (arm, seed), r in reports.items()])
+    seeds = metrics_table(reports)[["arm", "seed", metric]]
     rows = []
     for arm, values in seeds.groupby("arm", sort=False)[metric]:
-        one = next(r[metric] for (name, _), r in reports.items() if name == arm)
+        one = next(report[metric] for (name, _), report in reports.items() if name == arm)
         found = one.value, one.low, one.high
         if values.nunique(dropna=False) > 1:
             counts = _counts(reports, arm, metric)
-            nothing = [[0.0] * len(counts[0][0])], [[1.0] * len(counts[0][0])]
+            questions = len(counts[0][0])
+            nothing = [[0.0] * questions], [[1.0] * questions]
             found = paired_shares(nothing, counts, seed=0)[:3]
         rows.append((arm, *found))
     return pd.DataFrame(rows, columns=["arm", metric, f"{metric}_low", f"{metric}_high"]), seeds
 
 
 def matrix(found: dict[str, Reports], metric: str = "accuracy") -> pd.DataFrame:
-    """`arms_table`'s rows of every place, which is called `tested`, for `plots.matrix`."""
+    """The rows of `arms_table` for each place, with the column `tested`, for `figures.matrix`."""
     return pd.concat([arms_table(reports, metric)[0].assign(tested=place) for place, reports in found.items()])
 
 
 def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("accuracy",)) -> pd.DataFrame:
-    """Difference of every arm to `baseline` in shares of `evaluate.SHARES`, with intervals and corrected p-values.
+    """Differences of all arms to `baseline` in shares of `evaluate.SHARES`, with intervals and corrected p-values.
 
-    Paired over questions, resampled over questions and seeds (`stats.paired_shares`); p corrected by Holm's method for
-    all rows. `n`: episodes a seed that the share is about; "4 in 5": the gain over the baseline's share that so many
-    find with a power of 80% on different questions (`stats.solve_power`; on the same ones a smaller gain will do).
+    Paired over questions, resampled over questions and seeds (`power.paired_shares`); p is corrected by Holm's method
+    for all rows. `n`: episodes per seed that the share is about. "4 in 5": the gain over the baseline's share that so
+    many episodes find with a power of 80% on different questions (`power.solve_power`; on the same questions a smaller
+    gain suffices).
 
     Raises:
         ValueError: no arm is called `baseline`, or the arms were asked different questions.
     """
-    others = [arm for arm in dict.fromkeys(arm for arm, _ in reports) if arm != baseline]
-    if len(others) == len({arm for arm, _ in reports}):
-        raise ValueError(f"baseline {baseline!r} is no arm; have: {', '.join(others)}")
+    arms = list(dict.fromkeys(arm for arm, _ in reports))
+    if baseline not in arms:
+        raise ValueError(f"baseline {baseline!r} is no arm; allowed: {', '.join(arms)}")
     _check_questions(reports)
     rows = []
     for metric in metrics:
         base = _counts(reports, baseline, metric)
         share, n = np.sum(base[0]) / max(1, np.sum(base[1])), round(np.sum(base[1]) / len(base[1]))
-        for arm in others:
-            found = paired_shares(base, _counts(reports, arm, metric), seed=0)
-            rows.append((arm, baseline, metric, *found, n, _detectable(share, n)))
+        for arm in arms:
+            if arm != baseline:
+                found = paired_shares(base, _counts(reports, arm, metric), seed=0)
+                rows.append((arm, baseline, metric, *found, n, _detectable(share, n)))
     frame = pd.DataFrame(rows, columns=["arm", "baseline", "metric", "difference", "low", "high", "p", "n", "4 in 5"])
     frame["p"] = holm(frame["p"].tolist())
-    shown = frame["p"] < 0.05
-    frame["in words"] = (frame.difference > 0).map({True: "higher", False: "lower"}).where(shown, "no difference shown")
+    direction = (frame.difference > 0).map({True: "higher", False: "lower"})
+    frame["in words"] = direction.where(frame["p"] < 0.05, "no difference shown")
     return frame.rename(columns={"p": "p (Holm)"})
 
 
 def in_words(table: pd.DataFrame) -> str:
-    """A paragraph a metric of `paired_table`: what was shown, what was not, and what could have been."""
+    """One line per metric of `paired_table`: what was shown, what was not, and what could have been."""
     lines = []
     for metric, rows in table.groupby("metric", sort=False):
-        shown, baseline = rows[rows["in words"] != "no difference shown"], rows.baseline.iloc[0]
-        said = [
-            f"{r.arm} is {r['in words']} than {baseline} by {abs(r.difference):.3f} "
-            f"(95% interval of the difference {r.low:+.3f} to {r.high:+.3f}, p = {r['p (Holm)']:.4f})."
-            for _, r in shown.iterrows()
-        ]
-        if silent := [arm for arm in rows.arm if arm not in set(shown.arm)]:
+        baseline, said, silent = rows.baseline.iloc[0], [], []
+        for _, row in rows.iterrows():
+            if row["in words"] == "no difference shown":
+                silent.append(row.arm)
+            else:
+                said.append(
+                    f"{row.arm} is {row['in words']} than {baseline} by {abs(row.difference):.3f} "
+                    f"(95% interval of the difference {row.low:+.3f} to {row.high:+.3f}, p = {row['p (Holm)']:.4f})."
+                )
+        if silent:
             said.append(f"No difference from {baseline} was shown for {', '.join(silent)}.")
         n, gain = rows[["n", "4 in 5"]].iloc[0]
-        power = f"a gain of {gain:.3f} is found 4 times in 5" if gain == gain else "no gain is found 4 times in 5"
-        lines.append(f"{LABELS[metric]}: {' '.join(said)} With {n:.0f} episodes a seed {power}.")
+        power = "no gain is found 4 times in 5" if np.isnan(gain) else f"a gain of {gain:.3f} is found 4 times in 5"
+        lines.append(f"{LABELS[metric]}: {' '.join(said)} With {n:.0f} episodes per seed {power}.")
     return "\n".join(lines)
 
 
 def _detectable(share: float, n: int) -> float:
     try:
         return solve_power(share, n=n, power=0.8) - share
-    except ValueError:  # so few questions, or so high a share, that no gain has this power
+    except ValueError:  # with so few questions, or so high a share, no gain has this power
         return float("nan")
 
 
 def _check_questions(reports: Reports) -> None:
-    if len({tuple(sorted(r.frame["question_id"])) for r in reports.values()}) > 1:
-        raise ValueError("the arms were asked different questions: compare them where they were asked the same ones")
+    if len({tuple(sorted(report.frame["question_id"])) for report in reports.values()}) > 1:
+        raise ValueError("the arms were asked different questions; compare arms that were asked the same ones")
 
 
-def _counts(reports: Reports, arm: str, metric: str):
+def _counts(reports: Reports, arm: str, metric: str) -> tuple[list[list[float]], list[list[float]]]:
     """(successes or sums, cases) of an arm, each of shape (seeds, questions), questions in the order of their ids."""
     column, condition = SHARES.get(metric) or (MEANS[metric], None)
-    frames = [r.frame.set_index("question_id").sort_index() for (name, _), r in reports.items() if name == arm]
-    cases = [f[condition].astype(float) if condition else f[column].astype(float) * 0 + 1 for f in frames]
-    return [(f[column].astype(float) * n).to_list() for f, n in zip(frames, cases, strict=True)], cases
+    sums, cases = [], []
+    for (name, _), report in reports.items():
+        if name == arm:
+            frame = report.frame.set_index("question_id").sort_index()
+            values = frame[column].astype(float)
+            counted = frame[condition].astype(float) if condition else values * 0 + 1
+            sums.append((values * counted).to_list())
+            cases.append(counted.to_list())
+    return sums, cases

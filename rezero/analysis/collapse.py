@@ -1,52 +1,57 @@
-"""The collapse sentinel: tells from a run's metrics when training is losing what it had learned.
-
-Notebook 04 shows what it says of runs that collapse, and of those that do not, under these and other thresholds.
-"""
+"""What the collapse sentinel would have said of recorded runs, the published one among them."""
 
 import json
 from pathlib import Path
 
+from pandas import DataFrame
+
+from rezero.config import Collapse
 from rezero.files import read_jsonl
-from rezero.training.sentinel import LIMITS, Run, collapse, most_of
+from rezero.training.sentinel import LIMITS, collapse, most_of
 
-EXP_01 = [21.9, 28.1, 28.1, 37.5, 46.9, 31.3, 12.5, 18.8, 0, 3.1, 0]  # % right in the published run, every 50 steps
-
+# Percent correct in the published run exp_01, every 50 steps: it rose and then fell to nothing.
+EXP_01 = [21.9, 28.1, 28.1, 37.5, 46.9, 31.3, 12.5, 18.8, 0, 3.1, 0]
 PUBLISHED = [{"kind": "eval", "step": 50 * i, "accuracy": share / 100} for i, share in enumerate(EXP_01, start=1)]
+
+Run = tuple[list[dict], dict[str, float]]  # rows of metrics.jsonl in order, and what `sentinel.most_of` returns
 
 
 def read_run(folder: Path) -> Run:
     rows = list(read_jsonl(folder / "metrics.jsonl", appended=True))
-    return rows, most_of(json.loads((folder / "config.json").read_text("utf-8")))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return rows, most_of(config["max_turns"], config["turn_tokens"])
 
 
 def read_runs(folder: Path) -> dict[str, Run]:
     """The run of a folder, as "this run", and the arms of a sweep that was run in it."""
-    arms = sorted(folder.glob("ablations/*/metrics.jsonl"))
-    return {"this run": read_run(folder)} | {path.parent.name: read_run(path.parent) for path in arms}
+    runs = {"this run": read_run(folder)}
+    for path in sorted(folder.glob("ablations/*/metrics.jsonl")):
+        runs[path.parent.name] = read_run(path.parent)
+    return runs
 
 
-def replay(rows: list[dict], drop: float, patience: int, window: int, most: dict[str, float]) -> tuple[int, str] | None:
-    """At which step of a recorded run `collapse` would have stopped it, and why; None if it never would have."""
+def replay(run: Run, settings: Collapse) -> tuple[int, str] | None:
+    """At which step the sentinel would have stopped a recorded run, and why; None if it never would have."""
+    rows, most = run
     for end, row in enumerate(rows, start=1):
-        if row["kind"] != "collapse" and (why := collapse(rows[:end], drop, patience, window, most)):
+        why = None if row["kind"] == "collapse" else collapse(rows[:end], settings, most)
+        if why:
             return row["step"], why
     return None
 
 
-def kept(rows: list[dict], step: float = float("inf")) -> int:
-    """The step whose policy is in best/ when a run ends at `step`: the first of those with the best dev accuracy."""
-    curve = [(row["step"], row["accuracy"]) for row in rows if row["kind"] == "eval" and row["step"] <= step]
+def kept_step(run: Run, end: float = float("inf")) -> int:
+    """The step whose policy is in best/ when a run ends at step `end`: the first one with the best dev accuracy."""
+    curve = [(row["step"], row["accuracy"]) for row in run[0] if row["kind"] == "eval" and row["step"] <= end]
     return max(curve, key=lambda point: point[1])[0]
 
 
-def margins(runs: dict[str, Run], window: int):
-    """What each metric of `LIMITS` reached at most in each run over `window` steps, as `collapse` sees it."""
-    from pandas import DataFrame
-
+def margins(runs: dict[str, Run], window: int) -> DataFrame:
+    """The highest value of each metric of `sentinel.LIMITS` in each run over `window` steps, as the sentinel sees it."""
     table = {"limit": LIMITS}
     for name, (rows, most) in runs.items():
-        steps = DataFrame([row for row in rows if row["kind"] == "train"])
-        windows = steps.reindex(columns=list(LIMITS)).rolling(window)
+        steps = DataFrame([row for row in rows if row["kind"] == "train"]).reindex(columns=list(LIMITS))
+        windows = steps.rolling(window)
         highest = windows.mean().clip(upper=windows.median()).max()
         table[name] = {metric: highest[metric] / most.get(metric, 1) for metric in LIMITS}
     return DataFrame(table)

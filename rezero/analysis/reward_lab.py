@@ -1,6 +1,6 @@
 """The reward lab: what each reward and weighting pays the honest and the cheating scripts of `cheaters.POLICIES`.
 
-`pay` scores any episodes, played or recorded, without a model; the rest reads its frame.
+`pay` scores any episodes, played or recorded, without a model; the other functions read its frame.
 """
 
 from collections.abc import Iterable
@@ -8,36 +8,34 @@ from pathlib import Path
 
 import pandas as pd
 
+from rezero.analysis import figures, plots
 from rezero.analysis.cheaters import POLICIES, RETRIER
 from rezero.config import load_config
-from rezero.analysis import plots
 from rezero.evaluation.stats import paired_bootstrap
-from rezero.evaluation.traces import Row, read_rows
+from rezero.evaluation.traces import Row, read_traces
 from rezero.files import resolve, write_text
 from rezero.protocol import Episode
-from rezero.questions import Question
-from rezero.rewards import REWARD_SETS, REWARDS, check_weights
+from rezero.questions import Question, spread
+from rezero.rewards import REWARD_SETS, REWARDS, load_reward, reward_weights
 from rezero.scripted import play
 from rezero.search.base import Engine
 from rezero.task import load_task
 
 Weightings = dict[str, dict[str, float]]
-
 GROUP = ["engine", "question"]
 
 
 def naive_recovery(episode: Episode) -> float:
-    """1 if the first search missed, a later one found the evidence and an answer came, else 0. Pays misses."""
-    return float(episode.outcome == "answered" and (episode.evidence_search or 0) > 1)
+    """1 if it recovered from a miss and answered, else 0. Pays for missing first."""
+    return float(episode.outcome == "answered" and episode.recovered)
 
 
 def search_cost(episode: Episode) -> float:
-    """-1 a search. Where everyone is right it is the whole advantage, and teaches never to search again."""
+    """-1 per search. Where all episodes are correct it is the whole advantage, and teaches never to search again."""
     return float(-len(episode.searches))
 
 
 TRAPS = {"naive_recovery": naive_recovery, "search_cost": search_cost}  # known to be bad; never in `REWARDS`
-
 SETS: Weightings = REWARD_SETS | {
     "count": {"correctness": 4, "retry": 1},
     "naive recovery": {"correctness": 4, "naive_recovery": 2},
@@ -46,37 +44,42 @@ SETS: Weightings = REWARD_SETS | {
 
 
 def play_all(engines: dict[str, Engine], questions: list[Question], k: int, seed: int = 0) -> list[Row]:
-    """One episode an engine, policy and question, under the labels engine and policy."""
-    return [
-        ({"engine": name, "policy": policy}, episode)
-        for name, engine in engines.items()
-        for policy, (script, _) in POLICIES.items()
-        for episode in play(script, questions, engine, k=k, seed=seed)
-    ]
+    """One episode per engine, policy and question, with the labels engine and policy."""
+    rows = []
+    for name, engine in engines.items():
+        for policy, (script, _) in POLICIES.items():
+            episodes = play(script, questions, engine, k=k, seed=seed)
+            rows += [({"engine": name, "policy": policy}, episode) for episode in episodes]
+    return rows
 
 
 def pay(rows: Iterable[Row], sets: Weightings = SETS) -> pd.DataFrame:
-    """One row an episode (index: engine, policy, question), one column a reward and one a weighting.
+    """One row per episode (index: engine, policy, question), one column per reward and one per weighting.
 
-    `rows` are those of `play_all` or `traces.read_rows`: (labels, episode). The columns have two levels: "reward" or
-    "weighting", and the name.
+    The columns have two levels: "reward" or "weighting", and the name. A weighting may name any "module:function".
+
+    Args:
+        rows: those of `play_all` or `traces.read_traces`: (labels, episode).
 
     Raises:
         ValueError: a weighting names an unknown reward or has no number, or an episode has no question.
     """
-    for weights in sets.values():
-        check_weights({name: weight for name, weight in weights.items() if name not in TRAPS})
-    rows, known = list(rows), REWARDS | TRAPS
-    values = [{name: reward(episode) for name, reward in known.items()} for _, episode in rows]
-    keys = [(labels.get("engine", ""), labels.get("policy", "recorded"), e.question.id) for labels, e in rows]
-    index = pd.MultiIndex.from_tuples(keys, names=["engine", "policy", "question"])
-    paid = pd.DataFrame(values, index)
+    known = REWARDS | TRAPS
+    for name, weights in sets.items():
+        others = {reward: weight for reward, weight in weights.items() if reward not in TRAPS}
+        reward_weights(name, others or {"correctness": 0})
+        known |= {reward: load_reward(reward) for reward in others}
+    keys, values = [], []
+    for labels, episode in rows:
+        values.append({name: reward(episode) for name, reward in known.items()})
+        keys.append((labels.get("engine", ""), labels.get("policy", "recorded"), episode.question.id))
+    paid = pd.DataFrame(values, pd.MultiIndex.from_tuples(keys, names=["engine", "policy", "question"]))
     sums = {name: sum(weight * paid[reward] for reward, weight in weights.items()) for name, weights in sets.items()}
-    return pd.concat({"reward": paid, "weighting": pd.DataFrame(sums, index)}, axis=1)
+    return pd.concat({"reward": paid, "weighting": pd.DataFrame(sums, paid.index)}, axis=1)
 
 
 def means(paid: pd.DataFrame) -> pd.DataFrame:
-    """What a policy earns an episode: index (honest, cheating or recorded; policy), columns as in `pay`."""
+    """What a policy earns per episode: index (honest, cheating or recorded; policy), columns as in `pay`."""
     table = paid.groupby("policy", sort=False).mean()
     kinds = {name: "honest" if honest else "cheating" for name, (_, honest) in POLICIES.items()}
     table.index = pd.MultiIndex.from_tuples([(kinds.get(name, "recorded"), name) for name in table.index])
@@ -86,11 +89,11 @@ def means(paid: pd.DataFrame) -> pd.DataFrame:
 def flags(paid: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Each reward and weighting under which a cheater earns more than the honest retrier.
 
-    One row a pair: pays ("reward" or "weighting"), name, cheater, more (the mean difference), low, high (its 95%
-    interval, paired over questions, all engines together); only what has low > 0.
+    One row per pair: pays ("reward" or "weighting"), name, cheater, more (the mean difference), low, high (its 95%
+    interval, paired over questions, all engines together). Only rows with low > 0.
     """
     wide = paid.groupby(["question", "policy"]).mean().unstack("policy")
-    played = set(paid.index.unique("policy"))  # recorded episodes need not be these policies'
+    played = set(paid.index.unique("policy"))  # recorded episodes need not be of these policies
     cheaters = [name for name, (_, honest) in POLICIES.items() if not honest and {name, RETRIER} <= played]
     rows = []
     for column in paid:
@@ -102,8 +105,8 @@ def flags(paid: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return found[found.low > 0].reset_index(drop=True)
 
 
-def dearest(found: pd.DataFrame) -> pd.DataFrame:
-    """`flags` with only the best-paid cheater of each reward and weighting, and how many cheaters are flagged there."""
+def best_paid(found: pd.DataFrame) -> pd.DataFrame:
+    """Of `flags` only the best-paid cheater of each reward and weighting, and how many cheaters are flagged there."""
     groups = found.groupby(["pays", "name"], sort=False)["more"]
     return found.loc[groups.idxmax()].assign(flagged=groups.count().to_numpy()).reset_index(drop=True)
 
@@ -117,15 +120,18 @@ def marks(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 
 
 def advantage_shares(paid: pd.DataFrame, sets: Weightings = SETS) -> pd.DataFrame:
-    """How much of the group advantage each reward of each weighting makes: index (weighting, reward).
+    """How much of the group advantage each reward of each weighting makes up: index (weighting, reward).
 
-    The episodes of one question under one engine are a group. With c = weight · (reward - the group's mean) and A the
-    sum of c over the rewards, a reward's share in a group is Σ c A / Σ A²: its part in the squared advantage, whatever
-    the group is divided by. Shares of a weighting add up to 1; one below 0 pulls against the others.
+    The episodes of one question with one engine are a group. With c = weight x (reward - the group's mean) and A the
+    sum of c over the rewards, the share of a reward in a group is sum(c A) / sum(A^2): its part in the squared
+    advantage, whatever the group is divided by. The shares of a weighting add up to 1; a reward with a negative share
+    pulls against the others. Columns:
 
-    "group scaling": the mean over groups with any advantage, all of which TRL's scale_rewards="group" makes equally
-    loud. "no scaling": Σ c A / Σ A² over all groups, as loud as they are ("none", "batch"). "all right": as the first,
-    over the groups in which every episode is right. "over correctness": more than correctness, under group scaling.
+    - "group scaling": the mean over groups with any advantage, all of which TRL's scale_rewards="group" scales to the
+      same size
+    - "no scaling": sum(c A) / sum(A^2) over all groups, each with the size that it has ("none", "batch")
+    - "all right": as the first, over the groups in which every episode is correct
+    - "over correctness": whether the reward makes up more than correctness does, under group scaling
     """
     rewards = paid["reward"]
     centred = rewards - rewards.groupby(level=GROUP).transform("mean")
@@ -145,30 +151,33 @@ def advantage_shares(paid: pd.DataFrame, sets: Weightings = SETS) -> pd.DataFram
 
 
 def contenders(paid: pd.DataFrame) -> pd.DataFrame:
-    """The rows of policies that are ever right by the evidence: groups of these tell what a policy might turn into."""
+    """The rows of policies that are ever correct by the evidence: what a trained policy might turn into."""
     return paid[paid["reward", "efficiency"].groupby("policy").transform("max") > 0]
 
 
-def report(engines: list[str], questions: int, traces: str | None, weights: dict | None, out: str | Path) -> None:
-    """Print what the lab finds on dev questions (0: all) or in a trace file; write pay.csv and pay.png to `out`.
+def run_lab(engines: list[str], questions: int, traces: str | None, weights: dict | None, out: str | Path) -> None:
+    """Print what the lab finds on `questions` dev questions (0: all) or in a trace file; write pay.csv and pay.png.
 
-    `weights`, when given, are one more weighting, "yours".
+    Args:
+        weights: one more weighting, "yours".
+        out: the folder to write to.
     """
     sets, out = SETS | ({"yours": weights} if weights else {}), resolve(out)
     if traces:
-        paid = pay(read_rows(traces), sets)
+        paid = pay(read_traces(traces), sets)
     else:
-        config, tasks = load_config(), {name: load_task(load_config(engine=name)) for name in engines}
-        dev = tasks[engines[0]].questions["dev"][: questions or None]
-        paid = pay(play_all({name: task.engine for name, task in tasks.items()}, dev, config.k), sets)
+        tasks = {name: load_task(load_config(engine=name)) for name in engines}
+        task = tasks[engines[0]]
+        dev = spread(task.questions["dev"], questions)
+        paid = pay(play_all({name: task.engine for name, task in tasks.items()}, dev, task.sampling.k), sets)
     table, found = means(paid), flags(paid)
     shares = advantage_shares(paid if traces else contenders(paid), sets)
     print(table["weighting"].round(2).to_string(), end="\n\n")
     print(table["reward"].round(2).to_string(line_width=120), end="\n\n")
     if not traces:
-        print(f"more than the {RETRIER} earns:", dearest(found).round(2).to_string(index=False), sep="\n", end="\n\n")
+        print(f"more than the {RETRIER} earns:", best_paid(found).round(2).to_string(index=False), sep="\n", end="\n\n")
     print("shares of the group advantage:", shares.round(2).to_string(), sep="\n")
     plots.style()
     write_text(out / "pay.csv", table.to_csv())
-    plots.heat_map(table, marks(table, found)).figure.savefig(out / "pay.png", dpi=150)
+    figures.heat_map(table, marks(table, found)).figure.savefig(out / "pay.png", dpi=150)
     print(f"written: {out / 'pay.csv'}, {out / 'pay.png'}")
