@@ -2,66 +2,53 @@
 
 from dataclasses import replace
 
-import nbformat
-import numpy as np
 import pandas as pd
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 
 from rezero.analysis import ablations
 from rezero.corpus import save_chunks
-from rezero.evaluation.evaluate import report
-from rezero.evaluation.traces import append_traces
+from rezero.evaluation.evaluate import summarize
+from rezero.evaluation.traces import write_traces
 from rezero.files import append_jsonl
 from rezero.policy.base import save_policy
 from rezero.protocol import Episode, Turn
 from rezero.questions import Question, save_questions
-from rezero.runner.sweep import NOTEBOOK, check_arm, grid, named
 from rezero.search.base import Hit
 
-PARAMETERS = """profile = "laptop"
-seed = 0
-reward_set = ""
-reward_weights = {}
-steps = 0
-engine = ""
-options = {}
-difficulty = ""
-test = True
-run_dir = "none"
-"""
 
-
-@pytest.fixture
-def books(tmp_path):
-    """A folder with the parameters cell of a notebook 02."""
-    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
-    (tmp_path / "books").mkdir()
-    nbformat.write(new_notebook(cells=cells), tmp_path / "books" / f"{NOTEBOOK}.ipynb")
-    return tmp_path / "books"
-
-
-def test_every_arm_meets_every_seed_under_a_name():
+def test_every_arm_meets_every_seed_under_a_name(tmp_path):
     arms = [
         {"reward_set": "recovery"},
-        {"name": "mine", "steps": 9, "options": {"k": 3}},
+        {"name": "mine", "steps": 9, "overrides": {"k": 3, "grpo": {"beta": 0.1}}},
         {"reward_set": "x", "seed": 7},
     ]
-    every = grid(arms, [0, 1], steps=2, options={"eval_every": 1})
-    assert [(arm["name"], arm["seed"], arm["steps"]) for arm in every] == [
-        ("recovery", 0, 2), ("mine", 0, 9), ("x", 7, 2), ("recovery", 1, 2), ("mine", 1, 9), ("x", 7, 2),
-    ]  # fmt: skip
-    assert [arm["options"] for arm in every[:2]] == [{"eval_every": 1}, {"eval_every": 1, "k": 3}]
-    assert named([{"reward_set": "recovery", "steps": 1, "engine": "dense"}])[0]["name"] == "recovery-dense"
+    shared = {"steps": 2, "overrides": {"eval_every": 1, "grpo": {"optim": "adamw_torch"}}}
+    jobs, wait_for = ablations.plan(arms, [0, 1], tmp_path, **shared)
+    assert list(jobs) == ["recovery-0", "mine-0", "x-7", "recovery-1", "mine-1"]
+    assert [job["steps"] for job in jobs.values()] == [2, 9, 2, 2, 9] and not any(job["test"] for job in jobs.values())
+    assert jobs["mine-1"]["overrides"]["grpo"] == {"optim": "adamw_torch", "beta": 0.1}
+    assert jobs["mine-1"]["overrides"]["eval_every"] == 1 and "name" not in jobs["mine-1"]
+    assert wait_for == {"x-7": "recovery-0", "recovery-1": "recovery-0", "mine-1": "mine-0"}  # k=3 is another start
+    assert ablations.named([{"reward_set": "recovery", "overrides": {"engine": "dense", "corpus": "a/b"}}])[0]["name"] \
+        == "recovery-dense"  # fmt: skip
     assert "name" not in arms[0]
+    folders = {job: tmp_path / job for job in ("recovery-0", "no-retry-12")}
+    assert list(ablations.arms_of(folders)) == [("recovery", 0), ("no-retry", 12)]
+    with pytest.raises(ValueError, match="two arms are called 'a'"):
+        ablations.plan([{"name": "a", "steps": 1}, {"name": "a", "steps": 2}], [0], tmp_path)
 
 
-def test_arms_share_the_difficulty_that_they_share(books, tmp_path):
-    alike = [{"reward_set": "a", "seed": 0}, {"reward_set": "b", "seed": 1, "steps": 3}]
-    other = [{"engine": "dense", "seed": 0}, {"seed": 0, "options": {"corpus": "elsewhere"}}]
-    files = [check_arm({"name": "x", **arm}, tmp_path, books)["difficulty"] for arm in alike + other]
-    assert files[0] == files[1] and len(set(files)) == 3
-    assert check_arm({"name": "x", "difficulty": "mine.jsonl"}, tmp_path, books)["difficulty"] == "mine.jsonl"
+def test_arms_share_the_difficulty_that_they_share(tmp_path):
+    arms = [
+        {"reward_set": "a"},
+        {"reward_set": "b", "steps": 3},
+        {"name": "c", "overrides": {"engine": "dense"}},
+        {"name": "d", "overrides": {"corpus": "elsewhere"}},
+        {"name": "e", "overrides": {"curriculum": {"file": "mine.jsonl", "samples": 1}}},
+    ]
+    jobs, _ = ablations.plan(arms, [0], tmp_path)
+    files = [job["overrides"]["curriculum"]["file"] for job in jobs.values()]
+    assert files[0] == files[1] and len(set(files)) == 4 and files[4] == "mine.jsonl"
 
 
 # What the files say
@@ -81,7 +68,7 @@ def episodes(right, n=40, missed=0):
 @pytest.fixture
 def reports():
     counts = {("start", 0): 10, ("good", 0): 30, ("good", 1): 34, ("same", 0): 11, ("same", 1): 9, ("bad", 0): 0}
-    return {arm: report(episodes(right), str(arm)) for arm, right in counts.items()}
+    return {arm: summarize(episodes(right), str(arm)) for arm, right in counts.items()}
 
 
 def test_arms_pool_their_seeds(reports):
@@ -102,34 +89,34 @@ def test_differences_are_put_into_words(reports):
     said = ablations.in_words(table.reset_index())
     assert said.startswith("accuracy (exact match): good is higher than start by 0.550 (95% interval of the difference")
     assert "bad is lower than start by 0.250" in said and "No difference from start was shown for same." in said
-    assert said.endswith(f"With 40 episodes a seed a gain of {table['4 in 5'].iloc[0]:.3f} is found 4 times in 5.")
+    assert said.endswith(f"With 40 episodes per seed a gain of {table['4 in 5'].iloc[0]:.3f} is found 4 times in 5.")
 
 
 def test_a_share_of_nothing_differs_from_nothing(reports):
-    table = ablations.paired_table(reports, "start", ("accuracy", "retry_after_miss"))
-    rows = table[table.metric == "retry_after_miss"]  # no first search missed
+    table = ablations.paired_table(reports, "start", ("accuracy", "retried"))
+    rows = table[table.metric == "retried"]  # no first search missed
     assert rows.difference.isna().all() and set(rows["p (Holm)"]) == {1.0} and set(rows.n) == {0}
-    assert "With 0 episodes a seed no gain is found 4 times in 5." in ablations.in_words(table)
+    assert "With 0 episodes per seed no gain is found 4 times in 5." in ablations.in_words(table)
 
 
 def test_p_is_corrected_for_all_rows(reports):
-    missed = {arm: report(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
+    missed = {arm: summarize(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
     one = ablations.paired_table(missed, "start").set_index("arm")["p (Holm)"]
-    both = ablations.paired_table(missed, "start", ("accuracy", "retry_after_miss")).set_index(["metric", "arm"])
+    both = ablations.paired_table(missed, "start", ("accuracy", "retried")).set_index(["metric", "arm"])
     assert both.loc[("accuracy", "good"), "p (Holm)"] == pytest.approx(2 * one["good"])  # six rows, not three
-    assert set(both.loc["retry_after_miss"].n) == {20}
+    assert set(both.loc["retried"].n) == {20}
 
 
 def test_a_comparison_needs_the_baseline_and_the_same_questions(reports):
-    with pytest.raises(ValueError, match="baseline 'corectness' is no arm; have: start, good, same, bad"):
+    with pytest.raises(ValueError, match="baseline 'corectness' is no arm; allowed: start, good, same, bad"):
         ablations.paired_table(reports, "corectness")
     with pytest.raises(ValueError, match="different questions"):
-        ablations.paired_table(reports | {("bad", 0): report(episodes(0, n=39), "")}, "start")
+        ablations.paired_table(reports | {("bad", 0): summarize(episodes(0, n=39), "")}, "start")
 
 
 def test_baselines_and_arms_stand_in_one_table(reports):
-    closed = report([replace(e, turns=e.turns[-1:]) for e in episodes(4)], "closed book")
-    missed = {arm: report(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
+    closed = summarize([replace(e, turns=e.turns[-1:]) for e in episodes(4)], "closed book")
+    missed = {arm: summarize(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
     table = ablations.overview(missed, [closed])
     assert table.index.to_list() == ["closed book", "start", "good", "same", "bad"]
     assert table.seeds.to_list() == [1, 1, 2, 2, 1]
@@ -138,10 +125,10 @@ def test_baselines_and_arms_stand_in_one_table(reports):
     assert table.loc["good", "f1_low"] < 0.8 < table.loc["good", "f1_high"]
     assert table.searches.to_list() == [0.0] + [1.25] * 4  # half of the 20 misses are searched again
     shown = ablations.in_cells(table)
-    assert shown.loc["closed book", "P(search again | gold not seen)"] == "no such episode"
-    assert shown.loc["start", "P(search again | gold not seen)"].startswith("0.500 [0.")
+    assert shown.loc["closed book", "P(retried | missed)"] == "no such episode"
+    assert shown.loc["start", "P(retried | missed)"].startswith("0.500 [0.")
     with pytest.raises(ValueError, match="different questions"):
-        ablations.overview(missed, [report(episodes(4, n=39), "closed book")])
+        ablations.overview(missed, [summarize(episodes(4, n=39), "closed book")])
 
 
 def test_arms_start_from_their_warm_start(tmp_path, config):
@@ -154,8 +141,10 @@ def test_arms_start_from_their_warm_start(tmp_path, config):
 def test_arms_are_read_from_their_folders(tmp_path):
     runs = {("a", 3): tmp_path / "a-3", ("b", 3): tmp_path / "b-3"}
     for right, folder in enumerate(runs.values(), start=1):
+        rows = []
         for i, label in enumerate(("before training", "after the warm start", "after training")):
-            append_traces(folder / "traces.jsonl", episodes(10 * i + right), policy=label)
+            rows += [({"policy": label}, episode) for episode in episodes(10 * i + right)]
+        write_traces(folder / "traces.jsonl", rows)
         append_jsonl(folder / "metrics.jsonl", {"kind": "train", "step": 1})
         append_jsonl(folder / "metrics.jsonl", {"kind": "eval", "step": 1, "accuracy": right / 10})
     found = ablations.read_reports(runs)
@@ -179,12 +168,12 @@ def test_policies_are_tested_elsewhere_once(tmp_path, policy, config, chunks, qu
     assert table[["tested", "arm"]].to_numpy().tolist() == [[p, a] for p in ("here", "there") for a in ("start", "a")]
     assert [e.question.id for e in found["there"]["a", 0].episodes] == ["q1"]  # dev only
     played = []
-    monkeypatch.setattr(ablations, "evaluate", lambda *a: played.append(a) or report(episodes(1, n=1), ""))
+    monkeypatch.setattr(ablations, "evaluate", lambda *a: played.append(a) or summarize(episodes(1, n=1), ""))
     again = ablations.matrix(ablations.generalise(*test))
     pd.testing.assert_frame_equal(again, table)
     assert not played
     places[1]["engine"] = "dense"  # another place under an old name
     ablations.generalise(*test)
-    assert len(played) == 2 and all(np.isclose(one[3].k, config.k) and one[3].engine == "dense" for one in played)
-    with pytest.raises(ValueError, match="unknown configuration field 'engin'"):
+    assert len(played) == 2 and all(task.engine.name == "dense" for _, task, *_ in played)
+    with pytest.raises(ValueError, match="place 'bm25': unknown field 'engin'"):
         ablations.generalise(test[0], [{"engin": "bm25"}], config, tmp_path)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rezero.analysis.baselines import baselines, gold_engine, must_answer
+from rezero.analysis.baselines import ForcedGeneration, baselines, gold_engine, must_answer
 from rezero.evaluation.evaluate import table
 from rezero.rollout import rollout
 from rezero.scripted import play, searcher
@@ -33,18 +33,18 @@ def written(policy):
 
 
 @pytest.fixture
-def wide(config):
-    return replace(config, k=2, episode_tokens=2000, turn_tokens=40, max_turns=4)
+def wide(task):
+    return replace(task, sampling=replace(task.sampling, episode_tokens=2000, turn_tokens=40, max_turns=4))
 
 
-def test_who_writes_what(written, task, wide, questions):
-    closed, single, rag, oracle, script = baselines(written(), task, wide)
+def test_who_writes_what(written, wide, questions):
+    closed, single, rag, oracle, script = baselines(written(), wide, questions)
     assert [report.name for report in (closed, single, rag, oracle, script)] == NAMES
     assert [t.text for t in closed.episodes[0].turns] == [FOUND]
     assert [e.queries for e in closed.episodes] == [(), ()]
     assert [e.queries for e in single.episodes] == [("Tarnel",)] * 2
     assert [e.queries for e in rag.episodes] == [(q.text,) for q in questions]
-    assert rag.episodes[0].turns[0].hits == tuple(task.engine.search([questions[0].text], 2)[0])
+    assert rag.episodes[0].turns[0].hits == tuple(wide.engine.search([questions[0].text], 2)[0])
     for report in (closed, single, rag, oracle):
         assert [e.turns[-1].action for e in report.episodes] == ["answer"] * 2
         assert report.frame.correct.to_list() == [True, False]  # "Varrow" is right for the first question only
@@ -61,44 +61,39 @@ def test_the_oracle_brings_all_gold_with_its_titles_above_what_was_found(engine,
     assert [[hit.chunk_id for hit in e.turns[0].hits] for e in alone] == [["c1"], ["c1", "c2"]]
 
 
-def test_what_needs_no_force_is_left_alone(written, task, wide, questions):
+def test_what_needs_no_force_is_left_alone(written, wide, questions):
     said = "<think> easy </think><answer> Varrow </answer>"
-    report = must_answer(written(said, answer="never asked for"), task.engine, questions, wide, "it answers")
+    report = must_answer(written(said, answer="never asked for"), wide, questions, "it answers")
     assert [[t.text for t in e.turns] for e in report.episodes] == [[said]] * 2
 
 
 @pytest.mark.parametrize("turn", ["", "no tags at all", "<think> for ever", "</think><search> a </answer><think>"])
-def test_any_turn_can_be_made_an_answer(written, task, wide, questions, turn):
-    report = must_answer(written(turn), task.engine, questions, wide, "forced", searches=0)
+def test_any_turn_can_be_made_an_answer(written, wide, questions, turn):
+    report = must_answer(written(turn), wide, questions, "forced", searches=0)
     assert [e.answer for e in report.episodes] == ["Varrow"] * 2
 
 
-def test_an_answer_that_never_closes_is_wrong(written, task, wide, questions):
-    report = must_answer(written(answer=" Varrow Varrow"), task.engine, questions, wide, "open", searches=0)
+def test_an_answer_that_never_closes_is_wrong(written, wide, questions):
+    report = must_answer(written(answer=" Varrow Varrow"), wide, questions, "open", searches=0)
     assert [e.outcome for e in report.episodes] == ["turn_limit"] * 2
     assert report["accuracy"].value == 0.0
 
 
-def test_a_real_generation_goes_on_from_what_was_given(policy, task, wide, questions):
+def test_a_real_generation_goes_on_from_what_was_given(policy, wide, questions):
     """With nothing forced, the stand-in gives the very episodes of a rollout."""
-    from rezero.analysis.baselines import Forced
-    from rezero.evaluation.evaluate import budget
-
-    asked = dict(engine=task.engine, questions=questions, k=2, budget=budget(wide), prompt_style="short")
-    free = replace(policy, backend=lambda *args: Forced(policy, {}, 99, *args))
-    assert rollout(free, **asked) == rollout(policy, **asked)
-    given = baselines(policy, task, wide)[2].episodes[0]
+    greedy = replace(wide.sampling, temperature=0.0)
+    free = replace(policy, backend=lambda *args: ForcedGeneration(policy, {}, 99, *args))
+    assert rollout(free, wide.engine, questions, greedy) == rollout(policy, wide.engine, questions, greedy)
+    given = baselines(policy, wide, questions)[2].episodes[0]
     assert given.completion_ids[: len(policy.encode(given.turns[0].text))] == tuple(policy.encode(given.turns[0].text))
     assert "<answer>" in given.turns[-1].text
 
 
-def test_a_judge_reads_every_baseline(written, task, wide):
-    reports = baselines(written(), task, wide, judge=lambda pairs: ["right"] * len(pairs))
+def test_a_judge_reads_every_baseline(written, wide, questions):
+    reports = baselines(written(), wide, questions, judge=lambda pairs: ["right"] * len(pairs))
     assert [report["judged"].value for report in reports] == [1.0] * 5
 
 
-def test_refusals(written, task, wide, questions):
-    with pytest.raises(ValueError, match="'tset' is not open; allowed: train, dev, test"):
-        baselines(written(), task, wide, "tset")
+def test_refusals(written, wide, questions):
     with pytest.raises(ValueError, match="'q1' has no gold texts"):
-        baselines(written(), task, wide, [replace(questions[0], gold_texts=())])
+        baselines(written(), wide, [replace(questions[0], gold_texts=())])

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rezero.evaluation.evaluate import Estimate, compare, evaluate, pass_at, report, table
+from rezero.evaluation.evaluate import Estimate, before_and_after, compare, evaluate, summarize, table
 from rezero.protocol import Episode, Turn, build_prompt
 from rezero.search.base import Hit
 
@@ -35,13 +35,13 @@ def episodes(questions):
 
 
 def test_every_metric_by_hand(episodes):
-    found = report(episodes, "toy")
+    found = summarize(episodes, "toy")
     by_hand = {
         "accuracy": (3 / 5, 5),
         "evidence": (3 / 5, 5),
-        "first_miss": (3 / 5, 5),
-        "retry_after_miss": (2 / 3, 3),
-        "found_after_retry": (1 / 2, 2),
+        "missed": (3 / 5, 5),
+        "retried": (2 / 3, 3),
+        "recovered": (1 / 2, 2),
         "malformed": (1 / 5, 5),
         "answered": (1.0, 5),
         "unsupported": (2 / 5, 5),
@@ -54,64 +54,45 @@ def test_every_metric_by_hand(episodes):
 
 
 def test_a_share_of_nothing_is_said_to_be_that(episodes):
-    found = report(episodes[:1], "no miss")
-    assert math.isnan(found["retry_after_miss"].value)
-    assert str(found["retry_after_miss"]) == "no such episode"
-
-
-def test_accuracy_by_kind(episodes):
-    kinds = report(episodes, "toy").by_kind().set_index("kind")
-    assert kinds.accuracy.to_dict() == {"direct": pytest.approx(2 / 3), "two-hop": 0.5}
-    assert kinds.n.to_dict() == {"direct": 3, "two-hop": 2}
+    found = summarize(episodes[:1], "no miss")
+    assert math.isnan(found["retried"].value)
+    assert str(found["retried"]) == "no such episode"
 
 
 def test_searches_after_the_evidence_are_wasted(questions):
     late = episode(questions[0], search("c1"), search("c2"), search("c3"), answer("x"))
-    assert report([late], "late")["wasted"].value == 2
-
-
-def test_pass_at_k_by_hand(questions):
-    one, two = questions
-    right, wrong = (lambda q: episode(q, answer(q.answers[0]))), (lambda q: episode(q, answer("x")))
-    sampled = report([right(one), wrong(one), wrong(one), wrong(one), *(wrong(two) for _ in range(4))], "four samples")
-    assert pass_at(sampled, 1).value == pytest.approx(1 / 8)
-    assert pass_at(sampled, 2).value == pytest.approx((1 - 3 / 6) / 2)  # 3 of 6 pairs of samples miss the right one
-    assert pass_at(sampled, 4).value == 0.5
-    with pytest.raises(ValueError, match="pass@5 of 4 samples"):
-        pass_at(sampled, 5)
+    assert summarize([late], "late")["wasted"].value == 2
 
 
 def test_paired_difference(episodes):
     asked = [episodes[0], episodes[3]]
     better = [episodes[0], episodes[4]]
-    gain = compare(report(asked, "before"), report(better, "after"))
+    gain = compare(summarize(asked, "before"), summarize(better, "after"))
     assert (gain.value, gain.n) == (0.5, 2)
     assert 0 <= gain.low <= gain.high <= 1
 
 
 def test_other_questions_cannot_be_compared(episodes):
     with pytest.raises(ValueError, match="not evaluated on the same questions"):
-        compare(report(episodes[:1], "a"), report(episodes[3:4], "b"))
+        compare(summarize(episodes[:1], "a"), summarize(episodes[3:4], "b"))
 
 
 def test_samples_of_a_question_are_no_further_questions(questions):
     one, two = questions
-    sampled = report([*[episode(one, answer("Varrow"))] * 8, *[episode(two, answer("x"))] * 8], "eight samples")
+    sampled = summarize([*[episode(one, answer("Varrow"))] * 8, *[episode(two, answer("x"))] * 8], "eight samples")
     assert str(sampled["accuracy"]) == "0.500 [0.000, 1.000]"  # two questions tell nothing, however often asked
-    assert sampled["avg@8"].value == sampled["pass@8"].value == 0.5
-    assert "pass@8" in table([sampled]).index
     assert compare(sampled, sampled).n == 2
 
 
-def test_policies_are_sampled_and_timed(policy, engine, questions, config):
-    asked = dict(engine=engine, questions=questions, config=config, name="random")
-    sampled = evaluate(policy, **asked, samples=4, temperature=1.0)
-    assert sampled.frame.question_id.to_list() == ["q1"] * 4 + ["q2"] * 4
-    assert len({e.completion_ids for e in sampled.episodes}) > 2
-    assert sampled.episodes == evaluate(policy, **asked, samples=4, temperature=1.0).episodes
+def test_policies_are_sampled_and_timed(policy, task, questions):
+    asked = questions * 4
+    sampled = evaluate(policy, task, asked, "random", temperature=1.0)
+    assert sampled.frame.question_id.to_list() == ["q1", "q2"] * 4
+    assert len({episode.completion_ids for episode in sampled.episodes}) > 2
+    assert sampled.episodes == evaluate(policy, task, asked, "random", temperature=1.0).episodes
+    assert sampled.episodes != evaluate(policy, task, asked, "random", temperature=1.0, seed=1).episodes
     assert float(table([sampled]).loc["seconds per episode", "random"]) > 0
-    with pytest.raises(ValueError, match="samples=4 at temperature=0"):
-        evaluate(policy, **asked, samples=4)
+    assert sampled.rows[0] == ({"policy": "random"}, sampled.episodes[0])
 
 
 def test_a_judge_decides_beside_exact_match(episodes):
@@ -119,25 +100,33 @@ def test_a_judge_decides_beside_exact_match(episodes):
         assert pairs[0] == ("Who was the commander of Corvane?", ("Ilse Varrow", "Varrow"), "Ilse Varrow")
         return ["right", "right", "undecided", "wrong", "wrong"]
 
-    both = table([report(episodes, "judged", judge), report(episodes, "not judged")])
+    both = table([summarize(episodes, "judged", judge), summarize(episodes, "not judged")])
     assert both.loc["accuracy (judge)", "judged"].startswith("0.400 [")
     assert both.loc["accuracy (judge)", "not judged"] == "not measured"
-    assert "accuracy (judge)" not in table([report(episodes, "not judged")]).index
+    assert "accuracy (judge)" not in table([summarize(episodes, "not judged")]).index
 
 
-def test_transcripts_without_questions_have_a_report(episodes):
-    bare = report([replace(episodes[0], question=None)] * 2, "bare")
+def test_transcripts_without_questions_have_a_summarize(episodes):
+    bare = summarize([replace(episodes[0], question=None)] * 2, "bare")
     assert bare["answered"].value == 1.0
     assert "accuracy" not in bare.metrics
 
 
 def test_unknown_metric_names_the_allowed_ones(episodes):
     with pytest.raises(KeyError, match=r"'speed'.*accuracy"):
-        report(episodes, "toy")["speed"]
+        summarize(episodes, "toy")["speed"]
 
 
-def test_table_has_a_column_a_report(episodes):
-    both = table([report(episodes, "before"), report(episodes, "after")])
+def test_table_has_a_column_per_report(episodes):
+    both = table([summarize(episodes, "before"), summarize(episodes, "after")])
     assert list(both.columns) == ["before", "after"]
     assert both.loc["accuracy (exact match)", "after"].startswith("0.600 [")
     assert str(Estimate(0.5, 0.25, 0.75, 4)) == "0.500 [0.250, 0.750]"
+
+
+def test_what_training_gained_in_words(episodes):
+    before, after = summarize([episodes[1], episodes[3]], "before"), summarize([episodes[2], episodes[4]], "after")
+    lines = before_and_after([before, after], "test").splitlines()
+    assert lines[0].split() == ["before", "after"]
+    assert lines[-2] == "accuracy gained by GRPO, paired over 2 test questions: 1.000 [1.000, 1.000]"
+    assert lines[-1] == "P(retried | missed) gained: +0.500"

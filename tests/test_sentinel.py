@@ -1,15 +1,14 @@
-"""The collapse sentinel: stops what falls and keeps falling, and nothing else."""
+"""The collapse sentinel: stops what falls and keeps falling, and nothing else; and what it says of recorded runs."""
 
 import json
 
 import pytest
-from rezero.sentinel import settings_table
 
-from rezero.analysis.collapse import PUBLISHED, kept, margins, read_run, read_runs, replay
-from rezero.config import load_config
+from rezero.analysis.collapse import PUBLISHED, kept_step, margins, read_run, read_runs, replay
+from rezero.config import Collapse, load_config
 from rezero.files import read_jsonl, write_jsonl, write_text
 from rezero.training.callbacks import Sentinel
-from rezero.training.sentinel import LIMITS, check_limits, collapse
+from rezero.training.sentinel import LIMITS, check_limits, collapse, most_of
 
 CURVE = [21.9, 28.1, 28.1, 37.5, 46.9, 31.3, 12.5, 18.8, 0, 3.1, 0]  # % right at steps 50, 100, ...
 MOST = {"searches": 4, "policy_tokens": 200}
@@ -24,17 +23,15 @@ def steps(n, **metrics):
 
 
 def said(rows):
-    return collapse(rows, 0.1, 3, 20, MOST)
+    return collapse(rows, Collapse(), MOST)
 
 
 def test_the_published_collapse_stops_at_step_400_with_step_250():
-    default = load_config()
-    settings = default.collapse_drop, default.collapse_patience, default.collapse_window
-    assert evals(CURVE) == PUBLISHED
-    step, why = replay(PUBLISHED, *settings, MOST)
-    assert step == 400 and kept(PUBLISHED, step) == 250
+    assert evals(CURVE) == PUBLISHED and load_config().collapse == Collapse()
+    step, why = replay((PUBLISHED, MOST), Collapse())
+    assert step == 400 and kept_step((PUBLISHED, MOST), step) == 250
     assert why.endswith("each more than 0.1 below 0.469 at step 250")
-    assert replay([*evals(CURVE[:7]), {"kind": "collapse", "step": 360}], *settings, MOST) is None
+    assert replay(([*evals(CURVE[:7]), {"kind": "collapse", "step": 360}], MOST), Collapse()) is None
 
 
 @pytest.mark.parametrize("curve", [[50, 30, 60, 30, 60, 30], [50, 30, 30], [50, 41, 41, 41, 41], [10, 20, 30, 40]])
@@ -52,29 +49,21 @@ def test_each_limit_stops_when_it_is_passed_for_a_whole_window(metric):
     assert said(steps(40, **{metric: 0.9 * LIMITS[metric] * MOST.get(metric, 1)})) is None
 
 
-def test_limits_are_parameters(tmp_path):
+def test_limits_are_parameters():
     noisy = steps(20, entropy=3.5)
-    assert collapse(noisy, 0.1, 3, 20, MOST).startswith("entropy was 3.500")
-    assert collapse(noisy, 0.1, 3, 20, MOST, check_limits({"entropy": 4})) is None
-    assert collapse(steps(20, kl=2.0), 0.1, 3, 20, MOST, check_limits({"kl": 1.0})).endswith("the limit is 1.0")
-    for wrong in ({"entropie": 4.0}, {"entropy": "4"}, {"entropy": True}):
-        with pytest.raises(ValueError, match=f"collapse_limits.*{next(iter(wrong))}"):
-            Sentinel(tmp_path, load_config(collapse_limits=wrong))
-    assert Sentinel(tmp_path, load_config(collapse_limits={"kl": 1.0})).limits == LIMITS | {"kl": 1.0}
+    assert said(noisy).startswith("entropy was 3.500")
+    assert collapse(noisy, Collapse(limits={"entropy": 4.0}), MOST) is None
+    assert collapse(steps(20, kl=2.0), Collapse(limits={"kl": 1.0}), MOST).endswith("the limit is 1.0")
+    assert check_limits({"kl": 1.0}) == LIMITS | {"kl": 1.0}
+    with pytest.raises(ValueError, match=r"collapse\.limits names 'entropie'; allowed: malformed_ends"):
+        check_limits({"entropie": 4.0})
 
 
-def test_runs_are_judged_under_other_settings(tmp_path):
-    curve = [{"kind": "eval", "step": i, "accuracy": a} for i, a in enumerate([0.5, 0.8, 0.3, 0.6, 0.3, 0.3])]
+def test_margins_are_what_the_sentinel_compares():
     spam = [row for i in range(30) for row in steps(1, step=i, searches=1.0 if i < 10 else 4.0)]
-    sound = [{"kind": "eval", "step": i, "accuracy": i / 10} for i in range(6)]
-    runs, others = {"fall": (curve, MOST), "spam": (sound + spam, MOST)}, {"a": (sound, MOST), "b": (curve, MOST)}
-    table = settings_table(runs, others, [0.1, 0.4], [1, 2], [5, 15])
-    assert table["fall", "patience 1"].to_list() == ["2 (1)"] * 4
-    assert table["fall", "patience 2"].to_list() == ["3 (1)", "5 (1)"] * 2
-    assert table["spam", "patience 2"].to_list() == ["14 (5)"] * 2 + ["24 (5)"] * 2
-    assert settings_table({"sound": others["a"]}, {}, [0.1], [1], [5]).to_numpy().tolist() == [["-", "0 of 0"]]
-    assert set(table["others"].to_numpy().ravel()) == {"1 of 2"}
-    highest = margins({"spam": runs["spam"]}, 5)["spam"]
+    assert replay((spam, MOST), Collapse(window=5)) == (14, "searches was 1.000 of at most 4 on average over 5 steps, "
+                                                        "the limit is 0.95")  # fmt: skip
+    highest = margins({"spam": (spam, MOST)}, 5)["spam"]
     assert highest["searches"] == 1.0 and highest.drop("searches").isna().all()
     spikes = steps(4, kl=1.0) + steps(1, kl=500.0)
     assert margins({"spikes": (spikes, MOST)}, 5)["spikes"]["kl"] == 1.0
@@ -98,7 +87,7 @@ def test_the_callback_stops_and_says_why(tmp_path, capsys):
         global_step, should_training_stop, is_world_process_zero = 400, False, True
 
     write_jsonl(tmp_path / "metrics.jsonl", evals(CURVE[:8]))
-    Sentinel(tmp_path, load_config()).on_log(None, Namespace, Namespace, logs={"reward": 0.0})
+    Sentinel(tmp_path, Collapse(), most_of(5, 40)).on_log(None, Namespace, Namespace, logs={"reward": 0.0})
     assert Namespace.should_training_stop
     *_, last = read_jsonl(tmp_path / "metrics.jsonl")
     assert (last["kind"], last["step"]) == ("collapse", 400)

@@ -12,11 +12,11 @@ import pytest
 from conftest import CHUNKS, QUESTIONS
 
 from rezero.__main__ import main
+from rezero.analysis import figures
 from rezero.analysis import reward_lab as lab
 from rezero.analysis.cheaters import POLICIES, RETRIER
 from rezero.config import load_config
-from rezero.analysis import plots
-from rezero.evaluation.traces import append_traces, read_rows
+from rezero.evaluation.traces import read_traces, write_traces
 from rezero.files import read_jsonl
 from rezero.protocol import Episode
 from rezero.rewards import REWARD_SETS
@@ -148,11 +148,9 @@ def test_shares_add_up_to_one(paid):
 
 def test_recorded_episodes_are_scored_again_without_a_model(tmp_path, questions, engine):
     rows = lab.play_all({"bm25": engine}, questions, k=2)
-    path = tmp_path / "traces.jsonl"
-    for labels, episode in rows:
-        append_traces(path, [episode], **labels)
-    pd.testing.assert_frame_equal(lab.pay(read_rows(path)), lab.pay(rows))
-    heavier = lab.pay(read_rows(path), {"mine": {"correctness": 8, "search_cost": 1}})["weighting", "mine"]
+    path = write_traces(tmp_path / "traces.jsonl", rows)
+    pd.testing.assert_frame_equal(lab.pay(read_traces(path)), lab.pay(rows))
+    heavier = lab.pay(read_traces(path), {"mine": {"correctness": 8, "search_cost": 1}})["weighting", "mine"]
     rewards = lab.pay(rows)["reward"]
     assert heavier.tolist() == (8 * rewards.correctness + rewards.search_cost).tolist()
 
@@ -168,22 +166,24 @@ def test_refusals(questions, engine):
 
 def test_command(tmp_path, capsys, questions, engine):
     weights = '{"correctness": 1, "retry": 9}'
-    assert main(["lab", "--questions", "20", "--weights", weights, "--out", str(tmp_path)]) == 0
+    assert main(["reward-lab", "--questions", "20", "--weights", weights, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert re.search("weighting +yours ", said) and "shares of the group advantage" in said
     assert (tmp_path / "pay.png").stat().st_size > 10_000
     table = pd.read_csv(tmp_path / "pay.csv", header=[0, 1], index_col=[0, 1])
     assert table.index.get_level_values(1).tolist() == list(POLICIES) and "yours" in table["weighting"]
 
-    path = append_traces(tmp_path / "t.jsonl", [e for _, e in lab.play_all({"e": engine}, questions, k=2)], policy="x")
-    assert main(["lab", "--traces", str(path), "--out", str(tmp_path / "t")]) == 0
+    path = write_traces(
+        tmp_path / "t.jsonl", [({"policy": "x"}, e) for _, e in lab.play_all({"e": engine}, questions, k=2)]
+    )
+    assert main(["reward-lab", "--traces", str(path), "--out", str(tmp_path / "t")]) == 0
     assert (tmp_path / "t/pay.csv").read_text().splitlines()[-1].startswith("recorded,x,")
     assert len(list(read_jsonl(path))) == len(POLICIES) * len(questions)
-    assert main(["lab", "--traces", str(path), "--weights", '{"retyr": 1}']) == 2
+    assert main(["reward-lab", "--traces", str(path), "--weights", '{"retyr": 1}']) == 2
     assert "unknown reward 'retyr'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main(["lab", "--weights", "[1]"])
-    assert "invalid weights value: '[1]'" in capsys.readouterr().err
+        main(["reward-lab", "--weights", "[1]"])
+    assert "invalid read_weights value: '[1]'" in capsys.readouterr().err
 
 
 def test_heat_map_marks_what_is_flagged():
@@ -195,7 +195,7 @@ def test_heat_map_marks_what_is_flagged():
     found = pd.DataFrame([("reward", "r", "b")], columns=["pays", "name", "cheater"])
     marked = lab.marks(table, found)
     assert marked.to_numpy().tolist() == [[False, False], [True, False]]
-    ax = plots.heat_map(table, marked)
+    ax = figures.heat_map(table, marked)
     cells = ax.texts[:4]
     assert [t.get_text() for t in cells] == ["0.00", "5.00", "1.00", "5.00"]
     assert [t.get_fontweight() for t in cells] == ["normal", "normal", "bold", "normal"]
@@ -204,10 +204,10 @@ def test_heat_map_marks_what_is_flagged():
     assert ax.collections[0].get_array().ravel().tolist() == [0, 0, 1, 0]  # by column; one without a spread is pale
 
 
-def test_dearest_keeps_the_best_paid_of_each():
+def test_best_paid_keeps_the_best_paid_of_each():
     rows = [("reward", "r", "a", 1.0), ("reward", "r", "b", 2.0), ("weighting", "r", "c", 1.0)]
     found = pd.DataFrame(rows, columns=["pays", "name", "cheater", "more"])
-    assert lab.dearest(found)[["cheater", "flagged"]].to_numpy().tolist() == [["b", 2], ["c", 1]]
+    assert lab.best_paid(found)[["cheater", "flagged"]].to_numpy().tolist() == [["b", 2], ["c", 1]]
 
 
 def test_traps_stay_out_of_the_rewards_that_train():
