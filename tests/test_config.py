@@ -1,55 +1,82 @@
-"""Configuration: profiles by name, overrides checked."""
+"""Configuration: profiles by name, overrides merged and checked, and what the published runs set."""
 
 import json
 import re
 
 import pytest
 
-from rezero.config import PROFILES, Config, load_config
+from rezero.config import PROFILES, Collapse, Config, load_config, parse_config, read_renamed
 from rezero.files import ROOT
 from rezero.training.sentinel import collapse
 
-
-def test_profiles_are_configurations():
-    assert {name: profile.profile for name, profile in PROFILES.items()} == {name: name for name in PROFILES}
+NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
-def test_overrides():
-    config = load_config("laptop", steps=3, learning_rate=1)
-    assert (config.steps, config.learning_rate) == (3, 1.0)  # an int is a float, too
+@pytest.mark.parametrize("name", NAMES)
+def test_a_profile_is_a_configuration_and_plain_data(name):
+    config = load_config(name)
+    assert config.profile == name
+    assert parse_config(json.loads(json.dumps(config.to_dict())), "a record") == config
+
+
+def test_overrides_replace_fields_and_merge_groups():
+    config = load_config("laptop", steps=3, seed=None, grpo={"learning_rate": 1}, curriculum={"samples": 0})
+    assert (config.steps, config.seed, config.grpo["learning_rate"]) == (3, 0, 1)
+    assert config.grpo["warmup_steps"] == 2 and config.curriculum.solved_weight == 0.1  # as the profile says
+    assert load_config("laptop", engine_options={"k1": 1.2}).engine_options == {"k1": 1.2}
+    assert load_config("colab_t4").grpo["max_grad_norm"] == load_config("single_gpu").grpo["max_grad_norm"] == 0.1
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"profile": "mainframe"}, "unknown profile 'mainframe'; allowed: laptop"),
-        ({"step": 3}, "unknown configuration field 'step'; allowed: .*steps"),
-        ({"steps": 3.5}, "steps=3.5: want int, got float"),
-        ({"steps": True}, "steps=True: want int, got bool"),  # a bool is not a number of steps
-        ({"learning_rate": "1e-6"}, "learning_rate='1e-6': want float, got str"),  # what YAML makes of 1e-6
-        ({"scale_rewards": "grup"}, "scale_rewards='grup'; allowed: group, batch, none"),
-        ({"split": "rows"}, "split='rows'; allowed: disjoint, by_row"),
-        ({"aggregation": "sum"}, "aggregation='sum'; allowed: sum_then_normalize, normalize_then_sum"),
-        ({"reward_weights": [4, 2]}, r"reward_weights=\[4, 2\]: want dict, got list"),
+        ({"profile": "mainframe"}, "unknown profile 'mainframe'; allowed: colab_t4, "),
+        ({"step": 3}, "profile 'laptop': unknown field 'step'; allowed: profile, seed, "),
+        ({"steps": 3.5}, "steps is 3.5; want a valid integer"),
+        ({"steps": True}, "steps is True; want a valid integer"),  # a bool is not a number of steps
+        ({"steps": 0}, "steps=0; want at least 1"),
+        ({"eval_every": 0}, "eval_every=0; want at least 1"),
+        ({"temperature": "1e-6"}, "temperature is '1e-6'; want a valid number"),
+        ({"grpo": {"learning_rate": "1e-6"}}, "grpo: learning_rate is the string '1e-6'; in YAML write 1.0e-6"),
+        ({"grpo": 3}, "grpo is 3; want an object"),
+        ({"split": "rows"}, "split is 'rows'; want 'disjoint' or 'by_row'"),
+        ({"reward_weights": [4, 2]}, r"reward_weights is \[4, 2\]; want an object"),
+        ({"collapse": {"limits": {"entropy": "4"}}}, "collapse.limits.entropy is '4'; want a valid number"),
+        ({"curriculum": {"sample": 2}}, "curriculum: unknown field 'sample'; allowed: by, samples, "),
+        ({"curriculum": {"by": "luck"}}, "curriculum.by is 'luck'; want 'samples' or 'first_search'"),
+        ({"engine_options": {"seeds": {1, 2}}}, "want plain values, as in YAML"),
         ({"micro_batch": 7}, "micro_batch=7 must divide .* = 64"),
-        ({"backend": "vllm"}, "backend='vllm'; allowed: transformers, unsloth"),
-        ({"backend": "unsloth"}, "backend='unsloth' wants lora_rank=0 and max_context=0 > 0"),
-        ({"warm_start_steps": 5}, "warm_start_steps=5 trains an adapter: lora_rank=0 must be above 0"),
+        ({"backend": "vllm"}, "backend is 'vllm'; want 'transformers' or 'unsloth'"),
+        ({"backend": "unsloth"}, "backend='unsloth' needs lora_rank=0 and max_context=0 above 0"),
+        ({"load_in_4bit": True}, "load_in_4bit=True needs backend='unsloth'; it is 'transformers'"),
+        ({"warm_start": {"steps": 5}}, "warm_start.steps=5 trains an adapter: lora_rank=0 must be above 0"),
     ],
 )
-def test_bad_values_are_refused(arguments, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_values_are_refused_in_one_line(arguments, said):
+    with pytest.raises(ValueError, match=said) as caught:
         load_config(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", read_renamed())
+def test_names_of_the_first_version_tell_the_new_way(name):
+    with pytest.raises(ValueError, match=f"^{name} is now set by overrides") as caught:
+        load_config(**{name: 1})
+    hinted = re.findall(r"(\w+): (?:\{|\.\.\.,|\.\.\.\})", str(caught.value))
+    assert set(hinted) <= {*Config.__dataclass_fields__, "learning_rate"}  # what the hint names exists
 
 
 def test_the_published_runs_to_the_letter():
     published = dict(
         policy="unsloth/Llama-3.2-3B-Instruct", load_in_4bit=True, lora_rank=64, lora_layers=0, k=5, max_turns=20,
         turn_tokens=2048, episode_tokens=8192, num_generations=6, questions_per_step=1, micro_batch=6,
-        learning_rate=5e-6, lr_scheduler="cosine", warmup_steps=100, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.99,
-        optim="paged_adamw_8bit", max_grad_norm=0.1, loss_type="dapo", scale_rewards="group", beta=0.04,
         temperature=0.9, steps=1000, save_every=50, eval_every=50, eval_questions=32, split="by_row",
-        reward_set="original", difficulty_samples=0, gpu_share=0.6,
+        reward_set="original", gpu_share=0.6,
+    )  # fmt: skip
+    grpo = dict(
+        learning_rate=5e-6, lr_scheduler_type="cosine", warmup_steps=100, weight_decay=0.1, adam_beta1=0.9,
+        adam_beta2=0.99, optim="paged_adamw_8bit", max_grad_norm=0.1, loss_type="dapo", scale_rewards="group",
+        multi_objective_aggregation="sum_then_normalize", beta=0.04, epsilon=0.2,
     )  # fmt: skip
     own = {
         "exp_01": {"max_turns": 10, "reward_set": "retry_always"},
@@ -59,36 +86,41 @@ def test_the_published_runs_to_the_letter():
     for name, other in own.items():
         config = load_config(name).to_dict()
         assert {field: config[field] for field in published} == published | other
+        assert config["grpo"] == grpo and config["curriculum"]["samples"] == 0
 
 
 def test_the_published_runs_have_no_sentinel():
-    collapsed = [
-        {"kind": "eval", "step": s, "accuracy": a} for s, a in ((250, 1.0), *((s, 0.0) for s in range(300, 999)))
-    ]
-    steps = [{"kind": "train", "step": s, "malformed_ends": 1.0} for s in range(1, 1001)]
-    most = {"searches": 19, "policy_tokens": 9999}
+    evaluations = [{"kind": "eval", "step": 250, "accuracy": 1.0}]
+    evaluations += [{"kind": "eval", "step": step, "accuracy": 0.0} for step in range(300, 999)]
+    steps = [{"kind": "train", "step": step, "malformed_ends": 1.0} for step in range(1, 1001)]
     for name, stops in (("exp_02", False), ("single_gpu", True)):
-        config = load_config(name)
-        limits = config.collapse_drop, config.collapse_patience, config.collapse_window
-        assert bool(collapse([*collapsed, *steps], *limits, most)) is stops
+        settings = load_config(name).collapse
+        assert isinstance(settings, Collapse)
+        assert bool(collapse([*evaluations, *steps], settings, {"searches": 19, "policy_tokens": 9999})) is stops
 
 
-def test_a_configuration_is_plain_data():
-    for name in PROFILES:
-        assert Config(**json.loads(json.dumps(load_config(name).to_dict()))) == load_config(name)
+def value_of(config, name):
+    """A field, or an entry of a group, such as grpo.beta."""
+    group, _, entry = name.partition(".")
+    value = config.to_dict()[group]
+    return str(value[entry] if entry else value)
 
 
-def test_the_readme_tells_what_the_published_profiles_set():
-    """A row: fields, what the original did, one value a field or one field's value a run, the same or not."""
-    table = (ROOT / "README.md").read_text().split("| field | the original |")[1].split("\n\n")[0]
+def test_the_table_of_the_published_runs_has_what_their_profiles_set():
+    """A row: fields, what the original did, one value per field or one field's value per run, the same or not."""
+    table = (ROOT / "papermill_runs/README.md").read_text().split("| field | the original |")[1].split("\n\n")[0]
     runs, told = [load_config(name) for name in ("exp_01", "exp_02", "exp_03")], set()
     for line in table.splitlines()[2:]:
         names, theirs, ours = (re.findall(r"`([^`]+)`", cell) for cell in line.split("|")[1:4])
         told |= set(names)
         if len(names) == 1 and len(ours) == 3:
-            assert ours == [str(getattr(run, names[0])) for run in runs], line
+            assert ours == [value_of(run, names[0]) for run in runs], line
         else:
-            assert all(ours == [str(getattr(run, name)) for name in names] for run in runs), line
+            assert all(ours == [value_of(run, name) for name in names] for run in runs), line
         assert line.split("|")[4].strip().startswith("yes") is (bool(names) and theirs == ours), line
-    set_here = {name for name, value in runs[1].to_dict().items() if value != getattr(Config(), name)}
-    assert set_here - {"profile"} <= told
+    default = load_config("laptop")
+    for name, value in runs[1].to_dict().items():
+        entries = [f"{name}.{entry}" for entry in value] if isinstance(value, dict) and value else [name]
+        for entry in entries:
+            set_here = value_of(runs[1], entry) != value_of(default, entry)
+            assert not set_here or entry in told or entry == "profile", entry
