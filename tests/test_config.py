@@ -62,8 +62,8 @@ def test_bad_values_are_refused_in_one_line(arguments, said):
 def test_names_of_the_first_version_tell_the_new_way(name):
     with pytest.raises(ValueError, match=f"^{name} is now set by overrides") as caught:
         load_config(**{name: 1})
-    hinted = re.findall(r"(\w+): (?:\{|\.\.\.,|\.\.\.\})", str(caught.value))
-    assert set(hinted) <= {*Config.__dataclass_fields__, "learning_rate"}  # what the hint names exists
+    hinted = re.search(r"overrides \{(\w+): ", str(caught.value))
+    assert hinted is None or hinted[1] in Config.__dataclass_fields__  # what the hint names exists
 
 
 def test_the_published_runs_to_the_letter():

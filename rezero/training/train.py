@@ -22,7 +22,15 @@ from transformers import set_seed
 from rezero.config import Config
 from rezero.files import resolve
 from rezero.policy.base import Policy
-from rezero.policy.load import check_context, load_policy, load_trainable, naming_knobs, outline, with_adapter
+from rezero.policy.load import (
+    check_context,
+    load_policy,
+    load_trainable,
+    naming_knobs,
+    outline,
+    untrained,
+    with_adapter,
+)
 from rezero.questions import spread
 from rezero.rewards import reward_weights
 from rezero.task import Task, load_task
@@ -115,6 +123,20 @@ def train(
             raise
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
     return Trained(with_adapter(policy, run_dir / "best"), policy)
+
+
+def policies_to_compare(trained: Trained, config: Config, run_dir: str | Path, last: bool = False) -> dict[str, Policy]:
+    """The policy before training, what a warm start made of it (if there was one), and the trained one.
+
+    Args:
+        last: the policy after the last step instead of the one that was best on dev, for comparisons on dev, where
+            the score of the best is biased because dev selected it.
+    """
+    policies = {"before training": untrained(trained.last, config.policy)}
+    warm = resolve(run_dir) / "warm"
+    if warm.is_dir():
+        policies["after the warm start"] = with_adapter(trained.last, warm)
+    return policies | {"after training": trained.last if last else trained.best}
 
 
 def start_processes(config: Config) -> PartialState:
