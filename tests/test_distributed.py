@@ -1,6 +1,6 @@
-"""Two processes with gloo, launched with the shipped configuration, against one process on the same episodes.
+"""Two processes with gloo, launched as the README says, against one process on the same episodes.
 
-Run as a script, this file is what each process does: train through `train.main`, and leave what it saw in rank<N>.json.
+Run as a script, this file is what each process does: train by the command, and leave what it saw in rank<N>.json.
 """
 
 import hashlib
@@ -17,39 +17,41 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
 
+from rezero.__main__ import main
 from rezero.config import load_config
 from rezero.files import ROOT, read_jsonl, write_jsonl
+from rezero.policy.load import load_policy
 from rezero.protocol import parse_turn
 from rezero.training import grpo, train
 
-LAUNCH = ROOT / "rezero/launch"
 QUESTIONS, GROUP = 3, 2  # a step is 6 episodes: the second group has one in each of two processes
 CHANGED = dict(
-    steps=2, questions_per_step=QUESTIONS, num_generations=GROUP, micro_batch=3, difficulty_samples=1, turn_tokens=24,
-    max_turns=3, eval_every=1, save_every=1, warmup_steps=0, lr_scheduler="constant", temperature=1.5,
-    reward_weights={"length": 1.0},
+    steps=2, questions_per_step=QUESTIONS, num_generations=GROUP, micro_batch=3, curriculum={"samples": 1},
+    turn_tokens=24, max_turns=3, eval_every=1, save_every=1, temperature=1.5, reward_weights={"__main__:length": 1.0},
+    grpo={"warmup_steps": 0, "lr_scheduler_type": "constant"},
 )  # fmt: skip
 
 
+def length(episode):
+    """Tells the episodes of a group apart, but for every fifth question: a group without advantages."""
+    return len(episode.completion_ids) / 100 if int(episode.question.id[1:]) % 5 != 4 else 0.0
+
+
 def work(out: Path) -> None:
-    """Train to the end through `main`; two processes also from the first checkpoint again, as after a kill, and once
+    """Train to the end; two processes also from the first checkpoint again, as after a kill, and once
     more with a sentinel that stops at once."""
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # accelerate shards on GPUs only: gloo processes pose as some
-        PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
-        torch.distributed.init_process_group("gloo")
     rank = int(os.environ.get("RANK", 0))
     seen = {"rollouts": [], "states": [], "batches": [], "opened": [], "rows": [], "needed": []}
-    sampled, build, lean = train.rollout, train.build_trainer, grpo.lean_batches
+    sampled, build, lean = grpo.rollout, train.build_trainer, grpo.lean_batches
 
-    def rollout(policy, engine, questions, **options):
+    def rollout(policy, engine, questions, sampling, **options):
         """Each episode by draws of its own, so that it is the same in whichever process."""
         seen["states"].append(hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest())
         episodes = []
         for place, question in enumerate(questions, start=rank * len(questions)):
             draws = torch.Generator().manual_seed(place + zlib.crc32(question.id.encode()))
-            episodes += sampled(policy, engine, [question], **options | {"generator": draws})
+            episodes += sampled(policy, engine, [question], sampling, **options | {"generator": draws})
         seen["rollouts"].append([_described(policy, episode) for episode in episodes])
         return episodes
 
@@ -61,19 +63,15 @@ def work(out: Path) -> None:
         seen["rows"].append([len(batch["advantages"]) for batch in kept])
         return kept
 
-    def length(episode):
-        """Tells the episodes of a group apart, but for every fifth question: a group without advantages."""
-        return len(episode.completion_ids) / 100 if int(episode.question.id[1:]) % 5 != 4 else 0.0
-
-    trainers, train.REWARDS["length"] = [], length
-    train.rollout, grpo.lean_batches = rollout, lean_batches
+    trainers = []
+    grpo.rollout, grpo.lean_batches = rollout, lean_batches
     train.build_trainer = lambda *a, **k: trainers.append(build(*a, **k)) or trainers[-1]
     sys.addaudithook(lambda event, args: seen["opened"].extend(_written(event, args, out / "run")))
     destroy, PartialState.destroy_process_group = PartialState.destroy_process_group, lambda self: None
     changed = CHANGED | {"corpus": str(out.parent / "corpus")}
-    flags = [f"{name}={value}" for name, value in changed.items()]
-    command = ["--profile", "laptop", "--run-dir", str(out / "run"), "-p", *flags]
-    assert train.main(command) == 0
+    flags = [f"{name}={json.dumps(value)}" for name, value in changed.items()]
+    command = ["train", "--run-dir", str(out / "run"), "-p", *flags]
+    assert main(command) == 0
     weights = [_weights(trainers[-1])]
     if rank == 0:
         torch.save(weights[0], out / "weights.pt")
@@ -82,9 +80,9 @@ def work(out: Path) -> None:
         if rank == 0:
             shutil.rmtree(out / "run/checkpoints/checkpoint-2")
         PartialState().wait_for_everyone()
-        assert train.main(command) == 0
+        assert main(command) == 0
         weights.append(_weights(trainers[-1]))
-        hopeless = load_config("laptop", **changed | {"collapse_drop": -2.0, "collapse_patience": 1})
+        hopeless = load_config("laptop", **changed, collapse={"drop": -2.0, "patience": 1})
         train.train(hopeless, out / "hopeless")
     seen["digest"], seen["stopped"] = [_digest(one) for one in weights], trainers[-1].state.global_step
     destroy(PartialState())
@@ -125,10 +123,10 @@ def _digest(weights: dict) -> str:
     return hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in sorted(weights))).hexdigest()
 
 
-def _launch(out: Path, processes: int, config: str = "ddp.yaml") -> list[dict]:
+def _launch(out: Path, processes: int) -> list[dict]:
     out.mkdir()
-    options = ["--config_file", str(LAUNCH / config), "--num_processes", str(processes), "--main_process_port", "0"]
-    launcher = ["-m", "accelerate.commands.launch", *options] if processes > 1 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = launcher if processes > 1 else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *launcher, __file__, str(out)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
@@ -199,7 +197,7 @@ def _same_steps(folder, name, other):
         wanted = {name: value for name, value in same.items() if not name.startswith(left_out)}
         assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=1e-3, nan_ok=True)
     after, before = (torch.load(folder / f"{run}/weights.pt") for run in (name, other))
-    start = train.load_policy("data/policy").model.state_dict()
+    start = load_policy("data/policy").model.state_dict()
     apart, moved = (sum((a[name] - after[name]).square().sum() for name in after).sqrt() for a in (before, start))
     assert apart < 0.02 * moved
 
@@ -207,16 +205,6 @@ def _same_steps(folder, name, other):
 def test_two_processes_take_the_steps_of_one(folder, one, two):
     assert two[0]["digest"] == two[1]["digest"]  # the same weights everywhere, bit for bit
     _same_steps(folder, "two", "one")
-
-
-@pytest.mark.slow
-def test_sharded_processes_take_the_steps_of_one(folder, one):
-    """FSDP as shipped. Episodes differ in length, so the processes do different numbers of forward passes."""
-    ranks = _launch(folder / "fsdp", 2, "fsdp.yaml")
-    _same_steps(folder, "fsdp", "one")
-    assert ranks[0]["digest"][0] == ranks[0]["digest"][1] and [rank["stopped"] for rank in ranks] == [1, 1]
-    best = {path.name for path in (folder / "fsdp/whole/best").iterdir()}
-    assert "model.safetensors" in best and "training_args.bin" not in best
 
 
 def test_ranks_keep_as_many_rows_as_the_one_that_needs_most(two):
@@ -251,8 +239,7 @@ def test_the_sentinel_stops_all_ranks(folder, two):
             "micro_batch=4 x 2 processes must divide questions_per_step x num_generations = 2 x 2 = 4",
         ),
         ({"questions_per_step": 1, "num_generations": 4, "clip_shaping": True}, "must be a multiple of 2"),
-        ({"lora_rank": 4, "warm_start_steps": 2}, "warm is missing; make it in one process first, with --warm-start"),
-        ({"backend": "unsloth", "lora_rank": 4, "max_context": 512}, "trains in one process and generates there"),
+        ({"backend": "unsloth", "lora_rank": 4, "max_context": 512}, "backend='unsloth' trains in one process"),
     ],
 )
 def test_what_does_not_go_with_two_processes_is_refused(config, tmp_path, monkeypatch, changes, said):
@@ -262,17 +249,21 @@ def test_what_does_not_go_with_two_processes_is_refused(config, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
-def test_main_says_what_is_wrong_and_makes_a_warm_start(config, tmp_path, capsys):
+def test_the_commands_say_what_is_wrong_and_make_a_warm_start(config, tmp_path, capsys, monkeypatch):
     run = ["--run-dir", str(tmp_path / "run")]
-    assert train.main(["--profile", "laptob", *run]) == 2
-    assert "error: unknown profile 'laptob'; allowed: laptop" in capsys.readouterr().err
-    assert train.main([*run, "--warm-start"]) == 2
-    assert "--warm-start wants one process and warm_start_steps=0 above 0" in capsys.readouterr().err
-    flags = [f"policy={config.policy}", "lora_rank=4", "warm_start_steps=2", "episode_tokens=1500"]
-    assert train.main([*run, "--warm-start", "-p", *flags]) == 0
+    assert main(["train", "--profile", "laptob", *run]) == 2
+    assert "error: unknown profile 'laptob'; allowed: colab_t4" in capsys.readouterr().err
+    assert main(["warm-start", *run]) == 2
+    assert "warm-start needs one process and warm_start.steps=0 above 0" in capsys.readouterr().err
+    flags = [f"policy={config.policy}", "lora_rank=4", "warm_start={steps: 2}", "episode_tokens=1500"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", *run, "-p", *flags]) == 2
+    assert "warm is missing; make it in one process first: python -m rezero warm-start" in capsys.readouterr().err
+    monkeypatch.delenv("WORLD_SIZE")
+    assert main(["warm-start", *run, "-p", *flags]) == 0
     assert (tmp_path / "run/warm/adapter_config.json").is_file() and not (tmp_path / "run/metrics.jsonl").exists()
-    further = ["--run-dir", str(tmp_path / "further"), "--warm-start", "-p", f"policy={tmp_path / 'run/warm'}"]
-    assert train.main([*further, *flags[1:]]) == 0  # an adapter is trained further, on its own base
+    further = ["warm-start", "--run-dir", str(tmp_path / "further"), "-p", f"policy={tmp_path / 'run/warm'}"]
+    assert main([*further, *flags[1:]]) == 0  # an adapter is trained further, on its own base
     assert (tmp_path / "further/warm/adapter_config.json").is_file()
 
 

@@ -44,27 +44,16 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
         gradient_accumulation_steps=slices,
         steps_per_generation=slices,
         num_generations=config.num_generations,
-        num_iterations=1,
         max_completion_length=config.episode_tokens,
         temperature=config.temperature,
-        top_p=1.0,
-        top_k=0,
-        use_bias_correction_kl=False,  # the k3 estimator, as published and as the published runs had it
         epsilon_high=config.grpo["epsilon"],
         reward_weights=list(weights.values()),
-        mask_truncated_completions=False,
         shuffle_dataset=False,  # the order is ours, see curriculum.draw_questions
-        use_vllm=False,
-        router_aux_loss_coef=0.0,
-        vllm_importance_sampling_correction=False,  # a rollout keeps ids and masks, not vLLM's log-probabilities
-        **precision(lora=config.lora_rank > 0),
-        logging_steps=1,
-        report_to="tensorboard",
-        save_strategy="steps",
+        use_vllm=False,  # the rollout is ours
         save_steps=config.save_every,
-        save_total_limit=2,
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
+        **precision(lora=config.lora_rank > 0),
     )
     for name in config.grpo:
         if name in ours:
