@@ -3,10 +3,14 @@
 import pytest
 import torch
 
+from data.policy.induction import new_model
+from data.policy.train_policy import train_tokenizer
 from rezero.config import load_config
 from rezero.corpus import Chunk
 from rezero.policy.base import Policy, save_policy
+from rezero.protocol import Sampling
 from rezero.questions import Question
+from rezero.scripted import play, searcher
 from rezero.search import build_engine
 from rezero.task import Task
 
@@ -31,6 +35,19 @@ QUESTIONS = [
     ),
 ]
 
+EPISODES = dict(max_turns=2, turn_tokens=8, episode_tokens=300)
+TINY = dict(  # overrides of the laptop profile: a training of seconds
+    **EPISODES,
+    steps=4,
+    questions_per_step=2,
+    num_generations=2,
+    micro_batch=2,
+    eval_every=2,
+    save_every=2,
+    curriculum={"samples": 1},
+    grpo={"learning_rate": 0.01},
+)
+
 
 @pytest.fixture(scope="session")
 def chunks() -> list[Chunk]:
@@ -50,10 +67,6 @@ def engine(chunks):
 @pytest.fixture(scope="session")
 def policy(questions, engine) -> Policy:
     """A random 2-layer policy with a ChatML tokenizer trained on scripted episodes of the toy corpus."""
-    from data.policy.induction import new_model
-    from data.policy.train_policy import train_tokenizer
-    from rezero.scripted import play, searcher
-
     torch.manual_seed(0)
     tokenizer = train_tokenizer(play(searcher(), questions, engine, k=2), vocab_size=300)
     made = Policy(new_model(tokenizer, width=32, layers=2), tokenizer)
@@ -61,24 +74,15 @@ def policy(questions, engine) -> Policy:
     return made
 
 
-TINY = dict(
-    steps=4,
-    questions_per_step=2,
-    num_generations=2,
-    micro_batch=2,
-    max_turns=2,
-    turn_tokens=8,
-    episode_tokens=300,
-    difficulty_samples=1,
-    eval_every=2,
-    save_every=2,
-    learning_rate=0.01,
-)
+@pytest.fixture
+def sampling() -> Sampling:
+    """How the episodes of `task` are played; the same as `config` says."""
+    return Sampling(k=2, prompt_style="short", temperature=1.0, **EPISODES)
 
 
 @pytest.fixture
-def task(engine, questions):
-    return Task(engine, {"train": questions, "dev": questions, "test": questions})
+def task(engine, questions, sampling) -> Task:
+    return Task(engine, {"train": questions, "dev": questions}, sampling, sealed=tuple(questions))
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from rezero.files import resolve
 from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
-from rezero.rollout import pieces
+from rezero.rollout import token_runs
 from rezero.scripted import GIVE_UP, RETRY, play, searcher
 from rezero.search import build_engine
 
@@ -97,7 +97,7 @@ def encode_episode(policy: Policy, episode: Episode, decision: dict[str, float],
     weighs its value: that is where retrying or giving up is decided.
     """
     ids, weights = [], []
-    for new, turn in pieces(policy, episode):
+    for new, turn in token_runs(policy, episode):
         ids += new
         if turn is None:
             weights += [context] * len(new)
