@@ -156,7 +156,7 @@ def _connected(questions: list[Question]) -> list[list[int]]:
 
 
 def spread(questions: list[Question], n: int, seed: int = 0) -> list[Question]:
-    """`n` of `questions` (all if `n` is 0 or more than there are), drawn in proportion to their kinds, in their order."""
+    """`n` of `questions` in their order, drawn so that each kind keeps its share; all if `n` is 0 or too large."""
     if not n or n >= len(questions):
         return list(questions)
     by_kind = defaultdict(list)

@@ -81,7 +81,7 @@ def weighing(questions: list[Question]) -> Thought:
         answered_by[question.gold_chunk_ids[-1]].append(question)
 
     def most_similar(question: Question, turn: Turn) -> Question | None:
-        """Of the questions with another answer, which stands in `turn`'s passages, the one that shares the most words."""
+        """Of the other questions that `turn`'s passages answer, differently, the one that shares the most words."""
         wanted = asked_stems(question)
         others = [other for hit in turn.hits for other in answered_by[hit.chunk_id]]
         others = [other for other in others if other.answers != question.answers]

@@ -71,7 +71,7 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) 
 
 
 def encode(policy: Policy, episode: Episode) -> dict[str, list[int]]:
-    """An episode as `input_ids` and `labels` of the same length; tokens that the policy reads are labelled `IGNORED`."""
+    """An episode as `input_ids` and `labels`, equally long; tokens that the policy only reads have label `IGNORED`."""
     ids, labels = [], []
     for run, turn in token_runs(policy, episode):
         ids += run
