@@ -75,13 +75,9 @@ def policy(questions, engine) -> Policy:
 
 
 @pytest.fixture
-def sampling() -> Sampling:
-    """How the episodes of `task` are played; the same as `config` says."""
-    return Sampling(k=2, prompt_style="short", temperature=1.0, **EPISODES)
-
-
-@pytest.fixture
-def task(engine, questions, sampling) -> Task:
+def task(engine, questions) -> Task:
+    """The toy questions in every split, played as `config` says."""
+    sampling = Sampling(k=2, prompt_style="short", temperature=1.0, **EPISODES)
     return Task(engine, {"train": questions, "dev": questions}, sampling, sealed=tuple(questions))
 
 
