@@ -11,7 +11,7 @@ CHUNKS = [
     Chunk(
         "a",
         "",
-        "On that day the heater of tank Larch was switched on for 40 minutes without any harm. "
+        "On that day the heater of tank Larch was switched on for 40 minutes without any harm.\n"
         "It was seen by the crew of the Second Harbour Watch from the eastern pier.",
     ),
     Chunk("b", "", "Too short: 12 kg. Nobody in the whole long history of this place ever wrote a number down here."),

@@ -17,26 +17,11 @@ from rezero.text import keywords
 
 HERE = ROOT / "data" / "larkspur"
 K = 2  # passages per search on the laptop profile
-
-
-@pytest.fixture(scope="module")
-def generator():
-    return load_generator()
-
-
-@pytest.fixture(scope="module")
-def chunks():
-    return load_chunks(HERE)
-
-
-@pytest.fixture(scope="module")
-def questions(chunks):
-    return load_questions(HERE / "questions.jsonl", chunks)
-
-
-@pytest.fixture(scope="module")
-def engine(chunks):
-    return build_engine("bm25", chunks)
+GENERATOR = load_generator()
+CHUNKS = load_chunks(HERE)
+TEXTS = {chunk.id: chunk.text for chunk in CHUNKS}
+QUESTIONS = load_questions(HERE / "questions.jsonl", CHUNKS)
+ENGINE = build_engine("bm25", CHUNKS)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_another_corpus(tmp_path):
@@ -50,21 +35,21 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_another_corpus(tmp_p
     assert validate(load_questions(other / "questions.jsonl"), load_chunks(other)) == []
 
 
-def test_size_kinds_and_splits(chunks, questions):
-    assert len(chunks) >= 360 and len(questions) >= 1250
-    assert all(300 <= len(chunk.text) <= 520 for chunk in chunks)
-    assert all(6 <= len(question.text.split()) <= 16 for question in questions)
-    assert all(len(question.answers[0].split()) <= 4 for question in questions)
-    assert all(len(question.gold_chunk_ids) == (1 if question.kind in KINDS[:2] else 2) for question in questions)
-    kinds, splits = (Counter(getattr(question, key) for question in questions) for key in ("kind", "split"))
+def test_size_kinds_and_splits():
+    assert len(CHUNKS) >= 360 and len(QUESTIONS) >= 1250
+    assert all(300 <= len(chunk.text) <= 520 for chunk in CHUNKS)
+    assert all(6 <= len(question.text.split()) <= 16 for question in QUESTIONS)
+    assert all(len(question.answers[0].split()) <= 4 for question in QUESTIONS)
+    assert all(len(question.gold_chunk_ids) == (1 if question.kind in KINDS[:2] else 2) for question in QUESTIONS)
+    kinds, splits = (Counter(getattr(question, key) for question in QUESTIONS) for key in ("kind", "split"))
     assert set(kinds) == set(KINDS) and min(kinds.values()) >= 100
     for split, share in (("train", 0.7), ("dev", 0.1), ("test", 0.2)):
-        assert abs(splits[split] / len(questions) - share) < 0.02
+        assert abs(splits[split] / len(QUESTIONS) - share) < 0.02
 
 
-def test_questions_are_sound_and_do_not_leak(chunks, questions):
-    assert validate(questions, chunks) == []
-    assert {row[key] for row in leakage(questions) for key in row if key != "splits"} == {0}
+def test_questions_are_sound_and_do_not_leak():
+    assert validate(QUESTIONS, CHUNKS) == []
+    assert {row[key] for row in leakage(QUESTIONS) for key in row if key != "splits"} == {0}
 
 
 def invented_words(text: str) -> set[str]:
@@ -72,49 +57,48 @@ def invented_words(text: str) -> set[str]:
     return {word.lower() for word in re.findall(r"(?<![.?] )(?<!^)\b[A-Z][a-z]+", text)}
 
 
-def test_the_second_hop_does_not_hold_the_clue(questions):
+def test_the_second_hop_does_not_hold_the_clue():
     """Otherwise one search for the clue would do: neither a nickname nor a clue's name is in the last gold chunk."""
-    for question in questions:
+    for question in QUESTIONS:
         if len(question.gold_chunk_ids) == 2:
             assert not invented_words(question.text) & invented_words(question.gold_texts[-1]), question
 
 
-def test_reworded_questions_share_only_names_with_their_chunk(generator, questions):
-    forms = [form for choices in generator.world.CONCEPTS.values() for form in choices]
+def test_reworded_questions_share_only_names_with_their_chunk():
+    forms = [form for choices in GENERATOR.world.CONCEPTS.values() for form in choices]
     assert len(set(map(stem, forms))) == len(forms)  # each form has a stem of its own
-    for question in questions:
+    for question in QUESTIONS:
         if question.kind == "reworded":
             asked = {stem(word) for word in re.findall(r"\w+", question.text) if word in forms}
             assert asked and asked.isdisjoint(map(stem, re.findall(r"\w+", question.gold_texts[0]))), question
 
 
-def test_twins_differ_in_one_label_and_one_figure(chunks):
-    texts = {chunk.id: chunk.text for chunk in chunks}
-    twins = [name for name in texts if name.endswith("-twin")]
+def test_twins_differ_in_one_label_and_one_figure():
+    twins = [name for name in TEXTS if name.endswith("-twin")]
     assert len(twins) == 24
     for name in twins:
-        original = [sentence.split() for sentence in texts[name.removesuffix("-twin")].split(". ")]
-        twin = [sentence.split() for sentence in texts[name].split(". ")]
+        original = [sentence.split() for sentence in TEXTS[name.removesuffix("-twin")].split(". ")]
+        twin = [sentence.split() for sentence in TEXTS[name].split(". ")]
         assert sum(a != b for a, b in zip(original, twin, strict=True)) == 2
 
 
-def test_training_worlds_share_no_invented_word(generator, chunks):
+def test_training_worlds_share_no_invented_word():
     def capitalised(world) -> set[str]:
         text = " ".join(f"{chunk.title} {chunk.text}" for chunk in world)
         return {word.lower() for word in re.findall(r"[A-Z][a-z]+", text)}
 
     ordinary = set(re.findall(r"[a-z]+", (HERE / "prose.py").read_text().lower()))
-    ordinary |= {word.lower() for word in (*generator.world.MADE_AT, *generator.world.MONTHS, "Basin")}
-    shipped = capitalised(chunks) - ordinary
-    made, _, _ = generator.build(seed=1, partition="train")
+    ordinary |= {word.lower() for word in (*GENERATOR.world.MADE_AT, *GENERATOR.world.MONTHS, "Basin")}
+    shipped = capitalised(CHUNKS) - ordinary
+    made, _, _ = GENERATOR.build(seed=1, partition="train")
     assert len(shipped) > 900
     assert shipped & capitalised(made) == set()
     with pytest.raises(ValueError, match="unknown partition 'test'; allowed: ship, train"):
-        generator.build(missions=1, partition="test")
+        GENERATOR.build(missions=1, partition="test")
 
 
-def test_room_to_retry(questions, engine):
-    rows = {row["kind"]: row for row in room_to_retry(questions, engine, K)}
+def test_room_to_retry():
+    rows = {row["kind"]: row for row in room_to_retry(QUESTIONS, ENGINE, K)}
     assert 0.33 <= rows["all"]["missed"] <= 0.39
     assert rows["direct"]["missed"] < 0.10
     assert 0.40 <= rows["reworded"]["missed"] <= 0.55
@@ -122,20 +106,19 @@ def test_room_to_retry(questions, engine):
     assert rows["all"]["recovered"] >= 0.92
 
 
-def test_rewrites_use_only_names_already_seen(questions, engine):
+def test_rewrites_use_only_names_already_seen():
     """A capitalised word of a rewrite is in the question or in what the queries before it retrieved."""
-    for question in questions:
+    for question in QUESTIONS:
         assert len(question.rewrites) <= 3 and all(len(query.split()) <= 5 for query in question.rewrites)
         queries, seen = [keywords(question.text), *question.rewrites], question.text
-        for query, hits in zip(queries, engine.search(queries, K), strict=True):
+        for query, hits in zip(queries, ENGINE.search(queries, K), strict=True):
             assert set(re.findall(r"\b[A-Z]\w*", query)) <= set(re.findall(r"\w+", seen)), question
             seen += " ".join(f" {hit.title} {hit.text}" for hit in hits)
 
 
-def test_noise(chunks):
+def test_noise():
     rows = list(read_jsonl(HERE / "noise.jsonl"))
-    texts = {chunk.id: chunk.text for chunk in chunks}
     assert {row["kind"] for row in rows} == {"paraphrase", "truncated", "refusal", "stale", "heading-only"}
-    assert {row["chunk_id"] for row in rows} == set(texts)
+    assert {row["chunk_id"] for row in rows} == set(TEXTS)
     assert len({row["id"] for row in rows}) == len(rows)
-    assert all(row["text"] != texts[row["chunk_id"]] for row in rows)
+    assert all(row["text"] != TEXTS[row["chunk_id"]] for row in rows)

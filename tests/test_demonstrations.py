@@ -18,29 +18,20 @@ def task(task):
     return replace(task, sampling=replace(task.sampling, k=1, max_turns=3))
 
 
-def test_questions_that_miss_are_drawn_twice(task):
-    one_pass = scripted_episodes(task, WarmStart(episodes=3), seed=0)
+def test_questions_that_miss_are_drawn_twice_and_played_as_the_task_says(task):
+    one_pass = scripted_episodes(task, WarmStart(episodes=3, retry=1.0), seed=0)
     assert sorted(episode.question.id for episode in one_pass) == ["q1", "q2", "q2"]  # at k=1, q2 misses
+    assert {len(turn.hits) for episode in one_pass for turn in episode.searches} == {1}
+    assert all(episode.outcome == "answered" and len(episode.turns) <= 3 for episode in one_pass)
     assert len(scripted_episodes(task, WarmStart(episodes=8), seed=0)) == 8
-
-
-def test_episodes_are_played_as_the_task_says_and_end_in_an_answer(task):
-    episodes = scripted_episodes(task, WarmStart(episodes=6, retry=1.0), seed=0)
-    assert {len(hit.hits) for episode in episodes for hit in episode.searches} == {1}
-    assert all(episode.outcome == "answered" and len(episode.turns) <= 3 for episode in episodes)
-    assert episodes == scripted_episodes(task, WarmStart(episodes=6, retry=1.0), seed=0)
-    assert {e.retried for e in scripted_episodes(task, WarmStart(episodes=6, retry=0.0), seed=0)} == {False}
+    with pytest.raises(ValueError, match="a warm start needs training questions"):
+        scripted_episodes(replace(task, questions={"train": []}), WarmStart(), seed=0)
 
 
 def test_thoughts_need_not_quote(task):
     episodes = scripted_episodes(task, WarmStart(episodes=12, quotes=False), seed=0)
     thoughts = {turn.thought for episode in episodes for turn in episode.turns[1:]}
     assert thoughts == {"found", f"not found, {RETRY}", f"not found, {GIVE_UP}"}
-
-
-def test_a_task_without_training_questions_is_refused(task):
-    with pytest.raises(ValueError, match="a warm start needs training questions"):
-        scripted_episodes(replace(task, questions={"train": []}), WarmStart(), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -51,14 +42,10 @@ def test_a_task_without_training_questions_is_refused(task):
         ("Who was the commander of Corvane?", ("Corvane flight",), ("Corvane flight",)),  # found at once
     ],
 )
-def test_only_rewrites_that_retrieve_missing_gold_are_kept(questions, engine, text, rewrites, kept):
+def test_only_rewrites_that_retrieve_missing_gold_are_kept(questions, chunks, engine, text, rewrites, kept):
     question = replace(questions[0], text=text, rewrites=rewrites)
     assert to_the_point(question, engine, k=1) == replace(question, rewrites=kept)
-
-
-def test_rewrites_are_kept_if_the_engine_fails(questions, chunks):
     failing = build_engine("faulty", chunks, engine="bm25", outage=1.0)
-    question = replace(questions[0], rewrites=("cabbage", "Corvane commander"))
     assert to_the_point(question, failing, k=1) == question
 
 

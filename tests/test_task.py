@@ -34,12 +34,9 @@ def test_opening_test_is_recorded(shipped, tmp_path):
     assert [(row["purpose"], row["questions"]) for row in rows] == [("the first look", len(test)), ("a sample", 20)]
 
 
-# --- a corpus as AutoDidact and ReZero publish it ---
-
-
 @pytest.fixture
 def published(tmp_path):
-    """Twenty chunks of made-up text with two questions each, in the published files' format."""
+    """Twenty chunks with two questions each, in the format in which AutoDidact and ReZero publish theirs."""
     rows = [f'{i},"Tank {i} held {i} litres.\n\nIts valve was of type V{i}.",{{}}' for i in range(1, 21)]
     (tmp_path / "chunks.csv").write_text("\n".join(["chunk_id,content,metadata", *rows]))
     lines = []
@@ -60,16 +57,13 @@ def sizes(task) -> list[int]:
     return [len(task.questions["train"]), len(task.questions["dev"]), len(task.sealed)]
 
 
-def test_published_files_are_split_by_chunk(published):
-    task = load_task(load_config(corpus=published))
-    assert sizes(task) == [28, 4, 8] and leaks(task) == 0
-    assert task.engine.search(["type V13"], 1)[0][0].chunk_id == "13"
-
-
-def test_published_files_are_split_by_row_as_published(published):
-    task = load_task(load_config(corpus=published, split="by_row"))
-    assert sizes(task) == [36, 4, 4] and leaks(task) >= 2
-    assert task.questions["dev"] == list(task.sealed)  # the published runs chose their checkpoint on test
+def test_published_files_are_split_by_chunk_or_as_published(published):
+    ours = load_task(load_config(corpus=published))
+    assert sizes(ours) == [28, 4, 8] and leaks(ours) == 0
+    assert ours.engine.search(["type V13"], 1)[0][0].chunk_id == "13"
+    theirs = load_task(load_config(corpus=published, split="by_row"))
+    assert sizes(theirs) == [36, 4, 4] and leaks(theirs) >= 2
+    assert theirs.questions["dev"] == list(theirs.sealed)  # the published runs chose their checkpoint on test
 
 
 @pytest.mark.skipif(not APOLLO.exists(), reason="the published corpus is not beside the clone")

@@ -13,14 +13,14 @@ def test_weights_of_a_scripted_episode(policy, engine, questions):
     """Written tokens weigh 1, read ones 0.1, and the thought that decides to retry has its own weight."""
     (episode,) = play(searcher(1.0), questions[1:], engine, k=1)
     ids, weights = encode_episode(policy, episode, {RETRY: 0.2, GIVE_UP: 3.0}, context=0.1)
-    texts = {}
-    for weight in set(weights):
-        same = [token for token, its_weight in zip(ids, weights, strict=True) if its_weight == weight]
-        texts[weight] = policy.tokenizer.decode(same)
-    assert set(texts) == {1.0, 0.1, 0.2}
-    assert texts[0.2] == episode.turns[1].text.split("</think>")[0] + "</think>"
-    assert questions[1].text in texts[0.1]
-    assert texts[1.0].endswith("<answer> Ondine </answer><|im_end|>")
+    assert set(weights) == {1.0, 0.1, 0.2}
+
+    def text_of(weight: float) -> str:
+        return policy.tokenizer.decode([i for i, its_weight in zip(ids, weights, strict=True) if its_weight == weight])
+
+    assert text_of(0.2) == episode.turns[1].text.split("</think>")[0] + "</think>"
+    assert questions[1].text in text_of(0.1)
+    assert text_of(1.0).endswith("<answer> Ondine </answer><|im_end|>")
 
 
 def test_drills_hold_question_and_answer(policy, chunks, questions):

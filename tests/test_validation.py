@@ -41,20 +41,20 @@ def test_duplicates_are_found():
     assert validate([GOOD, replace(GOOD, text="Who made the pump?")], CHUNKS) == ["q1: id used 2 times"]
 
 
-def make(number: int, gold: tuple[str, ...], split: str = "train", text: str = "") -> Question:
-    return Question(f"q{number}", text or f"What about number {number}?", ("x",), gold, split=split)
-
-
 def test_planted_leaks_are_found():
-    clean = [make(1, ("c1",)), make(2, ("c2",), "dev"), make(3, ("c3", "c4"), "test")]
-    nothing = {"gold_chunks": 0, "chains": 0, "same_text": 0, "same_words": 0}
-    assert [{**row, "splits": None} for row in leakage(clean)] == [{**nothing, "splits": None}] * 3
+    def make(text: str, split: str, *gold: str) -> Question:
+        return Question("q", text, ("x",), gold, split=split)
+
+    clean = [make("What about one?", "train", "c1"), make("What about 2?", "dev", "c2")]
+    clean.append(make("What about three?", "test", "c3", "c4"))
+    assert {row[key] for row in leakage(clean) for key in row if key != "splits"} == {0}
     leaks = [
-        make(4, ("c3", "c4")),  # a test chain, and its two chunks, in train
-        make(5, ("c5",), "test", "What, about NUMBER 1"),  # a train text in test
-        make(6, ("c6",), "dev", "Number 3, what about"),  # a test question's words in dev
+        make("Why?", "train", "c3", "c4"),  # a test chain, and its two chunks
+        make("What, about ONE", "test", "c5"),  # a train text
+        make("Three, what about", "dev", "c6"),  # a test question's words
     ]
-    rows = {row.pop("splits"): row for row in leakage(clean + leaks)}
-    assert rows["train/test"] == {"gold_chunks": 2, "chains": 1, "same_text": 1, "same_words": 1}
-    assert rows["dev/test"] == {**nothing, "same_words": 1}
-    assert rows["train/dev"] == nothing
+    assert leakage(clean + leaks) == [
+        {"splits": "train/dev", "gold_chunks": 0, "chains": 0, "same_text": 0, "same_words": 0},
+        {"splits": "train/test", "gold_chunks": 2, "chains": 1, "same_text": 1, "same_words": 1},
+        {"splits": "dev/test", "gold_chunks": 0, "chains": 0, "same_text": 0, "same_words": 1},
+    ]
