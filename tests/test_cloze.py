@@ -7,17 +7,14 @@ from rezero.data.cloze import ASK, BLANK, cloze_questions, main
 from rezero.data.validation import leakage
 from rezero.questions import Question, load_questions, save_questions
 
+TEXT = """On that day the heater of tank Larch was switched on for 40 minutes without any harm.
+It was seen by the crew of the Second Harbour Watch from the eastern pier."""
 CHUNKS = [
-    Chunk(
-        "a",
-        "",
-        "On that day the heater of tank Larch was switched on for 40 minutes without any harm.\n"
-        "It was seen by the crew of the Second Harbour Watch from the eastern pier.",
-    ),
+    Chunk("a", "", TEXT),
     Chunk("b", "", "Too short: 12 kg. Nobody in the whole long history of this place ever wrote a number down here."),
     Chunk("c", "", "The pump of the upper deck ran for 7 hours and then for 7 hours more after a pause at noon."),
 ]
-MANY = [Chunk(f"d{i}", "", CHUNKS[0].text.replace("40", str(i))) for i in range(20, 40)]
+MANY = [Chunk(f"d{i}", "", TEXT.replace("40", str(i))) for i in range(20, 40)]
 
 
 def test_a_filled_blank_is_a_sentence_of_its_passage():

@@ -35,7 +35,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_another_corpus(tmp_p
     assert validate(load_questions(other / "questions.jsonl"), load_chunks(other)) == []
 
 
-def test_size_kinds_and_splits():
+def test_questions_are_sound_and_do_not_leak_and_there_are_enough_of_each_kind():
     assert len(CHUNKS) >= 360 and len(QUESTIONS) >= 1250
     assert all(300 <= len(chunk.text) <= 520 for chunk in CHUNKS)
     assert all(6 <= len(question.text.split()) <= 16 for question in QUESTIONS)
@@ -45,23 +45,16 @@ def test_size_kinds_and_splits():
     assert set(kinds) == set(KINDS) and min(kinds.values()) >= 100
     for split, share in (("train", 0.7), ("dev", 0.1), ("test", 0.2)):
         assert abs(splits[split] / len(QUESTIONS) - share) < 0.02
-
-
-def test_questions_are_sound_and_do_not_leak():
     assert validate(QUESTIONS, CHUNKS) == []
     assert {row[key] for row in leakage(QUESTIONS) for key in row if key != "splits"} == {0}
 
 
-def invented_words(text: str) -> set[str]:
-    """Capitalised words that do not begin a sentence, in lower case."""
-    return {word.lower() for word in re.findall(r"(?<![.?] )(?<!^)\b[A-Z][a-z]+", text)}
-
-
 def test_the_second_hop_does_not_hold_the_clue():
     """Otherwise one search for the clue would do: neither a nickname nor a clue's name is in the last gold chunk."""
+    invented = re.compile(r"(?<![.?] )(?<!^)\b[A-Z][a-z]+")  # a capitalised word that does not begin a sentence
     for question in QUESTIONS:
         if len(question.gold_chunk_ids) == 2:
-            assert not invented_words(question.text) & invented_words(question.gold_texts[-1]), question
+            assert set(invented.findall(question.text)).isdisjoint(invented.findall(question.gold_texts[-1])), question
 
 
 def test_reworded_questions_share_only_names_with_their_chunk():

@@ -1,12 +1,11 @@
 """The task that a configuration names: its splits, and the test questions under seal."""
 
-import json
 from collections import Counter
 
 import pytest
 
 from rezero.config import load_config
-from rezero.files import ROOT, read_jsonl
+from rezero.files import ROOT, read_jsonl, write_jsonl
 from rezero.protocol import Sampling
 from rezero.task import load_task, open_test
 
@@ -39,11 +38,9 @@ def published(tmp_path):
     """Twenty chunks with two questions each, in the format in which AutoDidact and ReZero publish theirs."""
     rows = [f'{i},"Tank {i} held {i} litres.\n\nIts valve was of type V{i}.",{{}}' for i in range(1, 21)]
     (tmp_path / "chunks.csv").write_text("\n".join(["chunk_id,content,metadata", *rows]))
-    lines = []
-    for i in range(1, 21):
-        for asked, answer in (("How much did tank {} hold?", f"{i} litres"), ("Which valve had tank {}?", f"V{i}")):
-            lines.append(json.dumps({"id": str(i), "question": asked.format(i), "answer": answer}))
-    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+    asked = [{"id": str(i), "question": f"How much did tank {i} hold?", "answer": f"{i} litres"} for i in range(1, 21)]
+    asked += [{"id": str(i), "question": f"Which valve had tank {i}?", "answer": f"V{i}"} for i in range(1, 21)]
+    write_jsonl(tmp_path / "questions.jsonl", sorted(asked, key=lambda row: int(row["id"])))
     return str(tmp_path)
 
 
