@@ -75,9 +75,13 @@ def policy(questions, engine) -> Policy:
 
 
 @pytest.fixture
-def task(engine, questions) -> Task:
-    """The toy questions in every split, played as `config` says."""
-    sampling = Sampling(k=2, prompt_style="short", temperature=1.0, **EPISODES)
+def sampling() -> Sampling:
+    """How the episodes of `task` are played; the same as `config` says."""
+    return Sampling(k=2, prompt_style="short", temperature=1.0, **EPISODES)
+
+
+@pytest.fixture
+def task(engine, questions, sampling) -> Task:
     return Task(engine, {"train": questions, "dev": questions}, sampling, sealed=tuple(questions))
 
 
