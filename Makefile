@@ -34,7 +34,7 @@ lab: $(STAMP)  ## open JupyterLab on notebooks/, with this environment's kernel
 		--LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 policy: $(STAMP)  ## train the laptop's starting policy again
-	$(BIN)/python -m rezero.warmstart $(ARGS)
+	$(BIN)/python -m data.policy.train_policy $(ARGS)
 
 data: $(STAMP)  ## generate the shipped corpus again
 	$(BIN)/python data/larkspur/generate.py $(ARGS)

@@ -1,4 +1,4 @@
-"""The passages of a corpus: read and written as `Chunk`s."""
+"""The passages of a corpus, and the files that they are read from and written to."""
 
 import csv
 from collections.abc import Iterable, Iterator
@@ -24,14 +24,14 @@ def save_chunks(path: str | Path, chunks: Iterable[Chunk]) -> Path:
 
 
 def load_chunks(path: str | Path, limit: int | None = None) -> list[Chunk]:
-    """The chunks of a file, or of a corpus folder's chunks.jsonl or chunks.csv; at most `limit` of them.
+    """The first `limit` chunks (None: all) of a file, or of the chunks.jsonl or chunks.csv in a corpus folder.
 
-    A .jsonl file holds our fields (id, title, text, source), BEIR's (_id, title, text) or Search-R1's (id, contents);
-    a .csv file those of AutoDidact (chunk_id, content, metadata).
+    A line of a .jsonl file has our fields (id, title, text, source), those of BEIR (_id, title, text) or those of
+    Search-R1 (id, contents). A .csv file has the columns of AutoDidact (chunk_id, content, metadata).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another ending, unknown fields, an empty text or a repeated id. Names the file and the line.
+        ValueError: another ending, other fields, an empty text or a repeated id. Names the file and the line.
     """
     path = _chunks_file(resolve(path))
     if path.suffix not in READERS:
@@ -70,7 +70,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Chunk]]:
             yield where, Chunk(str(row["id"]), title, text)
         elif "text" in row and ("id" in row or "_id" in row):
             texts = {name: _text(row, name, where) for name in ("title", "text", "source") if name in row}
-            yield where, Chunk(str(row.get("id", row.get("_id"))), **{"title": "", **texts})
+            yield where, Chunk(str(row["id" if "id" in row else "_id"]), **{"title": "", **texts})
         else:
             want = "id, title, text, source, or _id, title, text (BEIR), or id, contents (Search-R1)"
             raise ValueError(f"{where}: has the fields {', '.join(row)}; want {want}")
@@ -83,7 +83,7 @@ def _text(row: dict, name: str, where: str) -> str:
 
 
 def split_contents(contents: str) -> tuple[str, str]:
-    """(title, text) of Search-R1's `"Title"\\ntext`. Without a quoted first line everything is text."""
+    """(title, text) of Search-R1's `"Title"\\ntext`. If the first line is not quoted, all of it is text."""
     first, newline, text = contents.partition("\n")
     quoted = len(first) >= 2 and first.startswith('"') and first.endswith('"')
     return (first[1:-1], text) if newline and quoted else ("", contents)

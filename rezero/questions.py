@@ -102,11 +102,11 @@ def save_questions(path: str | Path, questions: Iterable[Question]) -> Path:
 
 
 def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Question]:
-    """Questions with their splits.
+    """Questions with the splits that they are used in.
 
-    "disjoint": those of the file or, where it names none and all are "train", `split_by_chunk` with `SHARES`.
-    "by_row": as the published code did, `train_test_split(test_size=0.1, seed=42)` of datasets. A tenth of the rows is
-    test, whichever chunk they share with train, and there is no dev.
+    "disjoint": the splits of the file or, where all are "train" because it names none, `split_by_chunk` with `SHARES`.
+    "by_row": as in the published code, `train_test_split(test_size=0.1, seed=42)` of the library datasets: a tenth of
+    the rows is test, even if it shares a chunk with train, and there is no dev.
     """
     if how == "by_row":
         order = np.random.default_rng(42).permutation(len(questions))
@@ -119,8 +119,11 @@ def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Ques
 def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: int = 0) -> list[Question]:
     """Assign splits so that no chunk is gold in two of them, for any corpus.
 
-    Questions that share a gold chunk, directly or through others, stay together. Groups are assigned, the largest
+    Questions that share a gold chunk, directly or through others, form a group. Groups are assigned, the largest
     first, to the split that is furthest below its share; the seed decides among groups of the same size.
+
+    Args:
+        shares: split -> share of the questions; shares need not add up to 1.
     """
     for name in shares:
         if name not in SPLITS:
@@ -129,12 +132,13 @@ def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: in
     random.Random(seed).shuffle(groups)
     groups.sort(key=len, reverse=True)
     total = sum(shares.values()) or 1
+    wanted = {name: share / total * len(questions) for name, share in shares.items()}
     filled: Counter = Counter()
     split_of = {}
     for group in groups:
-        name = max(shares, key=lambda name: shares[name] / total * len(questions) - filled[name])
-        filled[name] += len(group)
-        split_of.update(dict.fromkeys(group, name))
+        split = max(shares, key=lambda name: wanted[name] - filled[name])
+        filled[split] += len(group)
+        split_of |= dict.fromkeys(group, split)
     return [replace(question, split=split_of[index]) for index, question in enumerate(questions)]
 
 
@@ -152,14 +156,13 @@ def _connected(questions: list[Question]) -> list[list[int]]:
 
 
 def spread(questions: list[Question], n: int, seed: int = 0) -> list[Question]:
-    """At most `n` of `questions` (0: all), drawn across their kinds in proportion, in the order of `questions`."""
+    """`n` of `questions` in their order, drawn so that each kind keeps its share; all if `n` is 0 or too large."""
     if not n or n >= len(questions):
         return list(questions)
     by_kind = defaultdict(list)
     for index in random.Random(seed).sample(range(len(questions)), len(questions)):
         by_kind[questions[index].kind].append(index)
-    ranked = []  # (how far down its kind's list a question stands, index): equal shares of each kind come first
+    ranked = []  # (place of the question in its kind's random order, from 0 to 1; its index)
     for indices in by_kind.values():
         ranked += [((place + 0.5) / len(indices), index) for place, index in enumerate(indices)]
-    chosen = sorted(index for _, index in sorted(ranked)[:n])
-    return [questions[index] for index in chosen]
+    return [questions[index] for index in sorted(index for _, index in sorted(ranked)[:n])]

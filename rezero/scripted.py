@@ -1,7 +1,7 @@
 """Scripted searchers: turns written by rules instead of a model, played against the real engines.
 
-They teach the laptop policy the protocol (data/policy/make.py), and serve as baselines and as probes of rewards. A
-script is a function `(question, turns so far, rng) -> text of the next turn`. Nothing here needs torch.
+Policies learn the protocol from them (data/policy/train_policy.py and `rezero.warmstart`), and they serve as baselines
+and as probes of rewards. A script is a function `(question, turns so far, rng) -> text of the next turn`.
 """
 
 import random
@@ -17,7 +17,7 @@ from rezero.search_env import respond
 from rezero.text import keywords, normalized
 
 Script = Callable[[Question, tuple[Turn, ...], random.Random], str]
-Thought = Callable[[Question, tuple[Turn, ...], bool], str]  # the last argument: whether all evidence was seen
+Thought = Callable[[Question, tuple[Turn, ...], bool], str]  # the last argument: whether all gold passages were seen
 
 FIRST, FOUND, MISSED = "look this up", "found:", "not found"
 RETRY, GIVE_UP = "search again with other words", "give up"
@@ -37,7 +37,10 @@ def play(
     seed: int = 0,
     prompt_style: str = "short",
 ) -> list[Episode]:
-    """One scripted episode per question. All episodes advance together, so that the engine is asked in batches."""
+    """One scripted episode per question. All episodes advance together, so that the engine gets batches of queries.
+
+    The environment does not reply to turn `max_turns`, as in a rollout.
+    """
     rng = random.Random(seed)
     turns: list[tuple[Turn, ...]] = [() for _ in questions]
     going = list(range(len(questions)))
@@ -63,13 +66,13 @@ def verdict_then_quote(question: Question, turns: tuple[Turn, ...], found: bool)
 
 
 def searcher(retry: float = 1.0, max_searches: int = 4, think: Thought = verdict_then_quote) -> Script:
-    """A searcher that recognises the gold evidence when it sees it.
+    """A searcher that recognises the gold passages when it sees them.
 
-    It first searches for the question's words. When it has seen all evidence it answers. Otherwise it sends its next
-    rewrite (from `refine`, if the question has none) with probability `retry`, or gives up.
+    It first searches for the question's words. Once it has seen all gold passages it answers. Otherwise it searches for
+    its next rewrite (of `refine`, if the question has none) with probability `retry`, and else gives up.
 
     Args:
-        think: words what the searcher makes of the passages; see `rezero.warmstart.demonstrations` for others.
+        think: writes what the searcher thinks of the passages; `rezero.warmstart.demonstrations` has others.
     """
 
     def script(question: Question, turns: tuple[Turn, ...], rng: random.Random) -> str:
@@ -95,69 +98,59 @@ def refine(question: Question, turns: tuple[Turn, ...]) -> list[str]:
     """New queries made of words that the searcher has read, best first; none contains an answer.
 
     The first query uses hindsight: of the question's words, those that occur in the gold passages that are still
-    unseen, and for each miss two more words that occur both there and in a passage that came back, the longest first.
+    unseen, and two more words per search so far that occur both there and in a retrieved passage, the longest first.
     The other queries drop more and more of the question's last words.
     """
     words = keywords(question.text).split()
     read = [hit for turn in turns for hit in turn.hits]
-    wanted = _stems_of_unseen_gold(question, {hit.chunk_id for hit in read})
-    known = stems(" ".join((question.text, *question.answers)))
-
-    in_both = {}  # stem -> the word as it stood in the last passage that has it
-    for hit in read:
-        for word in keywords(hit.text).split():
-            if stem(word) in wanted - known:
-                in_both[stem(word)] = word
-    helpful = sorted(in_both.values(), key=len, reverse=True)
-
-    hindsight = [word for word in words if stem(word) in wanted] + helpful[: 2 * len(turns)]
-    queries = [hindsight, *(words[:n] for n in range(len(words) - 1, 0, -1))]
-    asked = {"", *(normalized(turn.argument) for turn in turns)}
-    answers = [normalized(answer) for answer in question.answers]
-
-    def is_new(query: str) -> bool:
-        form = normalized(query)
-        return form not in asked and not any(f" {answer} " in f" {form} " for answer in answers)
-
-    return list(filter(is_new, dict.fromkeys(map(" ".join, queries))))
-
-
-def _stems_of_unseen_gold(question: Question, seen: set[str]) -> set[str]:
+    seen = {hit.chunk_id for hit in read}
     golds = zip(question.gold_chunk_ids, question.gold_texts, strict=False)
-    return stems(" ".join(text for gold, text in golds if gold not in seen))
+    wanted = stems(" ".join(text for gold, text in golds if gold not in seen))
+    new = wanted - stems(" ".join((question.text, *question.answers)))
+
+    helpful = {}  # stem -> the word as it stands in the last passage that has it
+    for hit in read:
+        helpful |= {stem(word): word for word in keywords(hit.text).split() if stem(word) in new}
+    longest = sorted(helpful.values(), key=len, reverse=True)
+
+    hindsight = [word for word in words if stem(word) in wanted] + longest[: 2 * len(turns)]
+    shortened = [words[:n] for n in range(len(words) - 1, 0, -1)]
+    sent = {"", *(normalized(turn.argument) for turn in turns)}
+    answers = [f" {normalized(answer)} " for answer in question.answers]
+    queries = []
+    for query in dict.fromkeys(map(" ".join, [hindsight, *shortened])):
+        form = normalized(query)
+        if form not in sent and not any(answer in f" {form} " for answer in answers):
+            queries.append(query)
+    return queries
 
 
 def quote(question: Question, turns: tuple[Turn, ...]) -> str:
-    """The words of the last gold passage from the one that was asked about to the answer, in their order.
+    """The last gold passage from the word that was asked about to the answer, or from the answer to that word.
 
-    Quoting turns reading into copying: a small policy finds the word that it asked about and goes on from there. That
-    word is one of the question or of its rewrites, compared by stems. A passage that lacks the answer, in whatever
-    case, is quoted by the sentence that shares the most words with question and answer.
+    Quoting turns reading into copying: a small policy finds the word that it asked about and copies on from there. That
+    word is one of the question or of its rewrites, compared by stems. If the passage lacks the answer, whatever its
+    case, the sentence that shares the most words with question and answer is quoted.
     """
     gold = question.gold_chunk_ids[-1]
     text = neutralize(next(hit.text for turn in turns for hit in turn.hits if hit.chunk_id == gold))
     asked = asked_stems(question)
-    found = _find_answer(question.answers[0], text)
-    if not found:
+    verbatim = re.escape(question.answers[0])
+    whole_words = re.search(rf"(?<!\w){verbatim}(?!\w)", text, re.IGNORECASE)
+    answer = whole_words or re.search(verbatim, text, re.IGNORECASE)
+    if not answer:
         about = asked | stems(question.answers[0])
         best = max(SENTENCE_END.split(text), key=lambda sentence: len(stems(sentence) & about))
         return " ".join(best.split()[:MAX_QUOTE])
-    before = SENTENCE_END.split(text[: found.start()])[-1]
-    after = SENTENCE_END.split(text[found.end() :])[0]
+    before = SENTENCE_END.split(text[: answer.start()])[-1]
+    after = SENTENCE_END.split(text[answer.end() :])[0]
     before = "".join(re.findall(r"\S+\s*", before)[-MAX_QUOTE:])
     after = "".join(re.findall(r"\s*\S+", after)[:MAX_QUOTE])
     asked_before = _find_asked(before, asked)
     asked_after = _find_asked(after, asked)
     if asked_after and not asked_before:
-        return found[0] + after[: asked_after.end()]
-    return before[asked_before.start() if asked_before else 0 :] + found[0]
-
-
-def _find_answer(answer: str, text: str) -> re.Match | None:
-    """The first place of `answer` in `text`, as whole words if there is one."""
-    verbatim = re.escape(answer)
-    whole = re.search(rf"(?<!\w){verbatim}(?!\w)", text, re.IGNORECASE)
-    return whole or re.search(verbatim, text, re.IGNORECASE)
+        return answer[0] + after[: asked_after.end()]
+    return before[asked_before.start() if asked_before else 0 :] + answer[0]
 
 
 def _find_asked(text: str, asked: set[str]) -> re.Match | None:

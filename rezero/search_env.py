@@ -1,4 +1,4 @@
-"""The environment that a policy acts in: what comes back for each turn. It needs no model."""
+"""The environment of a policy: what comes back for each turn. Nothing here needs a model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,11 +13,12 @@ from rezero.text import keywords
 def respond(turns: list[Turn], engine: Engine, k: int, contexts: Sequence[SearchContext] | None = None) -> list[Turn]:
     """Each turn with the environment's reply: hits for a search, a correction for a malformed turn.
 
-    If the engine fails on the batch, it is asked again query by query, so that one bad query spoils no other.
+    If the engine fails on a batch of queries, it is asked again query by query, so that one bad query spoils no other.
+    A turn whose own query fails says so in `information` and `error`; nothing is raised.
 
     Args:
         k: passages per search.
-        contexts: one per turn; without them, each turn counts as the first of an episode of its own.
+        contexts: one per turn; without them each turn counts as the first turn of an episode of its own.
     """
     searching = [i for i, turn in enumerate(turns) if turn.action == "search"]
     asked = [contexts[i] if contexts else SearchContext(str(i), 1) for i in searching]
@@ -55,14 +56,16 @@ def _search(
 
 
 def first_search_misses(questions: list[Question], engine: Engine, k: int) -> list[bool]:
-    """For each question, whether an episode whose first query is made of the question's words would miss."""
+    """Per question, whether an episode that first searches for the question's words misses; see `Episode.missed`."""
     turns = [Turn("", "", "search", keywords(question.text)) for question in questions]
     replies = respond(turns, engine, k, [SearchContext(question.id, 1) for question in questions])
     return [Episode(q, (turn,), "unfinished").missed for q, turn in zip(questions, replies, strict=True)]
 
 
 def seen_after_each_query(question: Question, engine: Engine, k: int) -> list[set[str]]:
-    """Ids of the chunks seen after the first query (the question's words) and after each of its rewrites, adding up.
+    """Ids of all chunks seen after a search for the question's words, and after each further search for a rewrite.
+
+    One set per query, each of which contains the one before.
 
     Raises:
         SearchError: the engine failed.

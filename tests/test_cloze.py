@@ -1,61 +1,68 @@
-"""Cloze questions: blanks of sentences, as training questions for any corpus."""
+"""Cloze questions: sentences with a blank, as training questions for any corpus."""
 
 import pytest
 
 from rezero.corpus import Chunk, load_chunks, save_chunks
 from rezero.data.cloze import ASK, BLANK, cloze_questions, main
 from rezero.data.validation import leakage
-from rezero.judge import exact_match
 from rezero.questions import Question, load_questions, save_questions
 
+TEXT = """On that day the heater of tank Larch was switched on for 40 minutes without any harm.
+It was seen by the crew of the Second Harbour Watch from the eastern pier."""
 CHUNKS = [
-    Chunk(
-        "a",
-        "",
-        "On that day the heater of tank Larch was switched on for 40 minutes without any harm. "
-        "It was seen by the crew of the Second Harbour Watch from the eastern pier.",
-    ),
+    Chunk("a", "", TEXT),
     Chunk("b", "", "Too short: 12 kg. Nobody in the whole long history of this place ever wrote a number down here."),
     Chunk("c", "", "The pump of the upper deck ran for 7 hours and then for 7 hours more after a pause at noon."),
 ]
+MANY = [Chunk(f"d{i}", "", TEXT.replace("40", str(i))) for i in range(20, 40)]
 
 
-def test_a_blank_put_back_is_a_sentence_of_its_passage():
+def test_a_filled_blank_is_a_sentence_of_its_passage():
     found = cloze_questions(CHUNKS, 10)
-    assert {question.gold_chunk_ids for question in found} == {("a",)}  # b has nothing to blank, c says it twice
-    assert len(found) == 2 and len({question.id for question in found}) == 2
+    assert {question.gold_chunk_ids for question in found} == {("a",)}  # b has nothing to blank out, c says it twice
+    assert len({question.id for question in found}) == len(found) == 2
     for question in found:
         before, after = question.text.removeprefix(ASK.format("")).split(BLANK)
         assert before + question.answers[0] + after in question.gold_texts[0]
-        assert question.split == "train" and exact_match(question.answers[0], question.answers)
+        assert question.split == "train"
 
 
-def test_names_and_numbers_are_blanked_whole():
+def test_names_and_numbers_are_blanked_out_whole():
     answers = {question.answers[0] for seed in range(20) for question in cloze_questions(CHUNKS, 10, seed)}
     assert answers == {"40 minutes", "Larch", "Second Harbour Watch"}
 
 
-def test_questions_are_dealt_over_the_chunks_and_do_not_depend_on_chance():
-    more = [Chunk(f"d{i}", "", CHUNKS[0].text) for i in range(5)]
-    assert len({question.gold_chunk_ids for question in cloze_questions(more, 5)}) == 5
-    assert cloze_questions(more, 7, seed=1) == cloze_questions(more, 7, seed=1) != cloze_questions(more, 7, seed=2)
+def test_questions_are_spread_over_the_chunks_and_follow_the_seed():
+    assert len({question.gold_chunk_ids for question in cloze_questions(MANY, 20)}) == 20
+    assert cloze_questions(MANY, 30, seed=1) == cloze_questions(MANY, 30, seed=1) != cloze_questions(MANY, 30, seed=2)
     assert cloze_questions([], 3) == []
 
 
-def test_a_corpus_is_copied_with_cloze_questions_that_give_no_held_out_passage_away(tmp_path, capsys):
-    chunks = [Chunk(f"d{i}", "", CHUNKS[0].text.replace("40", str(i))) for i in range(20, 40)]
-    asked = [Question(f"q{chunk.id}", f"How long {chunk.id}?", (chunk.id[1:],), (chunk.id,)) for chunk in chunks]
-    save_chunks(tmp_path / "in" / "chunks.jsonl", chunks)
-    save_questions(tmp_path / "in" / "questions.jsonl", asked)
+@pytest.mark.parametrize(
+    ("asked", "printed"),
+    [(20, "27 train, 2 dev, 6 test"), (0, "9 train, 2 dev, 4 test")],  # without questions, cloze questions alone
+)
+def test_a_corpus_is_copied_and_no_held_out_passage_has_a_cloze_question(tmp_path, capsys, asked, printed):
+    save_chunks(tmp_path / "in" / "chunks.jsonl", MANY)
+    if asked:
+        own = [Question(f"q{c.id}", f"How long {c.id}?", (c.id[1:],), (c.id,)) for c in MANY[:asked]]
+        save_questions(tmp_path / "in" / "questions.jsonl", own)
     main([str(tmp_path / "in"), "--out", str(tmp_path / "out"), "-n", "15", "--dev", "0.1", "--test", "0.3"])
-    assert "20 chunks, questions: 27 train, 2 dev, 6 test" in capsys.readouterr().out
-    assert load_chunks(tmp_path / "out" / "chunks.jsonl") == chunks
-    made = load_questions(tmp_path / "out" / "questions.jsonl", chunks)
-    assert not any(value for row in leakage(made) for value in list(row.values())[1:])
+    assert f"20 chunks, questions: {printed}" in capsys.readouterr().out
+    assert load_chunks(tmp_path / "out") == MANY
+    made = load_questions(tmp_path / "out" / "questions.jsonl", MANY)
     assert sum(question.id.startswith("cloze") for question in made) == 15
+    assert {row["gold_chunks"] for row in leakage(made)} == {0}
 
 
-def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--dev", "0.5", "--test", "0.5"), "--dev 0.5 and --test 0.5; want shares from 0 that add up to less than 1"),
+        ((), "holds no corpus; want one of chunks.jsonl, chunks.csv"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit):
-        main([str(tmp_path), "--out", str(tmp_path / "out"), "--dev", "0.5", "--test", "0.5"])
-    assert "--dev 0.5 and --test 0.5: want shares from 0 whose sum is below 1" in capsys.readouterr().err
+        main([str(tmp_path), "--out", str(tmp_path / "out"), *options])
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -2,8 +2,8 @@
 
     python data/larkspur/generate.py [--seed 0] [--missions 40] [--partition train] [--out DIR] [--check]
 
-The same arguments give the same bytes. Worlds of partition "train" share no invented word with the shipped corpus, so
-that a policy can be warm-started on them; `build` makes any in memory.
+The same arguments give the same bytes. Worlds of the partition "train" share no invented word with the shipped corpus,
+so a policy can be trained on them before it meets the shipped one. `build` makes a world without writing it.
 """
 
 import argparse
@@ -12,20 +12,20 @@ import random
 import sys
 import types
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 import pandas
 
 from rezero.analysis.retrieval import room_to_retry
+from rezero.corpus import save_chunks
 from rezero.data.validation import leakage, validate
 from rezero.files import write_jsonl
 from rezero.questions import SPLITS, Question, save_questions
 from rezero.search import build_engine
 
 HERE = Path(__file__).resolve().parent
-# This file is run as a script and loaded by its path: the modules beside it need a package to be found in.
+# This file is run as a script or loaded by its path, so the modules beside it need a package to be found in.
 sys.modules.setdefault("larkspur", types.ModuleType("larkspur")).__path__ = [str(HERE)]
 world, passages, quiz = (importlib.import_module(f"larkspur.{n}") for n in ("world", "passages", "quiz"))
 
@@ -42,9 +42,9 @@ def assign_splits(rng: random.Random, missions: int) -> list[str]:
 
 
 def build(seed: int = 0, missions: int = 40, partition: str = "ship"):
-    """A world: (chunks, questions, noise rows). Same arguments, same result; nothing is read or written."""
+    """A world as (chunks, questions, noise rows). The same arguments give the same world; no file is touched."""
     if partition not in ("ship", "train"):
-        raise ValueError(f"partition is {partition!r}, allowed: 'ship', 'train'")
+        raise ValueError(f"unknown partition {partition!r}; allowed: ship, train")
     rng = random.Random(f"larkspur {seed} {missions} {partition}")
     names = world.words(rng, partition)
     shared = {pool: [next(names) for _ in range(count)] for pool, count in POOLS.items()}
@@ -66,13 +66,13 @@ def number_question(number: int, row: dict, texts: dict[str, str]) -> Question:
 
 
 def save(out: Path, chunks, questions, noise) -> None:
-    write_jsonl(out / "chunks.jsonl", (asdict(chunk) for chunk in chunks))
+    save_chunks(out / "chunks.jsonl", chunks)
     save_questions(out / "questions.jsonl", questions)
     write_jsonl(out / "noise.jsonl", noise)
 
 
 def check(chunks, questions, noise) -> None:
-    """Print counts, lengths, problems, leaks and the room to retry."""
+    """Print counts, lengths, problems, leaks between splits and how often questions miss and recover."""
     lengths = sorted(len(chunk.text) for chunk in chunks)
     words = sorted(len(question.text.split()) for question in questions)
     print(f"{len(chunks)} chunks of {lengths[0]} to {lengths[-1]} characters, median {median(lengths)}")
@@ -91,9 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--missions", type=int, default=40)
-    parser.add_argument("--partition", choices=["ship", "train"], default="ship", help="train: no name of the shipped")
+    parser.add_argument("--partition", choices=["ship", "train"], default="ship", help="train: no shipped name")
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--check", action="store_true", help="print counts, lengths and the room to retry")
+    parser.add_argument("--check", action="store_true", help="also print counts, leaks and the room to retry")
     arguments = parser.parse_args(argv)
     made = build(arguments.seed, arguments.missions, arguments.partition)
     save(arguments.out.resolve(), *made)

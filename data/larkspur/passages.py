@@ -1,4 +1,4 @@
-"""Passages made of facts and sentence patterns: dossiers, twins, programme notes, spoilt copies (noise)."""
+"""Passages made from facts and sentence patterns: dossiers, twins, programme notes, and spoilt copies (noise)."""
 
 import random
 from typing import NamedTuple
@@ -22,7 +22,7 @@ STALE = {
 
 
 class Passage(NamedTuple):
-    """A chunk and what it was made from: the plan is its title and sentence patterns in order."""
+    """A chunk and what it was made from; `plan` is its title pattern and its sentence patterns, in order."""
 
     chunk: Chunk
     kind: str
@@ -48,7 +48,7 @@ def write(chunk_id: str, plan, facts: dict, forms: dict[str, str]) -> Chunk:
 
 
 def compose(rng: random.Random, chunk_id: str, kind: str, facts: dict) -> Passage:
-    """A passage of the wanted length; the draws that came out too short or long are thrown away."""
+    """A passage of the wanted length; drafts that are too short or too long are thrown away."""
     slots = prose.PASSAGES.get(kind) or prose.PROGRAMME[kind]
     while True:
         plan, forms = choose_plan(rng, slots), choose_forms(rng)
@@ -66,7 +66,7 @@ def make_twin(passage: Passage, changes: dict) -> list[Passage]:
 
 
 def dossier(rng: random.Random, number: int, facts: dict) -> list[Passage]:
-    """The passages of one mission: nine, and a twin of one of them in three missions of five."""
+    """The nine passages of one mission and, in three missions of five, a twin of one of them."""
     passages = []
     for n, label in enumerate(KINDS, start=1):
         kind, _, letter = label.partition(" ")

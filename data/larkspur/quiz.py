@@ -1,4 +1,4 @@
-"""Questions about a dossier, each with the queries that a careful searcher could go on with."""
+"""Questions about a dossier, each with rewrites: queries that a careful searcher could send after a miss."""
 
 import random
 
@@ -29,7 +29,7 @@ def variants(value: str) -> tuple[str, ...]:
 
 
 def askable(passage: Passage) -> list[tuple[str, str, tuple, tuple]]:
-    """(fact, scope, concepts to search by, patterns) of what may be asked of a passage."""
+    """What may be asked about a passage, as (fact, scope, concepts to search by, patterns)."""
     facts = asking.FACTS[passage.kind]
     if not passage.twin:
         return [(fact, *rest) for fact, rest in facts.items()]
@@ -47,7 +47,7 @@ def label_of(passage: Passage, forms: dict[str, str]) -> str:
 
 
 def ask(rng, kind: str, passage: Passage, entry, it: str, forms, via: tuple[Passage, ...], rewrites) -> dict:
-    """One question as a row; `via` are the passages to be seen first."""
+    """One question as a row; `via` are the passages that must be seen before `passage`."""
     fact, _, _, patterns = entry
     text = fill(rng.choice(patterns), {"it": it, "label": label_of(passage, forms)}, forms)
     answers = variants(passage.facts[fact])
@@ -75,7 +75,7 @@ def direct(rng: random.Random, passage: Passage, entry) -> dict:
 
 
 def reworded(rng: random.Random, passage: Passage, entry) -> dict:
-    """Ask with forms the passage does not use; the rewrites try the two others, the right one anywhere."""
+    """Ask with forms that the passage does not use; the rewrites try the two others, one of which is right."""
     _, scope, keys, _ = entry
     name, forms = name_of(passage, scope), choose_forms(rng, passage.forms)
     if scope == "comp" and passage.twin:
@@ -90,7 +90,7 @@ def reworded(rng: random.Random, passage: Passage, entry) -> dict:
 
 
 def alias(rng: random.Random, passage: Passage, entry, via: Passage) -> dict:
-    """Ask by the nickname, which only `via` knows: the nickname alone, then the formal name it led to."""
+    """Ask by the nickname, which only `via` explains; the rewrites are the nickname alone, then the formal name."""
     _, scope, keys, _ = entry
     formal, nickname = name_of(passage, scope), via.facts["nick" if scope == "comp" else "craft"]
     it = nickname if scope == "comp" else f"the {nickname}"
@@ -107,7 +107,7 @@ def two_hop(rng: random.Random, passage: Passage, entry, via: Passage, phrase: s
 
 
 def alias_chances(passages: list[Passage]) -> list[tuple]:
-    """(passage, entry, via): facts that can be asked by a nickname that another passage introduces."""
+    """Facts that can be asked about by a nickname which another passage introduces, as (passage, entry, via)."""
     found = []
     for via in passages:
         for passage in passages:
@@ -121,7 +121,7 @@ def alias_chances(passages: list[Passage]) -> list[tuple]:
 
 
 def chain_chances(passages: list[Passage]) -> list[tuple]:
-    """(passage, entry, via, phrase): facts that can be asked by a clue that only another passage holds."""
+    """Facts that can be asked about by a clue in another passage only, as (passage, entry, via, phrase)."""
     found = []
     for via in [passage for passage in passages if not passage.twin]:
         for phrases, hops in asking.CLUES.get(via.kind, {}).values():
@@ -135,7 +135,7 @@ def chain_chances(passages: list[Passage]) -> list[tuple]:
 
 
 def take(rng: random.Random, chances: list[tuple], count: int, make, seen: set[str]) -> list[dict]:
-    """`count` questions made from `chances` in random order; a text that was asked before is passed over."""
+    """`count` questions made from `chances` in random order; a text that was asked before is skipped."""
     rows = []
     for chance in rng.sample(chances, len(chances)):
         if len(rows) == count:
@@ -148,7 +148,7 @@ def take(rng: random.Random, chances: list[tuple], count: int, make, seen: set[s
 
 
 def inquire(rng: random.Random, number: int, passages: list[Passage], seen: set[str]) -> list[dict]:
-    """The questions of one dossier. A fact is asked plainly or reworded, not both."""
+    """The questions of one dossier. A fact is asked about directly or in other words, not both."""
     facts = [(passage, entry) for passage in passages for entry in askable(passage)]
     rng.shuffle(facts)
     count = {kind: int(share) + (number * (share % 1) % 1 + share % 1 >= 1) for kind, share in PER_MISSION.items()}

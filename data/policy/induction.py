@@ -1,8 +1,8 @@
-"""A small Llama that starts with the machinery of copying in place.
+"""A small Llama whose first two layers can copy before any training.
 
-What the laptop policy must do is copy: names from the question into a query, answers out of passages. From a random
-start a model of its size learned no copying in 2 million tokens of dense practice; from this start it copies names it
-has never seen after 1 million.
+The laptop's policy must copy: names from the question into a query, answers from passages. From a random start a model
+of its size learned no copying in 2 million tokens of dense practice; from this start it copies names that it has never
+seen after 1 million.
 """
 
 import torch
@@ -11,9 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 ROPE_THETA = 10_000.0
 
 
-
 def new_model(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, heads: int = 4) -> LlamaForCausalLM:
-    """A Llama with attention biases and tied embeddings: an induction circuit in two layers, the rest random."""
+    """A Llama with attention biases and tied embeddings: an induction circuit in two layers, all else random."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -33,14 +32,13 @@ def new_model(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, heads
     return model
 
 
-
 @torch.no_grad()
 def start_copying(model: LlamaForCausalLM) -> None:
-    """Initialise an induction circuit (Olsson et al. 2022) in the first two layers; training goes on from it.
+    """Initialise an induction circuit (Olsson et al. 2022) in the first two layers, which training starts from.
 
-    The first head of layer 0 attends to the previous token, through its biases alone, and notes a projection of it.
-    The heads of layer 1 look for places whose note equals the current token and copy what stands there. The gains
-    were chosen so that both attentions are clearly peaked at the start.
+    The first head of layer 0 attends to the previous token, by its biases alone, and writes a projection of it (the
+    note) to the residual stream. The heads of layer 1 attend to positions whose note equals the current token and copy
+    the token there. The gains were chosen so that both attentions are clearly peaked at the start.
     """
     width, heads = model.config.hidden_size, model.config.num_attention_heads
     size = width // heads
@@ -55,7 +53,7 @@ def start_copying(model: LlamaForCausalLM) -> None:
     first.q_proj.bias[:size] = torch.cat([bias * angles.cos(), -bias * angles.sin()])  # peaks one token back
     first.v_proj.weight[:size], first.o_proj.weight[:, :size] = read, 0.1 * note.T
 
-    slow = torch.where(angles < 1 / 200)[0]  # matching must survive distances of some 200 tokens
+    slow = torch.where(angles < 1 / 200)[0]  # matching must work over distances of about 200 tokens
     slow = torch.cat([slow, slow + half])
     second, copied = model.model.layers[1].self_attn, orthonormal(width, width)
     for head in range(heads):
@@ -66,8 +64,6 @@ def start_copying(model: LlamaForCausalLM) -> None:
         second.v_proj.weight[rows], second.o_proj.weight[:, rows] = copied[rows], 0.1 * copied[rows].T
 
 
-
 def orthonormal(rows: int, columns: int) -> torch.Tensor:
     """A random matrix with orthonormal rows, shape (rows, columns)."""
     return torch.linalg.qr(torch.randn(columns, rows))[0].T
-

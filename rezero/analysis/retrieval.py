@@ -1,71 +1,98 @@
-"""Questions over a corpus: the record, its validation, and splits that do not leak."""
+"""How well engines retrieve the gold passages of questions, before any policy searches.
+
+A question *misses* with an engine as `Episode.missed` defines it: after a search for the question's words, some of its
+gold passages are unseen. It is *recovered* when further searches retrieve all of them.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable
-from itertools import accumulate
 
 from rezero.questions import KINDS, Question
 from rezero.search.base import Engine, SearchContext
+from rezero.search_env import first_search_misses, seen_after_each_query
+from rezero.task import Task
 from rezero.text import keywords
 
 
-def evidence(question: Question, engine: Engine, k: int) -> list[set[str]]:
-    """The chunk ids known after the first query (the question's words) and after each rewrite, evidence adding up."""
-    queries = [keywords(question.text), *question.rewrites]
-    found = engine.search(queries, k, [SearchContext(question.id, attempt) for attempt in range(1, len(queries) + 1)])
-    return list(accumulate(({hit.chunk_id for hit in hits} for hits in found), set.union))
-
-
 def room_to_retry(questions: Iterable[Question], engine: Engine, k: int) -> list[dict]:
-    """A row per kind and one for all: how often the first query misses, and how often rewrites then find it all.
+    """How often questions miss and how often their rewrites then recover them: a row per kind, and one for "all".
 
-    `missed`: share of questions of which the first query does not bring every gold chunk within `k`;
-    `recovered`: of those, the share for which the rewrites in order bring the rest; `searches`: how many rewrites
-    that took on average. None where there was nothing to recover.
+    Columns: `missed`, the share of the questions; `recovered`, the share of the missed ones; `searches`, how many
+    rewrites the recovered ones took on average. The last two are None if there is nothing to average.
+
+    Raises:
+        SearchError: the engine failed.
     """
-    found = defaultdict(list)
+    needed = defaultdict(list)  # kind -> per question, how many rewrites it takes; None: all of them are not enough
     for question in questions:
         gold = set(question.gold_chunk_ids)
-        needed = next((n for n, known in enumerate(evidence(question, engine, k)) if gold <= known), None)
-        found[question.kind].append(needed)
-        found["all"].append(needed)
-    return [_room(kind, k, found[kind]) for kind in (*KINDS, "all") if found[kind]]
-
-
-def _room(kind: str, k: int, needed: list[int | None]) -> dict:
-    missed = [n for n in needed if n != 0]
-    recovered = [n for n in missed if n is not None]
-    return {
-        "kind": kind, "k": k, "questions": len(needed), "missed": len(missed) / len(needed),
-        "recovered": len(recovered) / len(missed) if missed else None,
-        "searches": sum(recovered) / len(recovered) if recovered else None,
-    }  # fmt: skip
+        seen = seen_after_each_query(question, engine, k)
+        rewrites = next((n for n, ids in enumerate(seen) if gold <= ids), None)
+        needed[question.kind].append(rewrites)
+        needed["all"].append(rewrites)
+    rows = []
+    for kind in (*KINDS, "all"):
+        missed = [rewrites for rewrites in needed[kind] if rewrites != 0]
+        recovered = [rewrites for rewrites in missed if rewrites is not None]
+        if needed[kind]:
+            row = {"kind": kind, "k": k, "questions": len(needed[kind]), "missed": len(missed) / len(needed[kind])}
+            row["recovered"] = len(recovered) / len(missed) if missed else None
+            row["searches"] = sum(recovered) / len(recovered) if recovered else None
+            rows.append(row)
+    return rows
 
 
 def hits_by_engine(question: Question, query: str, engines: dict[str, Engine], k: int) -> list[dict]:
-    """A row per place in the list of hits: the title of the passage that each engine has there, a gold one with ★."""
+    """The titles of each engine's hits for `query`: a row per rank, a column per engine, a star at gold passages."""
     columns = {}
     for name, engine in engines.items():
         (hits,) = engine.search([query], k)
-        titles = [f"{'★ ' if hit.chunk_id in question.gold_chunk_ids else ''}{hit.title}" for hit in hits]
+        titles = [f"★ {hit.title}" if hit.chunk_id in question.gold_chunk_ids else hit.title for hit in hits]
         columns[name] = titles + [""] * (k - len(titles))
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [{name: titles[rank] for name, titles in columns.items()} for rank in range(k)]
 
 
 def recovered_by(questions: Iterable[Question], engines: dict[str, Engine], k: int) -> list[dict]:
-    """A row per engine: how often the first query misses with it, and which other engine then finds the rest.
+    """How often questions miss with one engine, and how often the same query to another engine recovers them.
 
-    `missed`: share of questions of which it does not bring every gold chunk within `k`; under another engine's name: of
-    those, the share for which the same query there brings what was missing. None where there was nothing to recover.
+    A row per first engine. Columns: `missed`, the share of the questions; and per other engine the share of the missed
+    ones for which it retrieves all gold passages that the first one did not, or None if none was missed.
     """
     questions = list(questions)
-    queries, contexts = [keywords(q.text) for q in questions], [SearchContext(q.id, 1) for q in questions]
-    found = {name: [{hit.chunk_id for hit in hits} for hits in engine.search(queries, k, contexts)]
-             for name, engine in engines.items()}  # fmt: skip
+    queries = [keywords(question.text) for question in questions]
+    contexts = [SearchContext(question.id, 1) for question in questions]
+    unseen = {}  # engine -> per question, the gold chunks that are not among its hits
+    for name, engine in engines.items():
+        found = engine.search(queries, k, contexts)
+        pairs = zip(questions, found, strict=True)
+        unseen[name] = [set(q.gold_chunk_ids) - {hit.chunk_id for hit in hits} for q, hits in pairs]
     rows = []
     for first in engines:
-        missing = [(i, gold) for i, q in enumerate(questions) if (gold := set(q.gold_chunk_ids) - found[first][i])]
-        shares = {name: sum(gold <= found[name][i] for i, gold in missing) / len(missing) if missing else None
-                  for name in engines if name != first}  # fmt: skip
-        rows.append({"first engine": first, "missed": len(missing) / len(questions), **shares})
+        missed = [i for i, gold in enumerate(unseen[first]) if gold]
+        row = {"first engine": first, "missed": len(missed) / len(questions)}
+        for other in engines:
+            if other != first:
+                recovered = [i for i in missed if unseen[first][i].isdisjoint(unseen[other][i])]
+                row[other] = len(recovered) / len(missed) if missed else None
+        rows.append(row)
     return rows
+
+
+def pick_missed(task: Task, question_id: str = "") -> Question:
+    """A dev question to show a retry on: the named one, or the first reworded one that only its last rewrite finds.
+
+    Raises:
+        ValueError: the named question is not in the dev split, or every first search finds its gold chunks.
+    """
+    dev = {question.id: question for question in task.questions["dev"]}
+    if question_id:
+        if question_id not in dev:
+            raise ValueError(f"question {question_id!r} is not in the dev split; allowed: {', '.join(dev)}")
+        return dev[question_id]
+    reworded = [question for question in dev.values() if question.kind == "reworded" and question.rewrites]
+    misses = first_search_misses(reworded, task.engine, task.sampling.k)
+    for question in [question for question, missed in zip(reworded, misses, strict=True) if missed]:
+        (hits,) = task.engine.search([question.rewrites[-1]], task.sampling.k, [SearchContext(question.id, 2)])
+        if set(question.gold_chunk_ids) <= {hit.chunk_id for hit in hits}:
+            return question
+    raise ValueError("no reworded dev question is missed by its own words; choose a smaller k or another engine")

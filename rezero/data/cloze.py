@@ -1,92 +1,104 @@
-"""Questions for any corpus, by blanking out a name or a number of a sentence (Taylor 1953).
+"""Training questions for any corpus, made by blanking out a name or a number in a sentence (Taylor 1953).
 
-    python -m rezero.cloze FOLDER --out FOLDER
+    python -m rezero.data.cloze FOLDER --out FOLDER
 
-They teach a language model to find a passage again and to copy out of it, where a corpus has few questions or none.
+They teach a model to find a passage again and to copy from it, when a corpus has few questions or none.
 """
 
 import argparse
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from rezero.corpus import Chunk, chunks_file, load_chunks, save_chunks
+from rezero.corpus import Chunk, load_chunks, save_chunks
 from rezero.files import resolve
 from rezero.questions import SPLITS, Question, load_questions, save_questions, split_by_chunk
 from rezero.text import STOP_WORDS
 
 ASK = "Fill in the blank: {}"
-
 BLANK = "____"
-
-WORDS, PROSE = range(8, 31), 0.5  # words of a sentence that is taken; share of them in small letters: no tables
-
-# A number with what stands beside it (2:35:46.4, 5.0 psia, 33 percent), or capitalised words (Indian Ocean).
-_NUMBER, _NAME = r"[-+]?\d(?:[\d.,:]*\d)?(?: [a-z]{3,12})?", r"[A-Z][\w-]+(?: [A-Z][\w-]+)*"
-
-_SPAN = re.compile(rf"(?<![\w.$/-])(?:{_NUMBER}|{_NAME})(?![\w/$-]|\.\w)")
+WORDS = range(8, 31)  # how many words a sentence may have
+PROSE = 0.5  # smallest share of words in lower case; tables have less
+NUMBER = r"[-+]?\d(?:[\d.,:]*\d)?(?: [a-z]{3,12})?"  # with its unit, such as 2:35:46.4, 5.0 psia, 33 percent
+NAME = r"[A-Z][\w-]+(?: [A-Z][\w-]+)*"  # capitalised words, such as Indian Ocean
+SPAN = re.compile(rf"(?<![\w.$/-])(?:{NUMBER}|{NAME})(?![\w/$-]|\.\w)")
 
 
 def cloze_questions(chunks: Iterable[Chunk], n: int, seed: int = 0) -> list[Question]:
-    """At most `n` questions of kind "direct" and split "train", one a sentence, dealt evenly over the chunks.
+    """At most `n` questions of kind "direct" and split "train", one per sentence, spread evenly over the chunks.
 
-    The first word of a sentence is never blanked, and an answer stands once in its passage.
+    The first word of a sentence is never blanked out, and an answer occurs only once in its passage.
     """
     rng = random.Random(seed)
-    piles = [rng.sample(found, len(found)) for chunk in chunks if (found := [*_blanks(chunk, rng)])]
+    piles = []
+    for chunk in chunks:
+        made = list(_blanked_sentences(chunk, rng))
+        if made:
+            piles.append(rng.sample(made, len(made)))
     rng.shuffle(piles)
-    dealt = [pile[depth] for depth in range(max(map(len, piles), default=0)) for pile in piles if depth < len(pile)]
-    return dealt[:n]
+    rounds = max(map(len, piles), default=0)  # each round takes one question of every pile that still has one
+    return [pile[i] for i in range(rounds) for pile in piles if i < len(pile)][:n]
 
 
-def _blanks(chunk: Chunk, rng: random.Random) -> Iterable[Question]:
+def _blanked_sentences(chunk: Chunk, rng: random.Random) -> Iterator[Question]:
     for number, sentence in enumerate(re.split(r"(?<=[.!?])\s+|\n+", chunk.text)):
-        said = sentence.split()
-        if len(said) not in WORDS or sum(word.isalpha() and word.islower() for word in said) < PROSE * len(said):
+        words = sentence.split()
+        lower_case = sum(word.isalpha() and word.islower() for word in words)
+        if len(words) not in WORDS or lower_case < PROSE * len(words):
             continue
-        spans = [m for m in _SPAN.finditer(sentence) if m.start() and chunk.text.count(m.group()) == 1]
-        spans = [m for m in spans if m.group().split()[-1].lower() not in STOP_WORDS]
+        spans = [span for span in SPAN.finditer(sentence) if _may_be_blanked(span, chunk.text)]
         if spans:
             span = rng.choice(spans)
-            blanked = sentence[: span.start()] + BLANK + sentence[span.end() :]
-            name = f"cloze-{chunk.id}.{number}"
-            yield Question(name, ASK.format(blanked), (span.group(),), (chunk.id,), (chunk.text,))
+            text = ASK.format(sentence[: span.start()] + BLANK + sentence[span.end() :])
+            yield Question(f"cloze-{chunk.id}.{number}", text, (span.group(),), (chunk.id,), (chunk.text,))
+
+
+def _may_be_blanked(span: re.Match, passage: str) -> bool:
+    ends_in_stop_word = span.group().split()[-1].lower() in STOP_WORDS
+    return span.start() > 0 and passage.count(span.group()) == 1 and not ends_in_stop_word
 
 
 def with_cloze(
     chunks: list[Chunk], questions: list[Question], n: int, shares: dict[str, float], seed: int = 0
 ) -> list[Question]:
-    """`questions` split anew by chunk, and at most `n` cloze questions of the passages that are gold in train only.
+    """`questions`, split anew by chunk as `shares` say, and at most `n` cloze questions for training.
 
-    Raises:
-        ValueError: `shares` names a split that there is not.
+    No passage that is gold in dev or test gets a cloze question. If there are no `questions`, the cloze questions are
+    split by chunk themselves.
     """
+    if not questions:
+        return split_by_chunk(cloze_questions(chunks, n, seed), shares, seed)
     split = split_by_chunk(questions, shares, seed)
     held_out = {gold for question in split if question.split != "train" for gold in question.gold_chunk_ids}
-    return [*split, *cloze_questions([chunk for chunk in chunks if chunk.id not in held_out], n, seed)]
+    return split + cloze_questions([chunk for chunk in chunks if chunk.id not in held_out], n, seed)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Copy a corpus, its questions split anew by chunk and joined by cloze questions for training."""
-    parser = argparse.ArgumentParser(prog="python -m rezero.cloze", description=main.__doc__)
-    parser.add_argument("corpus", help="folder with chunks and questions, ours or AutoDidact's")
-    parser.add_argument("--out", required=True, help="folder to write chunks.jsonl and questions.jsonl to")
-    parser.add_argument("-n", type=int, default=400, help="cloze questions, at most (default: %(default)s)")
+    """Copy a corpus. Its questions, if it has any, are split anew by chunk; cloze questions are added for training."""
+    parser = argparse.ArgumentParser(prog="python -m rezero.data.cloze", description=main.__doc__)
+    parser.add_argument("corpus", help="folder with chunks.jsonl or chunks.csv and perhaps questions.jsonl")
+    parser.add_argument("--out", required=True, help="folder for the new chunks.jsonl and questions.jsonl")
+    parser.add_argument("-n", type=int, default=400, help="most cloze questions (default: %(default)s)")
     parser.add_argument("--dev", type=float, default=0.1, help="share of the questions (default: %(default)s)")
     parser.add_argument("--test", type=float, default=0.2, help="share of the questions (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if min(args.dev, args.test) < 0 or args.dev + args.test >= 1:
-        parser.error(f"--dev {args.dev} and --test {args.test}: want shares from 0 whose sum is below 1")
-    chunks = load_chunks(chunks_file(args.corpus))
-    questions = load_questions(resolve(args.corpus) / "questions.jsonl", chunks)
+        parser.error(f"--dev {args.dev} and --test {args.test}; want shares from 0 that add up to less than 1")
+    source, out = resolve(args.corpus), resolve(args.out)
+    try:
+        chunks = load_chunks(source)
+        asked = source / "questions.jsonl"
+        questions = load_questions(asked, chunks) if asked.is_file() else []
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     shares = {"train": 1 - args.dev - args.test, "dev": args.dev, "test": args.test}
     made = with_cloze(chunks, questions, args.n, shares, args.seed)
-    save_chunks(resolve(args.out) / "chunks.jsonl", chunks)
-    save_questions(resolve(args.out) / "questions.jsonl", made)
+    save_chunks(out / "chunks.jsonl", chunks)
+    save_questions(out / "questions.jsonl", made)
     counts = Counter(question.split for question in made)
-    print(f"{resolve(args.out)}: {len(chunks)} chunks, questions: {', '.join(f'{counts[s]} {s}' for s in SPLITS)}")
+    print(f"{out}: {len(chunks)} chunks, questions: {', '.join(f'{counts[split]} {split}' for split in SPLITS)}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,25 @@
-"""Train the laptop's starting policy: a small Llama that knows the protocol, reads, and mostly gives up after a miss.
-
-    python -m rezero.warmstart          (`make policy`)
-
-It learns from scripted episodes in worlds made by the generator of `data/larkspur` with other seeds and with names
-that the shipped corpus never uses, so that what it must later read and copy are names it has not seen. Episodes that
-retry are as frequent as episodes that give up, so that both skills are learned; the *decision* between them is
-weighted back to `retry_rate`, which leaves a policy that can retry well but seldom does.
-"""
+"""The generator of the Larkspur corpus, which lives beside its data (data/larkspur/generate.py), not in the package."""
 
 import importlib.util
+from pathlib import Path
+from types import ModuleType
 
 from rezero.files import resolve
 
 
-def load_generator():
-    """The corpus generator as a module (it lives beside its data, not in the package)."""
+def load_generator() -> ModuleType:
+    """The generator as a module; `build(seed, missions, partition)` returns chunks, questions and noise rows."""
     spec = importlib.util.spec_from_file_location("larkspur_generate", resolve("data/larkspur/generate.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def make_corpus(seed: int, folder: str | Path, missions: int = 40) -> Path:
+    """Write another corpus like the shipped one to `folder`: chunks.jsonl, questions.jsonl and noise.jsonl.
+
+    The same seed gives the same bytes; seed 0 with 40 missions gives those of the shipped corpus.
+    """
+    generator, folder = load_generator(), resolve(folder)
+    generator.save(folder, *generator.build(seed, missions))
+    return folder

@@ -1,105 +1,120 @@
-"""Warm start: supervised fine-tuning on scripted episodes, for a policy that does not know the protocol.
-
-TRL's SFTTrainer on ids and labels that we build, in the very layout a rollout produces: the loss falls on the tokens
-that the policy would sample, and on nothing that it reads (the prompt, the retrieved text, the template's words).
-"""
+"""Scripted episodes that a policy is fine-tuned on: which questions they are played on, and what their thoughts say."""
 
 import random
 from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
 
-from rezero.analysis.retrieval import evidence
-from rezero.config import Config
+from rezero.config import WarmStart
 from rezero.protocol import Episode, Turn, neutralize
 from rezero.questions import Question
-from rezero.scripted import ASKED, GLANCE, HIT, MISSED, SENTENCE, Thought, _asked, _stems, play, quote, searcher
+from rezero.scripted import MISSED, SENTENCE_END, Thought, asked_stems, play, quote, searcher, stems
 from rezero.search.base import Engine, SearchError
+from rezero.search_env import first_search_misses, seen_after_each_query
 from rezero.task import Task
 from rezero.text import keywords
 
+VERDICTS = {True: "found", False: MISSED}  # whether all gold passages were seen -> how a thought says so
+MAX_ASKED = 10  # words of the question that a thought repeats
+MAX_NEAREST = 10  # words of a sentence that `nearest` quotes
 
-def scripted_episodes(task: Task, config: Config) -> list[Episode]:
-    """`warm_start_episodes` episodes of the scripted searcher on training questions, drawn without replacement.
 
-    Those whose first search misses are in the urn twice: the other verdict is the more frequent one. Rewrites that
-    bring nothing are not played: imitated, they taught a second search that repeats the first.
+def scripted_episodes(task: Task, settings: WarmStart, seed: int) -> list[Episode]:
+    """`settings.episodes` episodes of a scripted searcher on training questions, played as `task.sampling` says.
+
+    Questions are drawn without replacement; once all have been drawn, drawing starts again. Those whose first search
+    misses are drawn twice as often, to balance the more common verdict "found". The last turn of an episode is left
+    for the answer.
+
+    Raises:
+        ValueError: the task has no training questions.
     """
-    rng = random.Random(config.seed)
-    train = [to_the_point(question, task.engine, config.k) for question in task.questions["train"]]
-    found = found_at_once(train, task.engine, config)
-    missed = [question for question, at_once in zip(train, found, strict=True) if not at_once]
+    rng = random.Random(seed)
+    k, max_turns, prompt_style = task.sampling.k, task.sampling.max_turns, task.sampling.prompt_style
+    train = [to_the_point(question, task.engine, k) for question in task.questions["train"]]
+    if not train:
+        raise ValueError("a warm start needs training questions; the corpus has none")
+    misses = first_search_misses(train, task.engine, k)
+    pool = train + [question for question, missed in zip(train, misses, strict=True) if missed]
     questions: list[Question] = []
-    while len(questions) < config.warm_start_episodes:
-        questions += rng.sample([*train, *missed], len(train) + len(missed))
-    return play_searcher(questions[: config.warm_start_episodes], task.engine, config, config.warm_start_retry)
+    while len(questions) < settings.episodes:
+        questions += rng.sample(pool, len(pool))
+    questions = questions[: settings.episodes]
+    think = weighing(questions) if settings.quotes else judge_only
+    script = searcher(settings.retry, max_turns - 1, think)
+    return play(script, questions, task.engine, k=k, max_turns=max_turns, seed=seed, prompt_style=prompt_style)
 
 
 def to_the_point(question: Question, engine: Engine, k: int) -> Question:
-    """`question` with those rewrites alone that bring a gold chunk which was not known before; all, where none does."""
+    """`question` with only those rewrites that retrieve a gold chunk which no query before them retrieved.
+
+    A model that was trained on the other rewrites learned to repeat its first query. If no rewrite retrieves one, or
+    the engine fails, all rewrites are kept.
+    """
     try:
-        steps = pairwise(evidence(question, engine, k))
-    except SearchError:  # it fails on purpose, perhaps
+        seen = seen_after_each_query(question, engine, k)
+    except SearchError:
         return question
     gold = set(question.gold_chunk_ids)
-    kept = [rewrite for rewrite, (old, new) in zip(question.rewrites, steps, strict=True) if gold & (new - old)]
-    return replace(question, rewrites=tuple(kept) or question.rewrites)
-
-
-def play_searcher(questions: list[Question], engine: Engine, config: Config, retry: float = 1.0) -> list[Episode]:
-    """`play` with a `searcher` under the budgets of `config`, whose last turn is left for an answer."""
-    return play(
-        searcher(retry, config.max_turns - 1, weighing(questions) if config.warm_start_quotes else judge_only),
-        questions,
-        engine,
-        k=config.k,
-        max_turns=config.max_turns,
-        seed=config.seed,
-        prompt_style=config.prompt_style,
-    )
-
-
-def found_at_once(questions: list[Question], engine: Engine, config: Config) -> list[bool]:
-    """Of each question whether a search for its own words brings all of its evidence."""
-    return [episode.evidence_search == 1 for episode in play_searcher(questions, engine, config, retry=0.0)]
+    kept = []
+    for rewrite, (before, after) in zip(question.rewrites, pairwise(seen), strict=True):
+        if gold & (after - before):
+            kept.append(rewrite)
+    return replace(question, rewrites=tuple(kept)) if kept else question
 
 
 def judge_only(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
-    """The verdict alone, for passages whose answers are too long to quote on the way to them."""
-    return HIT if found else MISSED
+    """The verdict alone, for corpora whose passages are too long to be quoted from the asked word to the answer."""
+    return VERDICTS[found]
 
 
 def weighing(questions: list[Question]) -> Thought:
-    """What was asked, a fact of the passages with the title it stands under, then whether the one tells the other.
+    """Thoughts that repeat the question's words, quote a fact with its passage's title, and judge only then.
 
-    A language model that judged first called everything found. After a miss the fact is the one among those that
-    others of `questions` ask for which comes nearest to what was asked, so that neither its form nor its choice gives
-    the verdict away; `nearest`, where there is none.
+    For example "commander Corvane? Corvane: section 1 | commander of Corvane was Ilse Varrow: found". Thoughts that
+    began with the verdict taught a language model to say "found" every time. After a miss the quoted fact answers some
+    other question of `questions`, the most similar one, so that neither the form of the quote nor its subject gives the
+    verdict away. If the passages answer no other question, the quote is `nearest`.
     """
-    about = defaultdict(list)
-    for other in questions:
-        about[other.gold_chunk_ids[-1]].append(other)
+    answered_by = defaultdict(list)  # chunk id -> the questions that it answers
+    for question in questions:
+        answered_by[question.gold_chunk_ids[-1]].append(question)
+
+    def most_similar(question: Question, turn: Turn) -> Question | None:
+        """Of the other questions that `turn`'s passages answer, differently, the one that shares the most words."""
+        wanted = asked_stems(question)
+        others = [other for hit in turn.hits for other in answered_by[hit.chunk_id]]
+        others = [other for other in others if other.answers != question.answers]
+        return max(others, key=lambda other: len(wanted & stems(other.text)), default=None)
 
     def think(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
-        wanted = _asked(question)
-        told = [other for hit in turns[-1].hits for other in about[hit.chunk_id] if other.answers != question.answers]
-        source = question if found else max(told, key=lambda other: len(wanted & _stems(other.text)), default=None)
-        gold = source and source.gold_chunk_ids[-1]
-        title = next((f"{h.title} | " for turn in turns for h in turn.hits if h.chunk_id == gold and h.title), "")
-        said = quote(source, turns) if source else nearest(question, turns[-1])
-        asked = " ".join(keywords(question.text).split()[:ASKED])
-        return f"{asked}? {title}{said}: {HIT if found else MISSED}"
+        source = question if found else most_similar(question, turns[-1])
+        fact = quote_with_title(source, turns) if source else nearest(question, turns[-1])
+        asked = " ".join(keywords(question.text).split()[:MAX_ASKED])
+        return f"{asked}? {fact}: {VERDICTS[found]}"
 
     return think
 
 
+def quote_with_title(question: Question, turns: tuple[Turn, ...]) -> str:
+    """`quote` after the title, if it has one, of the passage that is quoted."""
+    hits = [hit for turn in turns for hit in turn.hits]
+    title = next((hit.title for hit in hits if hit.chunk_id == question.gold_chunk_ids[-1]), "")
+    return f"{title} | {quote(question, turns)}" if title else quote(question, turns)
+
+
 def nearest(question: Question, turn: Turn) -> str:
-    """At most `GLANCE` words of a turn's passages, from the first asked word of the sentence that has the most."""
-    asked = _asked(question)
-    sentences = [sentence.split() for hit in turn.hits for sentence in SENTENCE.split(neutralize(hit.text))]
+    """The sentence in `turn`'s passages that shares the most words with `question`, from the first shared word on.
+
+    At most `MAX_NEAREST` words; "nothing" if the search returned no passage.
+    """
+    asked = asked_stems(question)
+    sentences = []
+    for hit in turn.hits:
+        sentences += [sentence.split() for sentence in SENTENCE_END.split(neutralize(hit.text))]
     if not sentences:
         return "nothing"
-    best = max(sentences, key=lambda words: len(_stems(" ".join(words)) & asked))
-    start = next((i for i, word in enumerate(best) if _stems(word) & asked), 0)
-    start = max(0, min(start, len(best) - GLANCE))
-    return " ".join(best[start : start + GLANCE]).rstrip(".,;")
+    best = max(sentences, key=lambda words: len(stems(" ".join(words)) & asked))
+    first_shared = next((place for place, word in enumerate(best) if stems(word) & asked), 0)
+    start = max(0, min(first_shared, len(best) - MAX_NEAREST))
+    return " ".join(best[start : start + MAX_NEAREST]).rstrip(".,;")

@@ -1,49 +1,67 @@
-"""Warm start: supervised fine-tuning on scripted episodes, for a policy that does not know the protocol.
+"""The warm start: supervised fine-tuning on scripted episodes, for a policy that does not know the protocol.
 
-TRL's SFTTrainer on ids and labels that we build, in the very layout a rollout produces: the loss falls on the tokens
-that the policy would sample, and on nothing that it reads (the prompt, the retrieved text, the template's words).
+It runs TRL's SFTTrainer on token ids and labels that are built here, laid out exactly as in a rollout. The loss covers
+the tokens that the policy would sample, and nothing that it reads (the prompt, the retrieved text, the chat template).
 """
 
 from math import gcd
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from rezero.config import Config
-from rezero.files import append_jsonl
+from rezero.config import Config, WarmStart
+from rezero.files import append_jsonl, resolve
 from rezero.policy.base import Policy, save_policy
-from rezero.policy.load import precision
+from rezero.policy.load import load_policy, load_trainable, precision
 from rezero.protocol import Episode
-from rezero.rollout import pieces
-from rezero.scripted import HIT, MISSED
+from rezero.rollout import token_runs
 from rezero.task import Task
-from rezero.warmstart.demonstrations import scripted_episodes
+from rezero.warmstart.demonstrations import VERDICTS, scripted_episodes
 
-IGNORED = -100  # the label that carries no loss
+IGNORED = -100  # the label of tokens that the loss leaves out
 
 
-def warm_start(policy: Policy, task: Task, config: Config, run_dir: Path) -> None:
-    """Fine-tune `policy`'s adapter in place, log to warm.jsonl, and keep it in `run_dir`/warm.
+def starting_policy(config: Config, task: Task, run_dir: str | Path) -> Policy:
+    """The policy that GRPO starts from.
 
-    A run that was killed goes on from the last checkpoint in `run_dir`/warm_checkpoints.
+    With `config.lora_rank` it carries a trainable adapter: the one in `run_dir`/warm if it is there, else a fresh one
+    that `warm_start` has trained for `config.warm_start.steps`. Raises what `load_policy` and `warm_start` raise.
+    """
+    if not config.lora_rank:
+        return load_policy(config.policy)
+    warm = resolve(run_dir) / "warm"
+    if warm.is_dir():
+        return load_trainable(config, warm)
+    policy = load_trainable(config)
+    if config.warm_start.steps:
+        warm_start(policy, task, config, run_dir)
+    return policy
+
+
+def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) -> None:
+    """Fine-tune `policy`'s adapter in place, log to `run_dir`/warm.jsonl, and save it in `run_dir`/warm.
+
+    A run that was killed goes on from its last checkpoint in `run_dir`/warm_checkpoints.
 
     Raises:
-        ValueError: no scripted episode fits the budget.
+        ValueError: no scripted episode fits in `episode_tokens`, or there are no training questions.
     """
-    rows = [encode(policy, episode) for episode in scripted_episodes(task, config)]
-    rows = [row for row in rows if len(row["labels"]) <= config.episode_tokens]  # others no rollout could hold
+    run_dir, limit = resolve(run_dir), task.sampling.episode_tokens
+    rows = [encode(policy, episode) for episode in scripted_episodes(task, config.warm_start, config.seed)]
+    rows = [row for row in rows if len(row["labels"]) <= limit]  # no rollout could hold the others
     if not rows:
-        raise ValueError(f"no scripted episode fits episode_tokens={config.episode_tokens}: raise it, or lower k")
+        raise ValueError(f"no scripted episode fits in episode_tokens={limit}; raise it, or lower k={task.sampling.k}")
     policy.model.train()
-    trainer = sft_trainer(policy, config)(
+    trainer = trainer_class(policy, config.warm_start, config.backend)(
         model=policy.model,
         processing_class=policy.tokenizer,
-        args=sft_config(config, run_dir),
+        args=trainer_settings(config.warm_start, run_dir, config.seed, config.micro_batch, config.grpo["optim"]),
         train_dataset=Dataset.from_list(rows),
-        callbacks=[Log(run_dir / "warm.jsonl", config.warm_start_steps)],
+        callbacks=[Log(run_dir / "warm.jsonl", config.warm_start.steps)],
     )
     trainer.remove_callback(PrinterCallback)
     checkpoints = run_dir / "warm_checkpoints"
@@ -53,70 +71,79 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: Path) -> Non
 
 
 def encode(policy: Policy, episode: Episode) -> dict[str, list[int]]:
-    """An episode as `input_ids` and `labels`, equally long; what the environment writes is labelled `IGNORED`."""
+    """An episode as `input_ids` and `labels`, equally long; tokens that the policy only reads have label `IGNORED`."""
     ids, labels = [], []
-    for new, turn in pieces(policy, episode):
-        ids += new
-        labels += [IGNORED] * len(new) if turn is None else new
+    for run, turn in token_runs(policy, episode):
+        ids += run
+        labels += [IGNORED] * len(run) if turn is None else run
     return {"input_ids": ids, "labels": labels}
 
 
-def sft_trainer(policy: Policy, config: Config) -> type:
-    """TRL's trainer with the weights of verdicts, and the vocabulary's scores only where a label asks for them.
+def trainer_class(policy: Policy, settings: WarmStart, backend: str) -> type:
+    """TRL's SFTTrainer, with a loss in which verdict tokens weigh `settings.found_weight` or `settings.missed_weight`.
 
-    Unsloth has a loss of its own, which takes no weights: there it is TRL's as it is.
+    Logits are computed only at positions that have a label. Unsloth replaces TRL's loss by its own, which takes no
+    weights, so with that backend the trainer is returned as it is.
     """
     from trl import SFTTrainer
 
-    if config.backend == "unsloth":
+    if backend == "unsloth":
         return SFTTrainer
-    weight_of = dict(zip(verdicts(policy), (config.found_weight, config.missed_weight), strict=True))
+    found, missed = verdict_tokens(policy)
 
     class Trainer(SFTTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             labels = inputs.pop("labels")[:, 1:]
-            said = (labels != IGNORED).any(0).nonzero()[:, 0]
-            labels = labels[:, said].flatten()
-            scores = model(**inputs, use_cache=False, logits_to_keep=said).logits.flatten(0, 1).float()
-            weights = sum((labels == word) * (weight - 1) for word, weight in weight_of.items()) + 1
-            right = (scores.argmax(-1) == labels)[labels != IGNORED].float().mean()
-            self._metrics["train"]["mean_token_accuracy"].append(right.item())
-            each = cross_entropy(scores, labels, ignore_index=IGNORED, reduction="none")
-            return (each * weights).sum() / num_items_in_batch
+            learned = (labels != IGNORED).any(0).nonzero()[:, 0]  # positions with a label in some row of the batch
+            labels = labels[:, learned].flatten()
+            logits = model(**inputs, use_cache=False, logits_to_keep=learned).logits.flatten(0, 1).float()
+            weights = torch.ones_like(labels, dtype=torch.float32)
+            weights[labels == found] = settings.found_weight
+            weights[labels == missed] = settings.missed_weight
+            correct = (logits.argmax(-1) == labels)[labels != IGNORED].float().mean()
+            self._metrics["train"]["mean_token_accuracy"].append(correct.item())
+            losses = cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+            return (losses * weights).sum() / num_items_in_batch
 
     return Trainer
 
 
-def verdicts(policy: Policy) -> tuple[int, int]:
-    """The tokens by which a thought that found something first differs from one that did not."""
-    found, missed = (policy.encode(f"fact: {word}") for word in (HIT, MISSED))
+def verdict_tokens(policy: Policy) -> tuple[int, int]:
+    """The tokens at which a thought that says "found" after a quote first differs from one that says "not found"."""
+    found, missed = (policy.encode(f"fact: {verdict}") for verdict in (VERDICTS[True], VERDICTS[False]))
     return next(pair for pair in zip(found, missed, strict=False) if pair[0] != pair[1])
 
 
-def sft_config(config: Config, run_dir: Path):
-    """TRL's configuration, with every hyper-parameter that matters passed explicitly: Unsloth has other defaults."""
+def trainer_settings(settings: WarmStart, run_dir: Path, seed: int, micro_batch: int, optim: str):
+    """TRL's SFTConfig. Everything that matters is set here, because Unsloth's defaults differ from TRL's.
+
+    Args:
+        micro_batch: the most episodes per forward and backward pass; a divisor of both numbers is used.
+        optim: the optimiser, by transformers' name.
+    """
     from trl import SFTConfig
 
+    per_pass = gcd(settings.batch, micro_batch)
     return SFTConfig(
         output_dir=str(run_dir / "warm_checkpoints"),
-        seed=config.seed,
-        data_seed=config.seed,
-        max_steps=config.warm_start_steps,
-        per_device_train_batch_size=gcd(config.warm_start_batch, config.micro_batch),
-        gradient_accumulation_steps=config.warm_start_batch // gcd(config.warm_start_batch, config.micro_batch),
+        seed=seed,
+        data_seed=seed,
+        max_steps=settings.steps,
+        per_device_train_batch_size=per_pass,
+        gradient_accumulation_steps=settings.batch // per_pass,
         train_sampling_strategy="group_by_length",
-        learning_rate=config.warm_start_lr,
+        learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=config.warm_start_steps // 20,
+        warmup_steps=settings.steps // 20,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        optim=config.optim,
+        optim=optim,
         loss_type="nll",
         max_length=None,
         packing=False,
         padding_free=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        **precision(config),
+        **precision(lora=True),
         logging_steps=1,
         report_to="none",
         save_strategy="steps",
@@ -127,7 +154,7 @@ def sft_config(config: Config, run_dir: Path):
 
 
 class Log(TrainerCallback):
-    """A row of warm.jsonl a step, and a line every tenth."""
+    """Appends a row per step to warm.jsonl, and prints a line every 10 steps."""
 
     def __init__(self, path: Path, steps: int):
         self.path, self.steps = path, steps
@@ -136,7 +163,6 @@ class Log(TrainerCallback):
         if "loss" not in (logs or {}):
             return
         accuracy = logs.get("mean_token_accuracy")  # Unsloth's trainer does not measure it
-        row = {"step": state.global_step, "loss": logs["loss"], "token_accuracy": accuracy}
-        append_jsonl(self.path, row)
+        append_jsonl(self.path, {"step": state.global_step, "loss": logs["loss"], "token_accuracy": accuracy})
         if state.global_step % 10 == 0 or state.global_step == self.steps:
-            print(f"warm start {state.global_step}/{self.steps}  loss {row['loss']:.3f}", flush=True)
+            print(f"warm start {state.global_step}/{self.steps}  loss {logs['loss']:.3f}", flush=True)
