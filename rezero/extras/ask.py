@@ -8,8 +8,8 @@ refuted while such a passage has what it says.
 
 Limits: only the end of a claim is checked. Words are compared (`judge.normalize`), not meanings, so synonyms, converted
 units and conclusions from two passages are not recognized. Of several correct answers only the policy's counts. A
-policy that misreads a passage causes a wrong verdict. Measured on 197 claims made from training questions
-(tests/test_ask.py, slow): of 117 true claims 62 were supported and one refuted; of 80 false ones 37 were refuted and
+policy that misreads a passage causes a wrong verdict. Measured on 164 claims made from training questions
+(tests/test_ask.py, slow): of 95 true claims 55 were supported and one refuted; of 69 false ones 28 were refuted and
 none supported; the rest were not found.
 """
 
