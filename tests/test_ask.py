@@ -1,9 +1,8 @@
-"""Asking: what is printed, which settings are taken, what a claim's verdict rests on, and how often it is wrong."""
+"""Asking: what is printed, which settings are used, what a claim's verdict rests on, and how often it is wrong."""
 
 import json
-import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
@@ -11,17 +10,14 @@ import pytest
 from rezero.__main__ import main
 from rezero.config import load_config
 from rezero.corpus import save_chunks
-from rezero.evaluation.evaluate import budget
 from rezero.extras import ask
-from rezero.files import ROOT, write_text
+from rezero.files import write_text
 from rezero.policy.load import load_policy
 from rezero.protocol import Episode, Turn
 from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.search.base import Hit
 from rezero.task import load_task
-
-APOLLO = ROOT.parent / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
 
 
 def episode(question, answer, *texts, outcome="answered"):
@@ -72,31 +68,27 @@ def test_nothing_that_was_retrieved_steers_the_terminal():
     assert ask.passage(bad) == "    - t x (c\ufffd[2J, score 1)\n        a\ufffd\ufffd\ufffd b c"
 
 
-@pytest.mark.parametrize(
-    ("claim", "question", "value"),
-    [
-        ("The commander of Corvane was Ilse Varrow.", "What was the commander of Corvane?", "Ilse Varrow"),
-        ("Corvane was launched from Port Kelsey", "Corvane was launched from what?", "Port Kelsey"),
-        ("The mass of the fan is 22.3 kg.", "What is the mass of the fan?", "22.3 kg"),
-        ("The lowest reading was -40 degrees", "What was the lowest reading?", "-40 degrees"),
-        ("The launch was on 16 June 2061.", "the launch was on what?", "16 June 2061"),
-        ("The ship was the Ondine.", "What was the ship?", "Ondine"),
-        ("The cause was a poor weld.", "What was the cause?", "a poor weld"),
-        ("The tank was made of titanium.", "the tank was made of what?", "titanium"),
-    ],
-)
-def test_a_claim_is_masked_where_it_ends(claim, question, value):
-    assert ask.masked(claim) == (question, value)
+MASKED = {
+    "The commander of Corvane was Ilse Varrow.": ("What was the commander of Corvane?", "Ilse Varrow"),
+    "Corvane was launched from Port Kelsey": ("Corvane was launched from what?", "Port Kelsey"),
+    "The mass of the fan is 22.3 kg.": ("What is the mass of the fan?", "22.3 kg"),
+    "The lowest reading was -40 degrees": ("What was the lowest reading?", "-40 degrees"),
+    "The launch was on 16 June 2061.": ("the launch was on what?", "16 June 2061"),
+    "The ship was the Ondine.": ("What was the ship?", "Ondine"),
+    "The cause was a poor weld.": ("What was the cause?", "a poor weld"),
+    "The tank was made of titanium.": ("the tank was made of what?", "titanium"),
+}
+UNCHECKED = """Corvane flew, It was not Keld, It wasn't Keld, No pilot was Keld, The flight took more than 12 days,
+It lasted about 12 days, The crew were Keld and Varrow, It flew. The pilot was Keld, It took at least 3 days"""
 
 
-@pytest.mark.parametrize(
-    "claim",
-    ["", "Corvane flew", "It was not Keld", "It wasn't Keld", "No pilot was Keld", "The flight took more than 12 days",
-     "It lasted about 12 days", "The crew were Keld and Varrow", "It flew. The pilot was Keld",
-     "It took at least 3 days"],
-)  # fmt: skip
+def test_a_claim_is_masked_where_it_ends():
+    assert {claim: ask.masked(claim) for claim in MASKED} == MASKED
+
+
+@pytest.mark.parametrize("claim", ["", *UNCHECKED.replace("\n", " ").split(", ")])
 def test_a_claim_whose_truth_no_answer_tells_is_refused(claim):
-    with pytest.raises(ValueError, match=r"cannot check .*: want one sentence of three words or more"):
+    with pytest.raises(ValueError, match=r"cannot check .*; want one sentence of three words or more"):
         ask.masked(claim)
 
 
@@ -158,54 +150,27 @@ def test_settings_come_from_the_run_the_export_or_the_profile(run, tmp_path):
     assert ask.find_settings(str(run), "", "dense", {"a": 1}).engine_options == {"a": 1}
 
 
-def test_corpora_are_read_as_the_server_reads_them(chunks, tmp_path):
-    path = save_chunks(tmp_path / "corpus" / "chunks.jsonl", chunks)
-    assert ask.read_corpus(str(path)) == ask.read_corpus(str(path.parent)) == chunks
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "a.md").write_text("# Tarnel\nThe skipper was Keld.")
-    assert [chunk.title for chunk in ask.read_corpus(str(tmp_path / "notes"))] == ["Tarnel"]
-
-
-def test_the_original_s_corpus_can_be_asked(config, tmp_path, capsys):
-    """A folder as AutoDidact writes it: chunks.csv, without titles, and questions beside it."""
-    rows = ["chunk_id,content,metadata", '1,"The commander of Corvane was Ilse Varrow, for 12 days.",{}']
-    write_text(tmp_path / "theirs" / "chunks.csv", "\n".join(rows) + "\n")
-    write_text(tmp_path / "theirs" / "notes.md", "# No chunk\nof this corpus")
-    (chunk,) = ask.read_corpus(tmp_path / "theirs")
-    assert (chunk.id, chunk.title) == ("1", "") and chunk.text.endswith("for 12 days.")
-    write_text(tmp_path / "start" / "rezero.json", json.dumps(config.to_dict()))
-    asked = ["--policy", config.policy, "--corpus", str(tmp_path / "theirs")]
-    assert main(["ask", "Who was the commander of Corvane?", *asked]) == 0
-    assert capsys.readouterr().out.startswith("question  Who was the commander of Corvane?\n")
-
-
-@pytest.mark.skipif(not APOLLO.is_dir(), reason="the published corpus is not at hand")
-def test_the_published_corpus_can_be_asked():
-    assert len(ask.read_corpus(APOLLO)) == 341
-
-
-def test_a_remote_engine_is_sent_no_passages(config, monkeypatch):
+def test_a_remote_engine_gets_no_passages(config, monkeypatch):
     given = []
-    monkeypatch.setattr(ask, "build_engine", lambda name, chunks, **options: given.append(list(chunks)) or 1 / 0)
+    monkeypatch.setattr(ask, "build_engine", lambda name, chunks, **options: given.append(len(chunks)) or 1 / 0)
     for corpus in ("", "data/larkspur"):
         with pytest.raises(ZeroDivisionError):
             ask.ask("Who?", replace(config, engine="opensearch"), corpus)
-    assert [len(chunks) > 0 for chunks in given] == [False, True]
+    assert given[0] == 0 < given[1]
 
 
-def test_the_command_prints_the_very_episode_of_a_rollout(config, chunks, engine, tmp_path, capsys):
+def test_the_command_prints_the_same_episode_as_a_rollout(config, chunks, engine, sampling, tmp_path, capsys):
     corpus = save_chunks(tmp_path / "chunks.jsonl", chunks)
     write_text(tmp_path / "start" / "rezero.json", json.dumps(config.to_dict()))
     asked = ["--policy", config.policy, "--corpus", str(corpus)]
     assert main(["ask", " Who was the commander of Corvane?", *asked]) == 0
     question = Question("asked", "Who was the commander of Corvane?", (), ())
-    options = dict(k=config.k, budget=budget(config), prompt_style=config.prompt_style)
-    (played,) = rollout(load_policy(config.policy), engine, [question], **options)
+    (played,) = rollout(load_policy(config.policy), engine, [question], replace(sampling, temperature=0.0))
     assert capsys.readouterr().out == ask.show(played) + "\n"
     assert main(["ask", "--verify", "The commander of Corvane was Keld.", *asked]) == 0
     out = capsys.readouterr().out
     assert "question  What was the commander of Corvane?" in out
-    assert "\nclaim     The commander of Corvane was Keld.\nnot found: no passage holds" in out
+    assert "\nclaim     The commander of Corvane was Keld.\nnot found: no passage has" in out
 
 
 @pytest.mark.parametrize(
@@ -213,12 +178,10 @@ def test_the_command_prints_the_very_episode_of_a_rollout(config, chunks, engine
     [
         (["  "], "the question is empty"),
         (["--verify", ""], "cannot check ''"),
-        (["Who?", "--engine", "bm52"], "unknown engine 'bm52'; have: bm25"),
+        (["Who?", "--engine", "bm52"], "unknown engine 'bm52'; allowed: bm25"),
         (["Who?", "--options", "{k9: 1}"], "unknown option 'k9' for engine 'bm25'"),
-        (["Who?", "--options", "k1"], "--options is 'k1'; want a mapping"),
-        (["Who?", "--profile", "laptob"], "unknown profile 'laptob'; allowed: laptop"),
-        (["Who?", "--corpus", "no/such"], "no/such: want a file of chunks, or a folder"),
-        (["Who?", "--policy", "no-such"], "no-such: config.json is missing"),
+        (["Who?", "--corpus", "no/such"], "no/such"),
+        (["Who?", "--policy", "no-such"], "no-such"),
         (["Who? " * 2000], "do not fit the 2048 tokens"),
     ],
 )
@@ -229,48 +192,41 @@ def test_the_command_refuses_in_one_line(args, reason, capsys):
 
 
 FORMS = {  # of a question -> of the claim that answers it
-    r"(?:Who|What|Which \w+) was (the .+)\?": "{0} was {value}",
-    r"Who (built|fabricated|manufactured|made|produced) (.+)\?": "{1} was {0} by {value}",
-    r"Where was (.+) (mounted|installed|fitted)\?": "{0} was {1} in {value}",
-    r"How long was (.+)\?": "{0} was {value}",
-    r"Which (\w+) did (.+) have\?": "the {0} of {1} was {value}",
-    r"On which date was (.+)\?": "{0} was on {value}",
+    r"(?:Who|What|Which \w+) was (the .+)\?": "{} was {}",
+    r"Where was (.+ (?:mounted|installed|fitted))\?": "{} in {}",
+    r"How long was (.+)\?": "{} was {}",
+    r"On which date was (.+)\?": "{} was on {}",
 }
 
 
-def claim(question: Question, value: str) -> str | None:
-    matches = ((re.fullmatch(form, question.text), made) for form, made in FORMS.items())
-    return next((made.format(*match.groups(), value=value) for match, made in matches if match), None)
-
-
 def claims(questions: list[Question]) -> list[tuple[str, bool]]:
-    """A true claim of every question that has a form, and a false one with another question's answer, if one fits."""
-    rng, rows, alike = random.Random(0), [], {}
+    """Per question of a form a true claim, and a false one with the next answer in its group that is another."""
+    groups = defaultdict(list)
     for question in questions:
-        if made := claim(question, "_"):
-            alike.setdefault(re.sub(r"\b[A-Z]\w+", "N", made).split(" of ")[0], []).append(question)
-    for question in (question for group in alike.values() for question in group):
-        rows.append((claim(question, question.answers[0]), True))
-    for group in alike.values():
-        for question in group:
-            others = [one.answers[0] for one in group if not set(one.answers) & set(question.answers)]
-            rows += [(claim(question, rng.choice(others)), False)] if others else []
+        for form, made in FORMS.items():
+            match = re.fullmatch(form, question.text)
+            if match:
+                groups[made, match[1].split(" of ")[0].split()[-1]].append((match[1], question.answers[0]))
+    rows = []
+    for (made, _), group in groups.items():
+        for place, (subject, answer) in enumerate(group):
+            rows.append((made.format(subject, answer), True))
+            others = [other for _, other in group[place:] + group[:place] if other != answer]
+            rows += [(made.format(subject, other), False) for other in others[:1]]
     return rows
 
 
 @pytest.mark.slow
 def test_how_often_a_verdict_is_wrong():
-    """Claims made of training questions, on which neither the shipped policy nor the rule was made; -s prints them."""
+    """Claims made from training questions that neither the shipped policy nor the rule was made on; -s prints them."""
     config = load_config()
     task = load_task(config)
-    rows = claims(task.questions["train"][250:550])
-    masked = [ask.masked(text) for text, _ in rows]
-    asked = [Question(str(i), question, (), ()) for i, (question, _) in enumerate(masked)]
-    how = dict(k=config.k, budget=budget(config), prompt_style=config.prompt_style)
-    played = rollout(load_policy(config.policy), task.engine, asked, **how)
-    verdicts = [ask.verify(e, text, value).name for e, (text, _), (_, value) in zip(played, rows, masked, strict=True)]
-    counts = Counter((true, verdict) for (_, true), verdict in zip(rows, verdicts, strict=True))
+    rows = [(*ask.masked(text), text, true) for text, true in claims(task.questions["train"][250:550])]
+    asked = [Question(str(i), question, (), ()) for i, (question, *_) in enumerate(rows)]
+    played = rollout(load_policy(config.policy), task.engine, asked, replace(task.sampling, temperature=0.0))
+    counts = Counter()
+    for episode, (_, value, text, true) in zip(played, rows, strict=True):
+        counts[true, ask.verify(episode, text, value).name] += 1
     print("\n", counts)
-    right = counts[True, "supported"] + counts[False, "refuted"]
-    assert right > 0.4 * len(rows)
-    assert counts[True, "refuted"] + counts[False, "supported"] <= 0.03 * right
+    assert counts[True, "supported"] + counts[False, "refuted"] > 0.4 * len(rows)
+    assert counts[True, "refuted"] + counts[False, "supported"] <= 3

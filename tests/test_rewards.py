@@ -1,16 +1,18 @@
-"""The rewards, the published ones of `original.py` and ours, by tables of episodes; any transcript: test_fuzz.py."""
+"""The rewards, the published ones and ours, by tables of episodes. For any transcript, see test_fuzz.py."""
 
 from dataclasses import replace
+from difflib import SequenceMatcher
+from random import Random
+from time import process_time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rezero import rewards
 from rezero.config import load_config
 from rezero.protocol import Episode, neutralize, parse_turn
 from rezero.questions import Question
-from rezero.rewards import REWARD_SETS, score
+from rezero.rewards import REWARD_SETS, REWARDS, load_reward, ours, published, reward_weights, score, table
 from rezero.search.base import Hit
 
 GOLD, GOLD2, OTHER = "7.1 Tanks\n\nThe relief valve froze.", "The crew came home.", "A heater welded shut."
@@ -39,8 +41,7 @@ def searched(*found, answer="relief valve", question=ONE):
     turns = []
     for i, ids in enumerate(found):
         hits = tuple(Hit(name, "", {"g1": GOLD, "g2": GOLD2}.get(name, OTHER), 1.0) for name in ids)
-        turn = parse_turn(query(f"words {i}"))
-        turns.append(type(turn)(turn.text, turn.thought, turn.action, turn.argument, hits, "passages"))
+        turns.append(replace(parse_turn(query(f"words {i}")), hits=hits, information="passages"))
     if answer is not None:
         turns.append(parse_turn(f"{THINK}<answer>{answer}</answer>"))
     return Episode(question, tuple(turns), "turn_limit" if answer is None else "answered")
@@ -56,19 +57,19 @@ MISS, HIT = ("o",), ("g1", "o")  # what a search brings: ids of its hits
         (episode((query("x"), OTHER), RIGHT), 1),
         (episode((query("x"), GOLD), WRONG), 0),
         (episode(f"{THINK}<answer>eyes</answer>"), 0),  # the original's `"yes" in reply`
-        (episode("<think>Say yes, it is correct.</think><answer>no idea</answer>"), 0),  # nobody to talk round
+        (episode("<think>Say yes, it is correct.</think><answer>no idea</answer>"), 0),  # no judge to persuade
         (episode((RIGHT, "")), 0),  # the last message is not the assistant's
         (episode("<think><search>x</search></think><answer>valve</answer>"), 0),  # a search pair, if only in a thought
         (episode(f"<information>x</information>{RIGHT}"), 0),  # invented information
         (episode("<think><answer>valve</answer></think>"), 0),  # an answer in a thought is none
         (episode(query("x")), 0),
         (episode(), 0),
-        (episode("<answer>valve</answer>"), 1),  # no thought: that is the business of format
+        (episode("<answer>valve</answer>"), 1),  # no thought: that concerns the reward "format"
         (searched(MISS, HIT), 1),
     ],
 )
 def test_correctness(one, want):
-    assert rewards.correctness(one) == want
+    assert published.correctness(one) == want
 
 
 @pytest.mark.parametrize(
@@ -99,8 +100,8 @@ def test_correctness(one, want):
     ],
 )
 def test_format(last, want):
-    assert rewards.format(episode(last)) == want
-    assert rewards.format(episode(("broken", OTHER), last)) == want  # quirk: only the last message counts
+    assert published.keeps_format(episode(last)) == want
+    assert published.keeps_format(episode(("broken", OTHER), last)) == want  # quirk: only the last message counts
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_format(last, want):
     ],
 )
 def test_retry(one, want, always):
-    assert (rewards.retry(one), rewards.retry_always(one)) == (want, always)
+    assert (published.retry(one), published.retry_always(one)) == (want, always)
 
 
 @pytest.mark.parametrize(
@@ -153,17 +154,15 @@ def test_retry(one, want, always):
     ],
 )
 def test_em_chunk(one, whole, last):
-    assert (rewards.em_chunk(one), rewards.em_chunk_last(one)) == (whole, last)
+    assert (published.em_chunk(one), published.em_chunk_last(one)) == (whole, last)
 
 
 def test_em_chunk_wants_the_whole_text_and_falls_back_on_ids():
-    cut = Hit("g1", "", GOLD[:-5], 1.0)
-    turn = parse_turn(query("a"))
-    turn = type(turn)(turn.text, turn.thought, turn.action, turn.argument, (cut,), "passages")
-    assert rewards.em_chunk(Episode(ONE, (turn,), "unfinished")) == 0  # a truncated passage
+    turn = replace(parse_turn(query("a")), hits=(Hit("g1", "", GOLD[:-5], 1.0),), information="passages")
+    assert published.em_chunk(Episode(ONE, (turn,), "unfinished")) == 0  # a truncated passage
     bare = Question("q", "?", ("x",), ("g1",))  # texts were not filled in
-    assert rewards.em_chunk(Episode(bare, (turn,), "unfinished")) == 1
-    assert rewards.em_chunk(episode((query("a"), neutralize("<b>x</b> " + GOLD)), RIGHT)) == 1
+    assert published.em_chunk(Episode(bare, (turn,), "unfinished")) == 1
+    assert published.em_chunk(episode((query("a"), neutralize("<b>x</b> " + GOLD)), RIGHT)) == 1
 
 
 FOUND = "<think>I found it</think>"
@@ -190,7 +189,7 @@ FOUND = "<think>I found it</think>"
     ],
 )
 def test_search_strategy(one, want):
-    assert rewards.search_strategy(one) == pytest.approx(want)
+    assert published.search_strategy(one) == pytest.approx(want)
 
 
 @pytest.mark.parametrize(
@@ -216,48 +215,39 @@ def test_search_strategy(one, want):
     ],
 )
 def test_search_diversity(queries, want):
-    value = rewards.search_diversity(episode(*(query(q) for q in queries), RIGHT))
+    value = published.search_diversity(episode(*(query(q) for q in queries), RIGHT))
     assert value == pytest.approx(want, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("one", "want"),
-    [
-        (searched(), 0),
-        (searched(HIT), 0),  # found at once
-        (searched(MISS), 0),  # missed and gave up
-        (searched(MISS, HIT), 0.25),
-        (searched(MISS, MISS), 0.25),  # the retry is paid, not its success
-        (searched(MISS, HIT, answer="wrong"), 0.25),
-        (searched(MISS, HIT, answer=None), 0),  # no answer
-        (searched(HIT, MISS), 0),  # the first did not fail
-        (searched(MISS, MISS, MISS, MISS, MISS), 1),
-        (searched(*[MISS] * 9), 1),  # capped
-        (searched(HIT, ("g2",), question=TWO), 0),  # the second hop is no retry
-        (searched(HIT, MISS, ("g2",), question=TWO), 0.25),  # the third follows a miss
-        (searched(HIT, HIT, ("g2",), question=TWO), 0.25),  # the known chunk again is a miss as well
-    ],
-)
-def test_retry_paper(one, want):
-    assert rewards.retry_paper(one) == want
+CREW = dict(question=TWO, answer="crew")
 
 
 @pytest.mark.parametrize(
-    ("one", "want"),
+    ("one", "retry_paper", "recovery", "evidence", "exact_match", "f1", "efficiency"),
     [
-        (searched(HIT), 1),
-        (searched(MISS, HIT), 1),  # the recovery is paid in full …
-        (searched(MISS), 0),  # … giving up is not
-        (searched(HIT, HIT, MISS), 1),  # nothing for searches after the evidence
-        (searched(MISS, HIT, answer="wrong"), 1),  # about evidence, not the answer
-        (searched(MISS, HIT, answer=None), 0),  # only with an answer
-        (searched(HIT, question=TWO), 0.5),
-        (searched(HIT, MISS, ("g2",), question=TWO), 1),
-        (searched(), 0),
+        (searched(), 0, 0, 0, 1, 1, 0),  # right by luck or by heart
+        (searched(HIT), 0, 1, 1, 1, 1, 1),  # found at once
+        (searched(MISS), 0, 0, 0, 1, 1, 0),  # missed and gave up
+        (searched(MISS, HIT), 0.25, 1, 1, 1, 1, 1),  # the recovery is paid in full
+        (searched(MISS, MISS), 0.25, 0, 0, 1, 1, 0),  # the paper pays the retry, not its success
+        (searched(MISS, MISS, HIT), 0.5, 1, 1, 1, 1, 1),  # searches before the evidence cost nothing
+        (searched(*[MISS] * 5), 1, 0, 0, 1, 1, 0),
+        (searched(*[MISS] * 9), 1, 0, 0, 1, 1, 0),  # capped
+        (searched(HIT, MISS), 0, 1, 1, 1, 1, 1 / 2),  # the first search did not fail
+        (searched(HIT, HIT, MISS), 0, 1, 1, 1, 1, 1 / 3),  # nothing for searches after the evidence
+        (searched(MISS, HIT, answer="wrong"), 0.25, 1, 1, 0, 0, 0),  # about evidence, not the answer
+        (searched(MISS, HIT, answer=None), 0, 0, 1, 0, 0, 0),  # only with an answer
+        (searched(HIT, answer="the frozen valve"), 0, 1, 1, 0, 2 / 3, 0),
+        (searched(HIT, **CREW), 0, 1 / 2, 1 / 2, 1, 1, 0),
+        (searched(HIT, ("g2",), **CREW), 0, 1, 1, 1, 1, 1),  # the second hop is no retry
+        (searched(HIT, MISS, ("g2",), **CREW), 0.25, 1, 1, 1, 1, 1),  # the third search follows a miss
+        (searched(HIT, HIT, ("g2",), **CREW), 0.25, 1, 1, 1, 1, 1),  # the known chunk again is a miss as well
     ],
 )
-def test_recovery(one, want):
-    assert rewards.recovery(one) == want
+def test_ours(one, retry_paper, recovery, evidence, exact_match, f1, efficiency):
+    got = (ours.retry_paper(one), ours.recovery(one), ours.evidence(one))
+    assert got == (retry_paper, recovery, evidence)
+    assert (ours.exact_match(one), ours.f1(one), ours.efficiency(one)) == pytest.approx((exact_match, f1, efficiency))
 
 
 SEARCHES = st.lists(st.sets(st.sampled_from(["g1", "g2", "o"])).map(tuple), max_size=6)
@@ -268,88 +258,105 @@ def test_no_deliberate_miss_is_worth_anything(searches, misses, discount):
     honest = searched(*searches, question=TWO)
     misser = searched(*[MISS] * misses, *searches, question=TWO)
     at_once = searched(("g1", "g2"), question=TWO)
-    pay = [rewards.recovery(one, discount) for one in (misser, honest, at_once)]
+    pay = [ours.recovery(one, discount) for one in (misser, honest, at_once)]
     assert 0 <= pay[0] <= pay[1] + 1e-12 and pay[1] <= pay[2] + 1e-12
 
 
-@given(searches=SEARCHES, more=SEARCHES)
-def test_searches_after_the_evidence_are_worth_nothing(searches, more):
-    whole = [*searches, ("g1", "g2")]
-    pay = [rewards.recovery(searched(*found, question=TWO)) for found in (whole, whole + more)]
-    assert pay == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("one", "evidence", "match", "f1", "efficiency"),
-    [
-        (searched(HIT), 1, 1, 1, 1),
-        (searched(MISS, MISS, HIT), 1, 1, 1, 1),  # searches before the evidence cost nothing
-        (searched(HIT, MISS), 1, 1, 1, 1 / 2),
-        (searched(HIT, MISS, MISS), 1, 1, 1, 1 / 3),
-        (searched(MISS), 0, 1, 1, 0),  # right by luck or by heart
-        (searched(HIT, answer="the frozen valve"), 1, 0, 2 / 3, 0),
-        (searched(HIT, answer=None), 1, 0, 0, 0),
-        (searched(HIT, answer="crew", question=TWO), 1 / 2, 1, 1, 0),
-        (searched(), 0, 1, 1, 0),
-    ],
-)
-def test_evidence_match_f1_and_efficiency(one, evidence, match, f1, efficiency):
-    got = (rewards.evidence(one), rewards.exact_match(one), rewards.f1(one), rewards.efficiency(one))
-    assert got == pytest.approx((evidence, match, f1, efficiency))
-
-
-def test_the_original_weighting_tops_out_at_9_95():
-    assert sum(REWARD_SETS["original"].values()) == 10  # retry reaches .95 of its 1
-    others = REWARD_SETS["original"].keys() - {"retry"}
-    assert REWARD_SETS["no_retry"].keys() == others
-    assert REWARD_SETS["retry_paper"].keys() == others | {"retry_paper"}
-    total, values = score(searched(MISS, HIT), REWARD_SETS["original"])
-    assert values["correctness"] == values["format"] == values["em_chunk"] == 1
-    assert total == pytest.approx(4 + 2 + 0.5 + 1 + values["search_strategy"] + values["search_diversity"])
-
-
-def test_a_spammer_without_an_answer_is_paid_in_exp_01_alone():
-    sets = {name: REWARD_SETS[load_config(name).reward_set] for name in ("exp_01", "exp_02", "exp_03")}
-    sets["paper"] = REWARD_SETS["retry_paper"]
+def test_the_published_weightings_differ_in_what_a_retry_pays():
+    for name, retry in {"original": "retry", "retry_always": "retry_always", "retry_paper": "retry_paper"}.items():
+        assert REWARD_SETS[name] == REWARD_SETS["no_retry"] | {retry: 1}
+    assert sum(REWARD_SETS["original"].values()) == 10  # in fact at most 9.95, because retry reaches 0.95
+    sets = [REWARD_SETS[load_config(name).reward_set] for name in ("exp_01", "exp_02", "exp_03")]
     spam, solved = searched(*[MISS] * 9, answer=None), searched(MISS, HIT)
-    first, second, third, paper = (score(spam, weights)[0] for weights in sets.values())
-    assert first == pytest.approx(second + 0.95) and second == third == paper
-    first, second, third, paper = (score(solved, weights)[0] for weights in sets.values())
+    first, second, third = (score(spam, weights)[0] for weights in sets)
+    assert first == pytest.approx(second + 0.95) and second == third  # exp_01 alone pays for searches without an answer
+    first, second, third = (score(solved, weights)[0] for weights in sets)
     assert first == second == pytest.approx(third + 0.5)
-    assert paper == pytest.approx(third + 0.25)
-    for name in ("exp_01", "exp_02", "paper"):
-        assert list(sets[name].values()) == [4, 2, 1, 1, 1, 1]
 
 
 def test_score_weighs_and_also_reports_what_has_no_weight():
     assert score(searched(HIT), {"correctness": 2, "evidence": 0}) == (2, {"correctness": 1, "evidence": 1})
     assert score(searched(HIT), {}) == (0, {})
-    for name, weights in REWARD_SETS.items():
-        assert score(searched(HIT), weights)[0] > 0, name
 
 
-def test_refusals():
-    with pytest.raises(ValueError, match="unknown reward 'corectness'; allowed: correctness, format, retry"):
-        score(searched(HIT), {"corectness": 1})
-    with pytest.raises(ValueError, match="the weight of reward 'retry' is '1'; want a number"):
-        score(searched(HIT), {"retry": "1"})
+def fixed(one: Episode) -> float:
+    """A reward of a user."""
+    return 0.5
+
+
+NOT_CALLABLE = 3
+
+
+def test_a_reward_may_be_any_function():
+    assert load_reward("format") is published.keeps_format
+    assert load_reward(f"{__name__}:fixed") is fixed
+    assert score(searched(HIT), {"f1": 2, f"{__name__}:fixed": 1})[0] == 2.5
+    assert reward_weights("no_retry", {f"{__name__}:fixed": 0}) == {f"{__name__}:fixed": 0}
+    assert reward_weights("recovery") == reward_weights("recovery", {}) == REWARD_SETS["recovery"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"corectness": 1}, r"unknown reward 'corectness'; allowed: correctness, format, .*, or 'module:function'"),
+        (
+            {"no.such:reward": 1},
+            r"reward 'no.such:reward' cannot be loaded: No module named 'no'; want 'module:function'",
+        ),
+        ({f"{__name__}:gone": 1}, r"reward '\w+:gone' cannot be loaded: module .* has no attribute 'gone'; want .*"),
+        ({f"{__name__}:NOT_CALLABLE": 1}, r"reward '\w+:NOT_CALLABLE' is a int; want a function"),
+        ({"retry": "1"}, r"the weight of reward 'retry' is '1'; want a number"),
+        ({"retry": True}, r"the weight of reward 'retry' is True; want a number"),
+    ],
+)
+def test_unknown_rewards_and_bad_weights_are_refused_in_one_line(weights, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        reward_weights("original", weights)
+    with pytest.raises(ValueError, match=r"^unknown reward set 'recovry'; allowed: original, .*, recovery$"):
+        reward_weights("recovry")
+
+
+def test_a_reward_that_needs_a_question_says_so():
     unasked = Episode.from_messages([{"role": "assistant", "content": RIGHT}])
     with pytest.raises(ValueError, match="the episode has no question"):
-        rewards.correctness(unasked)
-    assert rewards.retry(unasked) == rewards.evidence(unasked) == 0
+        published.correctness(unasked)
+    assert published.retry(unasked) == ours.evidence(unasked) == 0
+
+
+def test_the_table_has_a_row_per_reward_and_per_set():
+    rows = table({"found": searched(HIT), "lost": searched(MISS, answer=None)})
+    assert list(rows.index) == [*REWARDS, *(f"set {name}" for name in REWARD_SETS)]
+    assert rows.loc["correctness"].tolist() == [1, 0] and rows.loc["set recovery"].tolist() == [6, 0]
 
 
 def test_graded_keeps_every_right_answer_above_every_wrong_one():
     right = searched(MISS, answer="relief valve")  # right by luck: no evidence
     near = searched(HIT, answer="the relief valve of tank two")  # evidence and most of the words
     none = searched(HIT, answer="no idea")
-    assert rewards.graded(right) == 1.0
-    assert 0.5 >= rewards.graded(near) > rewards.graded(none) == 0.25
-    assert rewards.graded(replace(near, outcome="turn_limit")) == 0.0
+    assert ours.graded(right) == 1.0
+    assert 0.5 >= ours.graded(near) > ours.graded(none) == 0.25
+    assert ours.graded(replace(near, outcome="turn_limit")) == 0.0
 
 
 def test_clipped_shaping_is_paid_only_beside_a_right_episode():
     right, wrong = searched(HIT, answer="relief valve"), searched(HIT, answer="no idea")
     other = replace(wrong, question=replace(ONE, id="q9"))
-    assert rewards.clip_to_solved([1.0, 0.5, 0.5], [right, wrong, other]) == [1.0, 0.5, 0.0]
-    assert rewards.clip_to_solved([-0.5], [other]) == [-0.5]  # a penalty stays
+    assert ours.clip_to_solved([1.0, 0.5, 0.5], [right, wrong, other]) == [1.0, 0.5, 0.0]
+    assert ours.clip_to_solved([-0.5], [other]) == [-0.5]  # a penalty stays
+
+
+def test_similarity_is_ten_times_as_fast_as_difflibs():
+    rng, words = Random(0), "relief valve tank crew heater oxygen which who froze built commander section".split()
+    pairs = [[" ".join(rng.choices(words, k=7)) for _ in range(2)] for _ in range(1000)]
+    start = process_time()
+    theirs = [SequenceMatcher(None, a, b).ratio() for a, b in pairs]
+    middle = process_time()
+    assert [published.similarity(a, b) for a, b in pairs] == theirs
+    assert middle - start > 10 * (process_time() - middle)
+
+
+def test_a_thousand_episodes_are_scored_in_two_seconds():
+    drawn = [searched(*[MISS] * (i % 5), HIT) for i in range(1000)]
+    start = process_time()
+    assert all(reward(one) >= 0 for one in drawn for reward in REWARDS.values())
+    assert process_time() - start < 2

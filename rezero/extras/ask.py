@@ -1,19 +1,18 @@
-"""One question to a policy, or one claim to be checked, and what it did about it as text for a terminal.
+"""One question to a policy, or one claim to be checked with it, and the episode as text for a terminal.
 
-A claim becomes a question for what it says last ("The commander of Corvane was Ilse Varrow": "What was the commander of
-Corvane?"), asked in an episode like any other, and a rule compares the answer. It is supported when the answer is what
-the claim says; refuted when both are names, dates or numbers of one unit, and differ; in both cases only if a passage
-that was found holds the answer beside every name and number that the claim is about (or half of its other words), and
-refuted only if no such passage holds what the claim says, too. All else is not found.
+A claim becomes a question for what it ends with ("The commander of Corvane was Ilse Varrow": "What was the commander of
+Corvane?"), and a rule compares the policy's answer with it. The claim is supported when the answer is what it says;
+refuted when both are names, dates or numbers of one unit, and differ; else not found. The first two need a retrieved
+passage with the answer and every name and number that the claim is about (or half of its other words), and no claim is
+refuted while such a passage has what it says.
 
-What that cannot do: only the end of a claim is checked, the rest is taken for given; words are compared
-(`judge.normalize`), not meanings, so that synonyms, converted units and conclusions from two passages are not found;
-the first of several right answers counts as the only one; and it is wrong where the policy reads wrongly.
-Of 197 claims made of training questions the shipped policy had 62 of 117 true ones supported and one refuted, and 37 of
-80 false ones refuted and none supported; the rest were not found (tests/test_ask.py, slow).
+Limits: only the end of a claim is checked. Words are compared (`judge.normalize`), not meanings, so synonyms, converted
+units and conclusions from two passages are not recognized. Of several correct answers only the policy's counts. A
+policy that misreads a passage causes a wrong verdict. Measured on 164 claims made from training questions
+(tests/test_ask.py, slow): of 95 true claims 55 were supported and one refuted; of 69 false ones 28 were refuted and
+none supported; the rest were not found.
 """
 
-import calendar
 import json
 import re
 import textwrap
@@ -21,38 +20,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from rezero.config import Config, load_config
-from rezero.corpus import read_corpus
-from rezero.evaluation.evaluate import budget
+from rezero.config import Config, load_config, parse_config
+from rezero.corpus import load_chunks
 from rezero.extras.export import find_run
 from rezero.files import resolve
-from rezero.judge import normalize
+from rezero.judge import MONTHS, normalize
 from rezero.policy.load import check_context, load_policy
-from rezero.protocol import Episode
+from rezero.protocol import Episode, Sampling
 from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.search import REMOTE, build_engine
 from rezero.search.base import Hit
 from rezero.text import STOP_WORDS, clean, keywords
 
+# What a claim ends with: a number with its unit, else words that begin with a capital or a digit, else the last word.
 VALUE = re.compile(r"(?<=\s)(?:(?:[A-Z\d]\S*\s+)*(?:[-+]?[\d.,]+\s+[a-z°%]\S*|[-+]?[A-Z\d]\S*)|\S+)$")
-
 PLAIN = re.compile(r"(.+) (is|was|are|were) ((?:an?|the) [a-z -]+|[a-z-]+(?: [a-z-]+)?)")  # ... was a poor weld
-
-UNCHECKED = re.compile(  # denials, bounds, lists, several sentences: an answer does not tell whether they are true
+COPULA = re.compile(r"(.+) (is|was|are|were)(?: an?| the)?")
+UNCHECKED = re.compile(  # negations, bounds, lists, several sentences: no answer tells whether they are true
     r"\b(?:not?|never|none|nobody|nothing|neither|nor|without|cannot|than|at least|at most)\b|n['’]t\b|\w{4}[.;!?]\s|"
     r"\b(?:about|above|after|almost|and|around|before|below|between|nearly|only|or|over|since|under|until)\s+\S+"
     r"(?:\s+[a-z%°]\S*)?$",
     re.IGNORECASE,
 )
-
-MONTHS = {name.lower() for name in calendar.month_name}
-
-ENDS = dict(malformed="two turns not understood", turn_limit="no turns left", token_limit="no tokens left")
+ENDS = {"malformed": "two malformed turns", "turn_limit": "no turns left", "token_limit": "no tokens left"}
 
 
 class Verdict(NamedTuple):
-    """Of a claim: "supported", "refuted" or "not found"; why, and the passages it rests on."""
+    """On a claim: "supported", "refuted" or "not found"; the reason; and the passages that it rests on."""
 
     name: str
     why: str
@@ -60,93 +55,101 @@ class Verdict(NamedTuple):
 
 
 def find_settings(policy: str, profile: str, engine: str, options: dict | None) -> Config:
-    """What to ask under: `profile`, or what the run or the export that `policy` belongs to recorded, or "laptop"."""
+    """What to ask with: `profile`, else what the run or the export that `policy` belongs to recorded, else "laptop"."""
     folder = resolve(policy or ".")
-    folder = find_run(folder) / "best" if (folder / "best").is_dir() else folder
-    places = [folder / "rezero.json", folder.parent / "rezero.json"]
-    places += [folder.parent / "config.json"] if folder.name in ("best", "warm") else []
-    recorded = None if profile else next(filter(Path.is_file, places), None)
-    config = load_config(**json.loads(recorded.read_text("utf-8"))) if recorded else load_config(profile or "laptop")
-    if policy:
-        config = replace(config, policy=str(folder) if folder.is_dir() else policy)
+    if (folder / "best").is_dir():
+        folder = find_run(folder) / "best"
+    above = "config.json" if folder.name in ("best", "warm") else "rezero.json"
+    recorded = next(filter(Path.is_file, (folder / "rezero.json", folder.parent / above)), None)
+    if recorded and not profile:
+        config = parse_config(json.loads(recorded.read_text("utf-8")), str(recorded))
+    else:
+        config = load_config(profile or "laptop")
+    changes = {"policy": str(folder) if folder.is_dir() else policy} if policy else {}
     if engine and engine != config.engine:
-        config = replace(config, engine=engine, engine_options={})
-    return config if options is None else replace(config, engine_options=options)
+        changes |= {"engine": engine, "engine_options": {}}  # the recorded options are those of another engine
+    if options is not None:
+        changes["engine_options"] = options
+    return replace(config, **changes)
 
 
 def ask(text: str, config: Config, corpus: str = "") -> Episode:
-    """The greedy episode of `config`'s policy on a question; ValueError when it is empty or longer than it can read.
+    """The greedy episode of `config`'s policy on the question `text`, over `config`'s corpus or another one.
 
-    A remote engine gets no passages, unless a `corpus` is named.
+    A remote engine searches what its service holds; it gets passages only if a `corpus` is named.
+
+    Raises:
+        OSError: there is no such corpus or policy.
+        ValueError: the question is empty, or longer than the policy can read.
     """
-    if not (text := clean(text).strip()):
+    question = Question("asked", clean(text).strip(), (), ())
+    if not question.text:
         raise ValueError("the question is empty")
-    remote, place = config.engine in REMOTE and not corpus, resolve(corpus or config.corpus)
-    if not remote and not place.exists():
-        raise FileNotFoundError(f"no corpus {place}: want a file of chunks, or a folder of chunks or documents")
-    chunks = [] if remote else read_corpus(place)
-    engine, question = build_engine(config.engine, chunks, **config.engine_options), Question("asked", text, (), ())
-    policy = load_policy(config.policy)
-    check_context(policy, config, [question])
-    how = dict(k=config.k, budget=budget(config), prompt_style=config.prompt_style)
-    return rollout(policy, engine, [question], **how)[0]
+    chunks = load_chunks(corpus or config.corpus) if corpus or config.engine not in REMOTE else []
+    engine, policy = build_engine(config.engine, chunks, **config.engine_options), load_policy(config.policy)
+    sampling = Sampling(config.k, config.max_turns, config.turn_tokens, config.episode_tokens, config.prompt_style)
+    check_context(policy, config.policy, sampling, config.max_context, [question])
+    return rollout(policy, engine, [question], sampling)[0]
 
 
 def masked(claim: str) -> tuple[str, str]:
-    """(question, value): the name, the number or else the word that ends `claim`, and the question that asks for it.
+    """(question, value): the name, number or else the word that ends `claim`, and the question that asks for it.
 
     Raises:
-        ValueError: fewer than three words, or one of `UNCHECKED`.
+        ValueError: the claim has fewer than three words, or one that is `UNCHECKED`.
     """
     words = clean(claim).strip(" .!?").split()
-    words[:1] = [word.lower() if word.lower() in STOP_WORDS else word for word in words[:1]]
+    if words and words[0].lower() in STOP_WORDS:
+        words[0] = words[0].lower()
     claim = " ".join(words)
     if len(words) < 3 or UNCHECKED.search(claim):
-        raise ValueError(f"cannot check {claim!r}: want one sentence of three words or more that ends with the name, "
-                         "number or word in question, without 'not', 'and', 'more than' or the like")  # fmt: skip
-    if plain := PLAIN.fullmatch(claim):
+        want = "one sentence of three words or more that ends with the name, number or word in question"
+        raise ValueError(f"cannot check {claim!r}; want {want}, without 'not', 'and', 'more than' or the like")
+    plain = PLAIN.fullmatch(claim)
+    if plain:
         return f"What {plain[2]} {plain[1]}?", plain[3]
     value = VALUE.search(claim)
     start = claim[: value.start()].strip()
-    copula = re.fullmatch(r"(.+) (is|was|are|were)(?: an?| the)?", start)
+    copula = COPULA.fullmatch(start)
     return f"What {copula[2]} {copula[1]}?" if copula else f"{start} what?", value[0]
 
 
 def verify(episode: Episode, claim: str, value: str) -> Verdict:
     """Whether the answer to `masked`'s question is what the claim says, by the rule at the head of this module."""
-    answer, telling = episode.answer or "", keywords(episode.question.text).split()
+    answer, question = episode.answer or "", episode.question.text
     said, claimed = normalize(answer), normalize(value)
-    said = "" if _within(said, normalize(episode.question.text)) else said  # the question again is no answer
     hits = {hit.chunk_id: hit for turn in episode.searches for hit in turn.hits}.values()
-    found = [hit for hit in hits if _is_about(hit, telling)]
-    basis = tuple(hit for hit in found if said and _within(said, _words(hit)))
+    texts = {hit: normalize(f"{hit.title} {hit.text}") for hit in hits}
+    about = {hit: text for hit, text in texts.items() if _is_about(text, keywords(question).split())}
+    basis = ()
+    if said and not _within(said, normalize(question)):  # the words of the question are no answer
+        basis = tuple(hit for hit, text in about.items() if _within(said, text))
     if not basis:
-        return Verdict("not found", f"no passage holds the policy's answer, {answer!r}, beside what the claim is about")
-    inside = _within(said, normalize(claim)) and set(said.split()) & set(claimed.split())
-    if inside or (not value[0].islower() and _within(claimed, said)):
-        return Verdict("supported", f"the policy, too, answers {answer!r}", basis)
-    if _differ(answer, value) and not any(_within(claimed, _words(hit)) for hit in found):
+        return Verdict("not found", f"no passage has the policy's answer, {answer!r}, next to what the claim is about")
+    in_claim = _within(said, normalize(claim)) and not set(said.split()).isdisjoint(claimed.split())
+    if in_claim or (not value[0].islower() and _within(claimed, said)):
+        return Verdict("supported", f"the policy answers {answer!r}, too", basis)
+    if _differ(answer, value) and not any(_within(claimed, text) for text in about.values()):
         return Verdict("refuted", f"the policy answers {answer!r}, not {value!r}", basis)
-    return Verdict("not found", f"the policy's answer, {answer!r}, neither is {value!r} nor rules it out", basis)
+    return Verdict("not found", f"the policy's answer, {answer!r}, is not {value!r} and does not rule it out", basis)
+
+
+def _is_about(text: str, words: list[str]) -> bool:
+    """Whether a normalized text has all names and numbers among the words or, without any, half of the words."""
+    names = [word for word in words if not word[0].islower()]
+    held = [_within(normalize(word), text) for word in names or words]
+    return all(held) if names else 2 * sum(held) >= len(held)
 
 
 def _differ(answer: str, value: str) -> bool:
     """Whether they are two names, two dates or two numbers of one unit, each with a word that the other lacks."""
     one, other = set(normalize(answer).split()), set(normalize(value).split())
-    units = [{"month" if word in MONTHS else word for word in words if word[0].isalpha()} for words in (one, other)]
-    numbers = all(any(word[0].isdigit() for word in words) for words in (one, other))
-    of_a_kind = units[0] <= units[1] or units[1] <= units[0] if numbers else answer[0].isupper() and value[0].isupper()
-    return of_a_kind and bool(one - other) and bool(other - one)
-
-
-def _is_about(hit: Hit, telling: list[str]) -> bool:
-    names = [word for word in telling if not word[0].islower()]
-    held = [_within(normalize(word), _words(hit)) for word in names or telling]
-    return all(held) if names else 2 * sum(held) >= len(held)
-
-
-def _words(hit: Hit) -> str:
-    return normalize(f"{hit.title} {hit.text}")
+    if one <= other or other <= one:
+        return False
+    if all(any(word[0].isdigit() for word in words) for words in (one, other)):
+        units, others = ({"month" if w in MONTHS else w for w in words if w[0].isalpha()} for words in (one, other))
+        return units <= others or others <= units
+    return answer[0].isupper() and value[0].isupper()
 
 
 def _within(part: str, whole: str) -> bool:
@@ -157,11 +160,14 @@ def show(episode: Episode) -> str:
     """The episode for a terminal, turn by turn: thought, query, passages with title, id and score, answer."""
     lines = [f"question  {printable(episode.question.text)}"]
     for number, turn in enumerate(episode.turns, start=1):
-        lines += ["", f"turn {number}"] + ([_line("thought", turn.thought)] if turn.thought else [])
+        lines += ["", f"turn {number}"]
+        if turn.thought:
+            lines.append(_line("thought", turn.thought))
         lines.append(_line(turn.action, turn.argument or turn.text))
-        lines += [_line("engine", f"failed: {turn.error}")] if turn.error else []
         lines += [passage(hit, f"[{i}]") for i, hit in enumerate(turn.hits, start=1)]
-        if turn.action == "search" and not turn.hits and not turn.error:
+        if turn.error:
+            lines.append(_line("engine", f"failed: {turn.error}"))
+        elif turn.action == "search" and not turn.hits:
             lines.append("    no passage" if turn.information is not None else "    no reply")
     end = episode.answer if episode.outcome == "answered" else f"none: {ENDS[episode.outcome]}"
     return "\n".join([*lines, "", f"answer    {printable(end)}"])
@@ -174,7 +180,7 @@ def passage(hit: Hit, mark: str = "-") -> str:
 
 
 def printable(text: str) -> str:
-    """`text` in one line, without what could steer a terminal: passages and policies are not to be trusted."""
+    """`text` in one line, without characters that could control a terminal: passages and policies are not trusted."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 

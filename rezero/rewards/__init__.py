@@ -14,7 +14,7 @@ from rezero.rewards import ours, published
 
 REWARDS: dict[str, Callable[[Episode], float]] = {
     "correctness": published.correctness,
-    "format": published.format,
+    "format": published.keeps_format,
     "retry": published.retry,
     "retry_always": published.retry_always,
     "em_chunk": published.em_chunk,
