@@ -1,124 +1,137 @@
-"""Load a policy and generate with it.
-
-One interface for every backend, stateful over turns so that a backend can keep its KV cache: `start` with the
-prompts, then alternate `generate` (the next turn of the rows that go on) and `extend` (append the environment's
-tokens). Token in, token out: nothing that was sampled is ever decoded and tokenized again.
-"""
+"""Load a policy: the only place that decides between a folder, an adapter, the hub and Unsloth."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-)
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.config import Config
 from rezero.files import resolve
 from rezero.policy.base import Policy
-from rezero.policy.hub import _adapter_of, _load, add_adapter, best_dtype, load_base, read_adapter
-from rezero.protocol import build_prompt
+from rezero.policy.hub import adapter_config, add_adapter, best_dtype, load_base, read_adapter, read_model
+from rezero.policy.unsloth import load_unsloth, with_weights
+from rezero.protocol import Sampling, build_prompt
 from rezero.questions import Question
 
 
 def load_policy(path: str | Path) -> Policy:
-    """A policy from a folder written by `save_policy`, or by its name on the Hugging Face hub ("owner/name").
+    """A policy from a folder that `save_policy` wrote, or by its name on the Hugging Face hub ("owner/name").
 
-    A folder with an adapter brings the model that the adapter was trained on, from `rezero.models`.
+    An adapter is loaded on top of the model that it was trained on.
 
     Raises:
-        FileNotFoundError: the folder holds no model, or the hub has none of this name.
+        FileNotFoundError: the folder contains no model, or the hub has none of this name.
     """
-    from rezero.policy import hub as models
-
     folder = resolve(path)
-    if (folder / "adapter_config.json").is_file():
-        return Policy(*models.load_adapter(folder))
+    adapter = adapter_config(folder)
+    if adapter:
+        base, _ = load_base(adapter.base_model_name_or_path)
+        model = PeftModel.from_pretrained(base, str(folder))
+        return Policy(model.eval(), AutoTokenizer.from_pretrained(folder))
     if (folder / "config.json").is_file():
-        disable_progress_bar()  # a bar for each of a hundred tiny loads would bury the training's own lines
+        disable_progress_bar()  # bars of a hundred tiny loads would bury the training's own lines
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         return Policy(model.eval(), AutoTokenizer.from_pretrained(folder))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
-        return Policy(*models.load_base(str(path)))
+        return Policy(*load_base(str(path)))
     raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
 
 
-def outline(name: str) -> Policy:
-    """`name`'s tokenizer and configuration without weights, which is all that `check_context` looks at.
-
-    Of an adapter's folder those of its base.
-
-    Raises what `load_base` does, but a multi-gigabyte download earlier.
-    """
-    if adapter := _adapter_of(resolve(name)):
-        name = adapter.base_model_name_or_path
-    tokenizer, config = _load(name, AutoConfig.from_pretrained)
-    return Policy(SimpleNamespace(config=config), tokenizer)
-
-
 def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
-    """The policy of `config` with a trainable adapter: a fresh one, or with the weights of the one in `adapter`.
+    """The policy of `config` with a trainable adapter: a fresh one, or one with the weights of the folder `adapter`.
 
-    Where `config.policy` is the folder of an adapter, that one is trained further, on its own base.
+    If `config.policy` is itself the folder of an adapter, that adapter is trained further, on its own base.
 
     Raises:
-        ValueError: it has another rank or other layers than `config` says.
+        ValueError: that adapter has another rank or other layers than `config` says.
     """
-    folder, name = resolve(config.policy), config.policy
-    if had := _adapter_of(folder):
-        name, adapter = had.base_model_name_or_path, adapter or folder
+    folder = resolve(config.policy)
+    given = adapter_config(folder)
+    name = given.base_model_name_or_path if given else config.policy
     if config.backend == "unsloth":
-        from rezero.policy.unsloth import load_unsloth  # it builds on this module
-
-        policy = load_unsloth(replace(config, policy=name))
+        policy = load_unsloth(
+            name,
+            max_context=config.max_context,
+            rank=config.lora_rank,
+            layers=config.lora_layers,
+            load_in_4bit=config.load_in_4bit,
+            vllm=config.vllm,
+            gpu_share=config.gpu_share,
+            seed=config.seed,
+        )
     else:
         model, tokenizer = load_base(name)
         policy = Policy(add_adapter(model, config.lora_rank, config.lora_layers, config.seed), tokenizer)
-    now = policy.model.peft_config["default"]
-    if had and (had.r, had.layers_to_transform) != (now.r, now.layers_to_transform):
+    made = policy.model.peft_config["default"]
+    if given and (given.r, given.layers_to_transform) != (made.r, made.layers_to_transform):
         raise ValueError(
-            f"{folder} has rank {had.r} on layers {had.layers_to_transform}; "
-            f"lora_rank={config.lora_rank} and lora_layers={config.lora_layers} must say the same"
+            f"lora_rank={config.lora_rank}, lora_layers={config.lora_layers}; the adapter in {folder} has rank "
+            f"{given.r} on layers {given.layers_to_transform}, and both must agree"
         )
-    if adapter:
-        read_adapter(policy.model, adapter)
+    if given or adapter:
+        read_adapter(policy.model, adapter or folder)
     return policy
 
 
 def with_adapter(policy: Policy, folder: Path) -> Policy:
-    """The policy with the adapter in `folder`; on a GPU that Unsloth holds, served by what serves it already."""
-    if policy.backend is None:
-        return load_policy(folder)
-    from rezero.policy.unsloth import with_weights
-
-    return with_weights(policy, folder)
+    """The policy with the adapter in `folder`, loaded anew, or in the model that Unsloth already holds on the GPU."""
+    return with_weights(policy, folder) if policy.backend else load_policy(folder)
 
 
-def untrained(policy: Policy, config: Config) -> Policy:
-    """What `config.policy` names: loaded anew, or where Unsloth holds the GPU the same model with other weights."""
-    if policy.backend is None:
-        return load_policy(config.policy)
-    from rezero.policy.unsloth import with_weights
-
-    folder = resolve(config.policy)
-    return with_weights(policy, folder if _adapter_of(folder) else False)
+def untrained(policy: Policy, name: str) -> Policy:
+    """What training `name` started from, loaded anew, or in the model that Unsloth already holds on the GPU."""
+    if not policy.backend:
+        return load_policy(name)
+    folder = resolve(name)
+    return with_weights(policy, folder if adapter_config(folder) else "base")
 
 
-def check_context(policy, name, sampling, max_context, questions) -> None:
-    pass
+def outline(name: str) -> Policy:
+    """The policy `name` without its weights: enough for `check_context`, and free of a download of gigabytes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `hub.load_base`.
+    """
+    adapter = adapter_config(resolve(name))
+    tokenizer, config = read_model(adapter.base_model_name_or_path if adapter else name, AutoConfig.from_pretrained)
+    return Policy(SimpleNamespace(config=config), tokenizer)
+
+
+def check_context(policy: Policy, name: str, sampling: Sampling, max_context: int, questions: list[Question]) -> None:
+    """Raise ValueError when the model cannot hold a prompt and a whole episode, or reads no system message.
+
+    Args:
+        name: the policy's, for the message.
+        max_context: tokens that memory is reserved for; 0: as many as the model reads.
+    """
+    longest = max((question.text for question in questions), key=len)
+    prompt = build_prompt(longest, sampling.prompt_style)
+    ids = policy.prompt_ids(prompt)
+    read = policy.decode(ids)
+    for message in prompt:
+        if message["content"].strip() not in read:
+            raise ValueError(
+                f"{name}: its chat template drops the {message['role']} message of "
+                f"prompt_style={sampling.prompt_style!r}; want prompt_style='short' or another model"
+            )
+    most = max_context or policy.model.config.get_text_config().max_position_embeddings
+    if len(ids) + sampling.episode_tokens > most:
+        raise ValueError(
+            f"episode_tokens={sampling.episode_tokens} and a prompt of {len(ids)} tokens do not fit the {most} tokens "
+            f"that {name} reads; want episode_tokens <= {most - len(ids)}"
+        )
 
 
 def precision(lora: bool) -> dict[str, bool]:
-    """What TRL's configurations want to know of the hardware.
+    """What TRL's configurations must be told of the hardware.
 
-    On a CPU a bfloat16 model's adapter stays in float32 and is multiplied in bfloat16, too: a quarter faster.
+    On a CPU the adapter of a bfloat16 model stays in float32 and is multiplied in bfloat16: a quarter faster.
     """
     on_gpu = torch.cuda.is_available()
     bf16 = best_dtype() is torch.bfloat16 and (on_gpu or lora)
@@ -126,19 +139,12 @@ def precision(lora: bool) -> dict[str, bool]:
 
 
 @contextmanager
-def naming_knobs(config: Config) -> Iterator[None]:
-    """Turns the GPU's out-of-memory error into a MemoryError with `out_of_memory`."""
+def naming_knobs(micro_batch: int, episode_tokens: int, gpu_share: float) -> Iterator[None]:
+    """Turn the GPU's out-of-memory error into a MemoryError that says which settings to lower."""
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise MemoryError(out_of_memory(config)) from error
-
-
-def out_of_memory(config: Config) -> str:
-    """What to say when the GPU is full: which knobs to turn, and by how much."""
-    return (
-        f"out of GPU memory; turn these, in this order: micro_batch={config.micro_batch} to "
-        f"{max(1, config.micro_batch // 2)} (halves what a backward pass holds, costs time only), "
-        f"episode_tokens={config.episode_tokens} to {config.episode_tokens // 2} (halves it again, cuts episodes), "
-        f"gpu_share={config.gpu_share} to {config.gpu_share - 0.1:.1f} (a tenth of the card, from vLLM to training)"
-    )
+        raise MemoryError(
+            f"out of GPU memory; lower, in this order: micro_batch={micro_batch} (halved, it costs only time), "
+            f"episode_tokens={episode_tokens} (halved, it cuts long episodes), gpu_share={gpu_share} (by 0.1 at a time)"
+        ) from error
