@@ -10,9 +10,9 @@ from rezero.corpus import Chunk
 from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Sampling
 from rezero.questions import Question
-from rezero.scripted import play, searcher
 from rezero.search import build_engine
 from rezero.task import Task
+from rezero.warmstart.scripted import play, searcher
 
 torch.set_num_threads(1)
 

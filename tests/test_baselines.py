@@ -7,7 +7,7 @@ import pytest
 from rezero.analysis.baselines import ForcedGeneration, baselines, gold_engine, must_answer
 from rezero.evaluation.evaluate import table
 from rezero.rollout import rollout
-from rezero.scripted import play, searcher
+from rezero.warmstart.scripted import play, searcher
 
 NAMES = ["closed book", "single search", "RAG, k=2", "oracle passages", "scripted always-retry"]
 SEARCH = "<think> hm </think><search> Tarnel </search>"
@@ -27,7 +27,7 @@ def written(policy):
             return self.turns
 
     def make(turn=SEARCH, answer=" Varrow </answer>"):
-        return replace(policy, backend=lambda *asked: Writer(turn, answer, *asked))
+        return replace(policy, backend=lambda _, *asked: Writer(turn, answer, *asked))
 
     return make
 
@@ -82,7 +82,7 @@ def test_an_answer_that_never_closes_is_wrong(written, wide, questions):
 def test_a_real_generation_goes_on_from_what_was_given(policy, wide, questions):
     """With nothing forced, the stand-in gives the very episodes of a rollout."""
     greedy = replace(wide.sampling, temperature=0.0)
-    free = replace(policy, backend=lambda *args: ForcedGeneration(policy, {}, 99, *args))
+    free = replace(policy, backend=lambda _, *args: ForcedGeneration(policy, {}, 99, *args))
     assert rollout(free, wide.engine, questions, greedy) == rollout(policy, wide.engine, questions, greedy)
     given = baselines(policy, wide, questions)[2].episodes[0]
     assert given.completion_ids[: len(policy.encode(given.turns[0].text))] == tuple(policy.encode(given.turns[0].text))

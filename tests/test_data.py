@@ -11,9 +11,9 @@ from rezero.data.larkspur import load_generator, make_corpus
 from rezero.data.validation import leakage, validate
 from rezero.files import ROOT, read_jsonl
 from rezero.questions import KINDS, load_questions
-from rezero.scripted import stem
 from rezero.search import build_engine
 from rezero.text import keywords
+from rezero.warmstart.scripted import stem
 
 HERE = ROOT / "data" / "larkspur"
 K = 2  # passages per search on the laptop profile

@@ -7,10 +7,10 @@ import pytest
 
 from rezero.config import WarmStart
 from rezero.protocol import Turn, parse_turn
-from rezero.scripted import GIVE_UP, RETRY, play, searcher
 from rezero.search import build_engine
 from rezero.search.base import Hit
 from rezero.warmstart.demonstrations import nearest, scripted_episodes, to_the_point, weighing
+from rezero.warmstart.scripted import GIVE_UP, RETRY, play, searcher
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ import torch
 from tools import gpu_memory
 
 from rezero.config import load_config
+from rezero.extras import unsloth
+from rezero.extras.unsloth import EngineGeneration, ModelGeneration, check_gpu, load_unsloth
 from rezero.files import ROOT
-from rezero.policy import unsloth
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import add_adapter, load_base
 from rezero.policy.load import load_policy, load_trainable, untrained, with_adapter
-from rezero.policy.unsloth import EngineGeneration, ModelGeneration, check_gpu, load_unsloth
 from rezero.protocol import Sampling
 from rezero.rollout import rollout
 from rezero.task import load_task

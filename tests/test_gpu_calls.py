@@ -29,7 +29,7 @@ CALLS = {  # the last two parts of what is called -> (package, file, class or fu
     "model.save_lora": ("peft", "peft/peft_model.py", "PeftModel.save_pretrained"),  # where Unsloth passes them on
 }
 TRL = ("GRPOConfig", "SFTConfig")  # TRL is installed everywhere; its trainers run in other tests
-TEXTS = [  # (package, file, text): what else rezero/policy/unsloth.py relies on
+TEXTS = [  # (package, file, text): what else rezero/extras/unsloth.py relies on
     (*VLLM_UTILS, '"UNSLOTH_VLLM_NO_FLASHINFER"'),
     (*VLLM_UTILS, '"vllm_bnb_plugin.bitsandbytes"'),  # vLLM itself has no 4-bit weights since 0.28
     ("unsloth_zoo", "unsloth_zoo/compiler.py", '"UNSLOTH_COMPILE_LOCATION"'),

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from test_gpu import SAMPLING, StandIn, fake_vllm, shake
 
 from rezero.config import load_config
+from rezero.extras.unsloth import EngineGeneration
 from rezero.files import ROOT
 from rezero.policy import hub, load
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import add_adapter, load_base
-from rezero.policy.unsloth import EngineGeneration
 from rezero.search import build_engine
 from rezero.task import Task
 

@@ -6,8 +6,8 @@ import pytest
 
 from rezero.protocol import Turn
 from rezero.questions import Question
-from rezero.scripted import MAX_QUOTE, UNKNOWN, play, quote, refine, searcher
 from rezero.search.base import Hit
+from rezero.warmstart.scripted import MAX_QUOTE, UNKNOWN, play, quote, refine, searcher
 
 
 def test_the_searcher_retries_or_gives_up(engine, questions):

@@ -6,7 +6,7 @@ import torch
 
 from data.policy.induction import new_model
 from data.policy.train_policy import batches, encode_episode, loss_of, make_drills
-from rezero.scripted import GIVE_UP, RETRY, play, searcher
+from rezero.warmstart.scripted import GIVE_UP, RETRY, play, searcher
 
 
 def test_weights_of_a_scripted_episode(policy, engine, questions):

@@ -31,7 +31,7 @@ from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
 from rezero.rollout import token_runs
-from rezero.scripted import GIVE_UP, RETRY, play, searcher
+from rezero.warmstart.scripted import GIVE_UP, RETRY, play, searcher
 from rezero.search import build_engine
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"

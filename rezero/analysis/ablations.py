@@ -39,9 +39,7 @@ def named(arms: list[dict]) -> list[dict]:
     return made
 
 
-def plan(
-    arms: list[dict], seeds: list[int], folder: str | Path, **shared
-) -> tuple[dict[str, dict], dict[str, str]]:
+def plan(arms: list[dict], seeds: list[int], folder: str | Path, **shared) -> tuple[dict[str, dict], dict[str, str]]:
     """The jobs of a sweep, every arm with every seed: ({job: parameters of notebook 02}, {job: job to wait for}).
 
     Arms that agree in all that matters for the difficulty of the training questions share one file of it in `folder`,

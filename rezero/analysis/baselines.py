@@ -13,11 +13,11 @@ from rezero.evaluation.evaluate import Judge, Report, evaluate, summarize
 from rezero.policy.base import Policy
 from rezero.protocol import Turn, build_prompt, parse_turn
 from rezero.questions import Question
-from rezero.scripted import FIRST, FOUND, play, say, searcher
 from rezero.search.base import Engine, Hit, Hits, SearchContext
 from rezero.search_env import respond
 from rezero.task import Task
 from rezero.text import keywords
+from rezero.warmstart.scripted import FIRST, FOUND, play, say, searcher
 
 Query = Callable[[Question], str]
 
@@ -66,7 +66,11 @@ def must_answer(
     for question in questions if query else ():
         prompt = policy.prompt_ids(build_prompt(question.text, task.sampling.prompt_style))
         given[tuple(prompt)] = policy.encode(say(FIRST, "search", query(question)))
-    forced = replace(policy, backend=partial(ForcedGeneration, policy, given, searches))
+
+    def force(_, prompts, temperature, generator) -> ForcedGeneration:
+        return ForcedGeneration(policy, given, searches, prompts, temperature, generator)
+
+    forced = replace(policy, backend=force)
     short = replace(task, sampling=replace(task.sampling, max_turns=searches + 1))
     return evaluate(forced, short, questions, name, judge=judge)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from rezero.protocol import Turn, neutralize, parse_turn
 from rezero.questions import Question
-from rezero.scripted import FIRST, UNKNOWN, Script, say, searcher
 from rezero.text import keywords
+from rezero.warmstart.scripted import FIRST, UNKNOWN, Script, say, searcher
 
 RETRIER = "honest retrier"  # whom no cheater may out-earn
 

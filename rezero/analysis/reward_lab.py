@@ -17,9 +17,9 @@ from rezero.files import resolve, write_text
 from rezero.protocol import Episode
 from rezero.questions import Question, spread
 from rezero.rewards import REWARD_SETS, REWARDS, load_reward, reward_weights
-from rezero.scripted import play
 from rezero.search.base import Engine
 from rezero.task import load_task
+from rezero.warmstart.scripted import play
 
 Weightings = dict[str, dict[str, float]]
 GROUP = ["engine", "question"]

@@ -1,10 +1,17 @@
 """Load a policy: the only place that decides between a folder, an adapter, the hub and Unsloth."""
 
+import importlib.util
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
+from typing import Literal
 
 import torch
 from peft import PeftModel
@@ -15,9 +22,11 @@ from rezero.config import Config
 from rezero.files import resolve
 from rezero.policy.base import Policy
 from rezero.policy.hub import adapter_config, add_adapter, best_dtype, load_base, read_adapter, read_model
-from rezero.policy.unsloth import load_unsloth, with_weights
 from rezero.protocol import Sampling, build_prompt
 from rezero.questions import Question
+
+# An adapter's folder; the adapter as it is now; the model without an adapter.
+Weights = Path | Literal["now", "base"]
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -55,7 +64,7 @@ def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
     given = adapter_config(folder)
     name = given.base_model_name_or_path if given else config.policy
     if config.backend == "unsloth":
-        policy = load_unsloth(
+        policy = resolve_name("rezero.extras.unsloth:load_unsloth")(
             name,
             max_context=config.max_context,
             rank=config.lora_rank,
@@ -90,6 +99,11 @@ def untrained(policy: Policy, name: str) -> Policy:
         return load_policy(name)
     folder = resolve(name)
     return with_weights(policy, folder if adapter_config(folder) else "base")
+
+
+def with_weights(policy: Policy, weights: Weights) -> Policy:
+    """`policy`, generating with other weights in the model or engine that is already on the GPU."""
+    return replace(policy, backend=partial(policy.backend.func, weights=weights))
 
 
 def outline(name: str) -> Policy:
@@ -148,3 +162,24 @@ def naming_knobs(micro_batch: int, episode_tokens: int, gpu_share: float) -> Ite
             f"out of GPU memory; lower, in this order: micro_batch={micro_batch} (halved, it costs only time), "
             f"episode_tokens={episode_tokens} (halved, it cuts long episodes), gpu_share={gpu_share} (by 0.1 at a time)"
         ) from error
+
+
+def check_gpu(*, backend: str, vllm: bool, load_in_4bit: bool, optim: str = "") -> None:
+    """Check, before anything is loaded, that the GPU and the packages are there that a configuration asks for.
+
+    Raises:
+        OSError: there is no GPU, or this torch cannot use it.
+        ImportError: a package of the `gpu` extra is missing.
+    """
+    unsloth, engine = backend == "unsloth", backend == "unsloth" and vllm
+    if unsloth and not torch.cuda.is_available():
+        smi = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        gpu = subprocess.run(smi, capture_output=True, text=True).stdout.strip() if shutil.which(smi[0]) else ""
+        unusable = f"torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use {gpu}; is its driver too old?"
+        raise OSError(f"backend='unsloth' needs a GPU: {unusable if gpu else 'there is none here'}")
+    needed = {"unsloth": unsloth, "vllm": engine, "vllm_bnb_plugin": engine and load_in_4bit}
+    needed["bitsandbytes"] = load_in_4bit or "8bit" in optim
+    missing = [name for name, is_needed in needed.items() if is_needed and importlib.util.find_spec(name) is None]
+    if missing:
+        settings = f"backend={backend!r}, vllm={vllm}, load_in_4bit={load_in_4bit}, optim={optim!r}"
+        raise ImportError(f"{settings}: {', '.join(missing)} missing; pip install -e '.[gpu]'")

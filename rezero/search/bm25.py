@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from rezero.corpus import Chunk
+
 by_tantivy = None
 from rezero.search.base import Rank, Search, indexed_text, ranked, top
 

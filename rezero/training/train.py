@@ -24,6 +24,7 @@ from rezero.files import resolve
 from rezero.policy.base import Policy
 from rezero.policy.load import (
     check_context,
+    check_gpu,
     load_policy,
     load_trainable,
     naming_knobs,
@@ -82,6 +83,8 @@ def train(
             "which rezero.warmstart.supervised has"
         )
     state = start_processes(config)
+    optim = config.grpo.get("optim", "")
+    check_gpu(backend=config.backend, vllm=config.vllm, load_in_4bit=config.load_in_4bit, optim=optim)
     task = task or load_task(config)
     if policy is None:
         check_policy(config, task)
@@ -92,7 +95,7 @@ def train(
             "must share the run's folder"
         )
     set_seed(config.seed)
-    with naming_knobs(config):
+    with naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
         if policy is None:
             policy = load_trainable(config) if config.lora_rank else load_policy(config.policy)
         path = resolve(config.curriculum.file or run_dir / "difficulty.jsonl")

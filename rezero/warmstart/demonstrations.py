@@ -8,11 +8,11 @@ from itertools import pairwise
 from rezero.config import WarmStart
 from rezero.protocol import Episode, Turn, neutralize
 from rezero.questions import Question
-from rezero.scripted import MISSED, SENTENCE_END, Thought, asked_stems, play, quote, searcher, stems
 from rezero.search.base import Engine, SearchError
 from rezero.search_env import first_search_misses, seen_after_each_query
 from rezero.task import Task
 from rezero.text import keywords
+from rezero.warmstart.scripted import MISSED, SENTENCE_END, Thought, asked_stems, play, quote, searcher, stems
 
 VERDICTS = {True: "found", False: MISSED}  # whether all gold passages were seen -> how a thought says so
 MAX_ASKED = 10  # words of the question that a thought repeats

@@ -4,17 +4,12 @@ Written against the source of unsloth 2026.10.7, vllm 0.30.0 and vllm-bnb-plugin
 Their packages are imported inside functions: Unsloth must come before TRL, which it patches, and a CPU needs none.
 """
 
-import importlib.util
 import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -22,31 +17,10 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rezero.files import resolve
 from rezero.policy.base import Policy
 from rezero.policy.hub import TARGETS, best_dtype, find_model, mend, read_adapter
+from rezero.policy.load import Weights, check_gpu
 from rezero.policy.sampling import pad_left
 
 STOPS = ["</search>", "</answer>"]  # what ends a turn
-Weights = Path | Literal["now", "base"]  # an adapter's folder; the adapter as it is now; the model without an adapter
-
-
-def check_gpu(*, backend: str, vllm: bool, load_in_4bit: bool, optim: str = "") -> None:
-    """Check, before anything is loaded, that the GPU and the packages are there that a configuration asks for.
-
-    Raises:
-        OSError: there is no GPU, or this torch cannot use it.
-        ImportError: a package of the `gpu` extra is missing.
-    """
-    unsloth, engine = backend == "unsloth", backend == "unsloth" and vllm
-    if unsloth and not torch.cuda.is_available():
-        smi = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        gpu = subprocess.run(smi, capture_output=True, text=True).stdout.strip() if shutil.which(smi[0]) else ""
-        unusable = f"torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use {gpu}; is its driver too old?"
-        raise OSError(f"backend='unsloth' needs a GPU: {unusable if gpu else 'there is none here'}")
-    needed = {"unsloth": unsloth, "vllm": engine, "vllm_bnb_plugin": engine and load_in_4bit}
-    needed["bitsandbytes"] = load_in_4bit or "8bit" in optim
-    missing = [name for name, is_needed in needed.items() if is_needed and importlib.util.find_spec(name) is None]
-    if missing:
-        settings = f"backend={backend!r}, vllm={vllm}, load_in_4bit={load_in_4bit}, optim={optim!r}"
-        raise ImportError(f"{settings}: {', '.join(missing)} missing; pip install -e '.[gpu]'")
 
 
 def load_unsloth(
@@ -104,11 +78,6 @@ def load_unsloth(
     model.peft_config["default"].base_model_name_or_path = name  # not the 4-bit copy that Unsloth loads
     kind = EngineGeneration if vllm else ModelGeneration
     return Policy(model, mend(tokenizer), backend=partial(kind, weights="now"))
-
-
-def with_weights(policy: Policy, weights: Weights) -> Policy:
-    """`policy`, generating with other weights in the model or engine that is already on the GPU."""
-    return replace(policy, backend=partial(policy.backend.func, weights=weights))
 
 
 class WholeGeneration:
