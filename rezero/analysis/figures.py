@@ -60,9 +60,9 @@ def watched(runs: dict, limits: dict[str, float], stops: dict[str, int]) -> np.n
     """Dev accuracy and what the sentinel watches, one panel per metric and one line per run.
 
     Args:
-        runs: name -> `sentinel.Run`. A metric that no run logged has no panel.
-        limits: metric -> its limit, a dashed line; values far above it leave the panel. Those that `Run` has a
-            maximum for are drawn as shares of it.
+        runs: name -> `collapse.Run`. A metric that no run logged has no panel.
+        limits: metric -> its limit, a dashed line; values far above it leave the panel. A metric that the run has a
+            maximum for is drawn as a share of it.
         stops: name of a run -> the step at which the sentinel stops it, a dotted line.
     """
     frames = {name: (DataFrame(rows), most) for name, (rows, most) in runs.items()}

@@ -125,14 +125,13 @@ def searches_histogram(frame: DataFrame, hue: str = "policy", ax: Axes | None = 
 
 
 def recovery_bars(frame: DataFrame, hue: str = "policy", ax: Axes | None = None) -> Axes:
-    """P(missed), P(retried | missed) and P(recovered | retried) of each policy; above the bars, the counts."""
+    """P(retried | missed) and P(recovered | retried) of each policy; above the bars, the counts."""
     table = []
     for name, part in _groups(frame, hue, "missed", "retried", "recovered").items():
-        for metric in ("missed", "retried", "recovered"):
+        for metric in ("retried", "recovered"):
             column, given = SHARES[metric]
-            cases = part[part[given]] if given else part
-            table.append((LABELS[metric], name, cases[column].sum(), len(cases)))
-    return _rates(table, ax, "Missed, retried, recovered", "share of episodes")
+            table.append((LABELS[metric], name, part[part[given]][column].sum(), part[given].sum()))
+    return _rates(table, ax, "After a first search that missed", "share of episodes")
 
 
 def kinds_bars(frame: DataFrame, hue: str = "policy", ax: Axes | None = None) -> Axes:
