@@ -1,6 +1,7 @@
-"""Figures: tidy data in, Axes out, 95% intervals; call `style()` once for the look they share.
+"""Figures that compare: the arms of an ablation, runs that collapse, policies in several places.
 
-Frames of episodes are `traces.to_frame`'s, metrics a run's metrics.jsonl; a missing or empty column is a ValueError.
+As in `plots`, every function takes tidy data, returns matplotlib Axes, and raises a ValueError that names a missing or
+empty column.
 """
 
 from itertools import pairwise
@@ -12,69 +13,91 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from pandas import DataFrame
 
-from rezero.analysis.plots import _colors, _finish, _need
+from rezero.analysis.plots import colors, legend_right, need, percent_axis, step_axis
+from rezero.evaluation.evaluate import LABELS
+
+WATCHED = {  # metric -> title and unit of its panel
+    "accuracy": ("Accuracy on dev", "share of questions"),
+    "malformed_ends": ("Malformed ends", "share of episodes"),
+    "zero_variance_groups": ("Groups without variance", "share of groups"),
+    "entropy": ("Entropy", "nats per token"),
+    "kl": ("KL to the starting policy", "nats per token"),
+    "searches": ("Searches", "share of the maximum"),
+    "policy_tokens": ("Sampled tokens", "share of the maximum"),
+}
+KEYS = {"--": "limit", ":": "stopped"}  # dashes of a line -> its entry in the legend
 
 
 def learning_curves(frame: DataFrame) -> np.ndarray:
-    """Accuracy and P(search again | first miss) on dev by step, an arm a column: mean and range of its seeds.
+    """Accuracy and P(retried | missed) on dev by step, one column per arm: the mean and the range of its seeds.
 
-    `frame` is `ablations.curves`'s. The other arms' means stand in grey, to compare with.
+    The means of the other arms stand in grey, to compare with. `frame` is that of `ablations.curves`.
     """
-    _need(frame, "arm", "seed", "step", "accuracy")
-    rows = {"accuracy": "accuracy\n(exact match)", "retry_after_miss": "P(search again |\nfirst miss)"}
+    metrics = ("accuracy", "retried")
+    need(frame, "arm", "seed", "step", "accuracy")
+    need(frame, "retried", filled=False)  # without a miss there is no share
     arms = frame.groupby("arm", sort=False)
-    size = {"figsize": (1.2 + 2.1 * len(arms), 4.6), "layout": "constrained"}
-    figure, axes = plt.subplots(len(rows), len(arms), sharex=True, sharey="row", squeeze=False, **size)
-    for line, (value, label) in zip(axes, rows.items(), strict=True):
-        spread = {arm: part.groupby("step")[value].agg(["mean", "min", "max"]) for arm, part in arms}
-        for ax, own, color in zip(line, spread.values(), _colors(len(arms)), strict=True):
+    size = {"figsize": (max(6, 1.2 + 2.1 * len(arms)), 5.4), "layout": "constrained"}
+    figure, axes = plt.subplots(2, len(arms), sharex=True, sharey="row", squeeze=False, **size)
+    for row, metric in zip(axes, metrics, strict=True):
+        spread = {arm: part.groupby("step")[metric].agg(["mean", "min", "max"]) for arm, part in arms}
+        for ax, (arm, own), color in zip(row, spread.items(), colors(len(arms)), strict=True):
             for other in spread.values():
                 ax.plot(other.index, other["mean"], color="0.8", linewidth=1)
-            ax.plot(own.index, own["mean"], color=color, linewidth=2, marker="o", markersize=3)
+            ax.plot(own.index, own["mean"], color=color, linewidth=2, marker="o", markersize=3, clip_on=False)
             ax.fill_between(own.index, own["min"], own["max"], color=color, alpha=0.25, linewidth=0)
-            ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        line[0].set_ylabel(label)
-    for top, bottom, (arm, _) in zip(axes[0], axes[-1], arms, strict=True):
-        top.set_title(arm)
-        bottom.set_xlabel("step")
-    told = f"On dev: mean and range of {frame.seed.nunique()} seed(s); grey: the other arms' means"
-    figure.suptitle(told, size="medium")
+            ax.set_title(arm if metric == "accuracy" else "")
+            step_axis(ax)
+        row[0].set(ylabel=LABELS[metric], ylim=(max(0, row[0].get_ylim()[0]), None))
+        percent_axis(row[0].yaxis)
+    seeds = frame.seed.nunique()
+    grey = "; grey: means of the other arms" if len(arms) > 1 else ""
+    figure.suptitle(f"Dev set: mean and range of {seeds} seed{'s' if seeds > 1 else ''}{grey}", size="medium")
     return axes
 
 
 def watched(runs: dict, limits: dict[str, float], stops: dict[str, int]) -> np.ndarray:
-    """Dev accuracy and what the sentinel watches, a panel each, a line a run; dashed its limit, dotted where it stops.
+    """Dev accuracy and what the sentinel watches, one panel per metric and one line per run.
 
-    `runs`: name -> `sentinel.Run`; metrics that no run logged are left out.
+    Args:
+        runs: name -> `collapse.Run`. A metric that no run logged has no panel.
+        limits: metric -> its limit, a dashed line; values far above it leave the panel. A metric that the run has a
+            maximum for is drawn as a share of it.
+        stops: name of a run -> the step at which the sentinel stops it, a dotted line.
     """
     frames = {name: (DataFrame(rows), most) for name, (rows, most) in runs.items()}
     shown = ["accuracy", *(name for name in limits if any(name in frame for frame, _ in frames.values()))]
-    _, axes = plt.subplots(2, -(-len(shown) // 2), figsize=(11.5, 4.8), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(2, -(-len(shown) // 2), figsize=(11.5, 5.4), sharex=True, layout="constrained")
     for ax, metric in zip(axes.flat, shown, strict=False):
-        for (name, (frame, most)), color in zip(frames.items(), _colors(len(frames)), strict=True):
+        for (name, (frame, most)), color in zip(frames.items(), colors(len(frames)), strict=True):
             rows = frame[frame.kind == ("eval" if metric == "accuracy" else "train")].reindex(columns=["step", metric])
             ax.plot(rows.step, rows[metric] / most.get(metric, 1), color=color, label=name)
             ax.axvline(stops.get(name, np.nan), color=color, linestyle=":")
         ax.axhline(limits.get(metric, np.nan), color="0.3", linestyle="--", linewidth=1)
-        title = metric.replace("_", " ") + " on dev" * (metric == "accuracy")
-        ax.set(title=title, xlabel="step", ylim=(0, 1.3 * limits.get(metric, 0.77)))  # higher values leave the panel
+        title, unit = WATCHED[metric]
+        ax.set(title=title, ylabel=unit, ylim=(0, 1 if metric == "accuracy" else 1.3 * limits[metric]))
+        if unit.startswith("share"):
+            percent_axis(ax.yaxis)
+        step_axis(ax)
     for ax in axes.flat[len(shown) :]:
         ax.remove()
-    _finish(axes[0, -1])
+    lines = axes[0, 0].get_legend_handles_labels()[0]
+    lines += [plt.Line2D([], [], color="0.3", linestyle=dashes, label=name) for dashes, name in KEYS.items()]
+    figure.legend(handles=lines, loc="outside upper left", ncols=len(lines), frameon=False)
     return axes
 
 
 def matrix(frame: DataFrame, value: str = "accuracy", title: str = "", ax: Axes | None = None) -> Axes:
-    """Which policy does what where: a row an arm, a column a place (`tested`), its share and 95% interval in the cell.
+    """Shares of each arm in each place with their 95% intervals: one row per arm, one column per place.
 
-    `frame` has one row an arm and place, as `ablations.matrix` gives it.
+    `frame` is that of `ablations.matrix`: a row per arm and place, with columns arm, tested, `value`, `<value>_low`
+    and `<value>_high`.
     """
-    _need(frame, "arm", "tested", value, f"{value}_low", f"{value}_high")
-    order = {"index": frame.arm.unique(), "columns": frame.tested.unique()}
-    at, low, high = (frame.pivot(index="arm", columns="tested", values=f"{value}{end}").reindex(**order)
-                     for end in ("", "_low", "_high"))  # fmt: skip
-    below = (100 * low).map("{:.0f}".format) + "–" + high.map("{:.0%}".format)
-    ax = heat(at, below, title, value.replace("_", " "), ax)
+    need(frame, "arm", "tested", value, f"{value}_low", f"{value}_high")
+    table = frame.pivot(index="arm", columns="tested")
+    table = table.reindex(index=frame.arm.unique()).reindex(columns=frame.tested.unique(), level="tested")
+    below = (100 * table[f"{value}_low"]).map("{:.0f}".format) + "–" + table[f"{value}_high"].map("{:.0%}".format)
+    ax = heat(table[value], below, title, LABELS.get(value, value), ax)
     ax.set(xlabel="tested on", ylabel="trained as")
     return ax
 
@@ -83,12 +106,13 @@ def heat(table: DataFrame, below=None, title: str = "", label: str = "share", ax
     """A table of shares in [0, 1] as a heat map, index down, columns across; `below` has what stands below each."""
     if table.empty or not (((table >= 0) & (table <= 1)) | table.isna()).all(axis=None):
         raise ValueError(f"heat wants a table of shares between 0 and 1, got\n{table}")
-    size = max(5, 2 + 1.1 * table.shape[1]), 1.4 + 0.5 * table.shape[0]
+    size = max(5, 2 + 1.1 * table.shape[1], 1 + 0.09 * len(title)), 1.6 + 0.5 * table.shape[0]
     ax = ax or plt.figure(figsize=size, layout="constrained").gca()
     words = table.map("{:.0%}".format) + ("" if below is None else "\n" + below)
     bar = {"label": label, "format": PercentFormatter(1)}
     sns.heatmap(table, annot=words, fmt="", vmin=0, vmax=1, cmap="Blues", linewidths=1, cbar_kws=bar, ax=ax)
-    ax.set(title=title, facecolor="0.9")  # grey: no value
+    ax.set_title(title, pad=14)  # above the colour bar's uppermost label
+    ax.set_facecolor("0.9")  # grey: no value
     ax.grid(visible=False)
     ax.tick_params(rotation=0)
     return ax
@@ -97,7 +121,7 @@ def heat(table: DataFrame, below=None, title: str = "", label: str = "share", ax
 def heat_map(table: DataFrame, marked: DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Any numbers, shaded from the lowest to the highest of each column; cells `marked` True are outlined and bold.
 
-    Rows and columns have two levels, (part, name), as `lab.means` gives them: a gap stands between the parts.
+    Rows and columns have two levels, (part, name), as in `reward_lab.means`; a gap separates the parts.
     """
     height, width = table.shape
     ax = ax or plt.figure(figsize=(2.6 + 0.5 * width, 2 + 0.32 * height), layout="constrained").gca()
@@ -109,16 +133,14 @@ def heat_map(table: DataFrame, marked: DataFrame, title: str = "", ax: Axes | No
         box = {"fill": False, "edgecolor": "#d55e00", "linewidth": 1.8, "zorder": 3}
         ax.add_patch(plt.Rectangle((column + 0.07, row + 0.09), 0.86, 0.82, **box))
         ax.texts[row * width + column].set_fontweight("bold")
-    for index, line, along in ((table.index, ax.axhline, "y"), (table.columns, ax.axvline, "x")):
-        parts = index.get_level_values(0)
-        starts = [0, *(np.flatnonzero(parts[1:] != parts[:-1]) + 1), len(index)]
-        for at in starts[1:-1]:
-            line(at, color="white", linewidth=7, zorder=2)
-        for at, end in pairwise(starts):
-            place = {"xy": ((at + end) / 2, -0.01), "xycoords": ax.get_xaxis_transform(), "va": "top", "ha": "center"}
-            if along == "y":
-                place = {"xy": (1.005, (at + end) / 2), "xycoords": ax.get_yaxis_transform(), "va": "center"}
-            ax.annotate(parts[at], **place, rotation=-90 * (along == "y"), color="0.4")
+    for start, end, part in _parts(table.index):
+        ax.axhline(start or np.nan, color="white", linewidth=7, zorder=2)
+        place = {"xycoords": ax.get_yaxis_transform(), "va": "center", "rotation": -90}
+        ax.annotate(part, (1.005, (start + end) / 2), color="0.4", **place)
+    for start, end, part in _parts(table.columns):
+        ax.axvline(start or np.nan, color="white", linewidth=7, zorder=2)
+        place = {"xycoords": ax.get_xaxis_transform(), "va": "top", "ha": "center"}
+        ax.annotate(part, ((start + end) / 2, -0.01), color="0.4", **place)
     ax.set_xticks(ax.get_xticks(), [name for _, name in table.columns], rotation=40, ha="left", rotation_mode="anchor")
     ax.set_yticks(ax.get_yticks(), [name for _, name in table.index], rotation=0)
     ax.xaxis.tick_top()
@@ -127,22 +149,32 @@ def heat_map(table: DataFrame, marked: DataFrame, title: str = "", ax: Axes | No
     return ax
 
 
-def arms(frame: DataFrame, seeds: DataFrame | None = None, value: str = "accuracy", ax: Axes | None = None) -> Axes:
-    """One row an ablation arm, first on top: its `value` with `<value>_low` to `<value>_high`, seeds as small dots.
+def _parts(index) -> list[tuple[int, int, str]]:
+    """(start, end, name) of each run of equal first levels of a two-level index."""
+    parts = index.get_level_values(0)
+    starts = [0, *(np.flatnonzero(parts[1:] != parts[:-1]) + 1), len(parts)]
+    return [(start, end, parts[start]) for start, end in pairwise(starts)]
 
-    `frame` has one row an arm, `seeds` one an arm and seed; both have the columns arm and `value`, shares.
+
+def arms(frame: DataFrame, seeds: DataFrame | None = None, value: str = "accuracy", ax: Axes | None = None) -> Axes:
+    """The share `value` of each arm with its interval, one row per arm, first on top; its seeds as small dots below.
+
+    `frame` has one row per arm with columns arm, `value`, `<value>_low` and `<value>_high`; `seeds` has one row per
+    arm and seed with columns arm and `value`.
     """
-    _need(frame, "arm", value, f"{value}_low", f"{value}_high")
+    need(frame, "arm", value, f"{value}_low", f"{value}_high")
     ax = ax or plt.figure(figsize=(6.5, 1.2 + 0.45 * len(frame)), layout="constrained").gca()
-    (blue, orange), places = _colors(2), list(frame.arm)
-    away = np.maximum([frame[value] - frame[f"{value}_low"], frame[f"{value}_high"] - frame[value]], 0)
-    ax.errorbar(frame[value], range(len(frame)), xerr=away, fmt="o", color=blue, label="95% interval")
+    (blue, orange), places = colors(2), list(frame.arm)
+    errors = np.maximum([frame[value] - frame[f"{value}_low"], frame[f"{value}_high"] - frame[value]], 0)
+    ax.errorbar(frame[value], range(len(frame)), xerr=errors, fmt="o", color=blue, label="95% interval")
     if seeds is not None:
-        _need(seeds, "arm", value)
-        if strange := sorted(set(seeds.arm) - set(places)):
+        need(seeds, "arm", value)
+        strange = sorted(set(seeds.arm) - set(places))
+        if strange:
             raise ValueError(f"seeds of an unknown arm: {strange[0]!r}; have: {', '.join(places)}")
-        rows = [places.index(arm) + 0.22 for arm in seeds.arm]  # a little below the interval
+        rows = [places.index(arm) + 0.22 for arm in seeds.arm]
         ax.scatter(seeds[value], rows, s=14, color=orange, label="one seed")
     ax.set_yticks(range(len(frame)), places)
-    ax.set(xlabel=value.replace("_", " "), ylim=(len(frame) - 0.5, -0.5))
-    return _finish(ax, "x")
+    ax.set(xlabel=LABELS.get(value, value.replace("_", " ")), ylim=(len(frame) - 0.5, -0.5))
+    percent_axis(ax.xaxis)
+    return legend_right(ax)

@@ -20,7 +20,7 @@ Row = tuple[dict, Episode]  # labels such as {"policy": "after training"}, and a
 
 @dataclass(frozen=True)
 class _Line(Episode):
-    """A line of a trace file."""
+    """A line of a trace file: an episode and its labels."""
 
     labels: dict = field(default_factory=dict)
 
@@ -38,7 +38,7 @@ def read_traces(path: str | Path) -> list[Row]:
     """The labelled episodes of a trace file. A damaged last line is skipped with a warning.
 
     Raises:
-        ValueError: a line is no episode. Names the file, the line and the field.
+        ValueError: a line is not an episode. The message names the file, the line and the field.
     """
     rows = []
     for where, line in read_records(path, _Line, appended=True):
@@ -50,9 +50,10 @@ def read_traces(path: str | Path) -> list[Row]:
 
 
 def to_frame(episodes: Iterable[Episode | Row], **labels) -> pd.DataFrame:
-    """One row per episode, with the columns of `facts`; the labels of rows of `read_traces` become columns, too.
+    """One row per episode, with the columns of `facts`; the labels of `read_traces`' rows become columns as well.
 
-    `labels` are further columns. Counts of tokens are NA for an episode without token ids.
+    `labels` are further columns: a value for all episodes, or a list with one per episode. `correct` is NA without a
+    question, counts of tokens are NA without token ids, and `evidence_search` is NA if the evidence was never seen.
     """
     pairs = [({}, item) if isinstance(item, Episode) else item for item in episodes]
     if not pairs:
