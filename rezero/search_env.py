@@ -30,11 +30,7 @@ def respond(turns: list[Turn], engine: Engine, k: int, contexts: Sequence[Search
             replies[i] = replace(turns[i], information=text, error=str(result), fault=result.fault)
         else:
             replies[i] = replace(
-                turns[i],
-                information=format_hits(result),
-                hits=tuple(result),
-                engine=result.engine,
-                fault=result.fault,
+                turns[i], information=format_hits(result), hits=tuple(result), engine=result.engine, fault=result.fault
             )
     return replies
 

@@ -3,6 +3,8 @@
 import importlib.machinery
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,11 +18,11 @@ from tools import gpu_memory
 
 from rezero.config import load_config
 from rezero.extras import unsloth
-from rezero.extras.unsloth import EngineGeneration, ModelGeneration, check_gpu, load_unsloth
+from rezero.extras.unsloth import EngineGeneration, ModelGeneration, load_unsloth
 from rezero.files import ROOT
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import add_adapter, load_base
-from rezero.policy.load import load_policy, load_trainable, untrained, with_adapter
+from rezero.policy.load import check_gpu, load_policy, load_trainable, untrained, with_adapter
 from rezero.protocol import Sampling
 from rezero.rollout import rollout
 from rezero.task import load_task
@@ -56,8 +58,8 @@ ALL = dict(backend="unsloth", vllm=True, load_in_4bit=True, optim="paged_adamw_8
 )
 def test_unsloth_is_refused_without_a_gpu(smi, said, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(unsloth.shutil, "which", lambda name: smi)
-    monkeypatch.setattr(unsloth.subprocess, "run", lambda *args, **options: SimpleNamespace(stdout=f"{smi}\n"))
+    monkeypatch.setattr(shutil, "which", lambda name: smi)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: SimpleNamespace(stdout=f"{smi}\n"))
     with pytest.raises(OSError, match=f"backend='unsloth' needs a GPU: {said}"):
         check_gpu(**ALL)
 

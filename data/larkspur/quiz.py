@@ -56,13 +56,7 @@ def ask(rng, kind: str, passage: Passage, entry, it: str, forms, via: tuple[Pass
     if fact == "date":
         answers += (f"{answers[0]} {passage.facts['year']}",)
     gold = tuple(found.chunk.id for found in (*via, passage))
-    return {
-        "text": text,
-        "answers": answers,
-        "gold_chunk_ids": gold,
-        "kind": kind,
-        "rewrites": tuple(rewrites),
-    }
+    return {"text": text, "answers": answers, "gold_chunk_ids": gold, "kind": kind, "rewrites": tuple(rewrites)}
 
 
 def direct(rng: random.Random, passage: Passage, entry) -> dict:

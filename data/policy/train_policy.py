@@ -31,8 +31,8 @@ from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
 from rezero.rollout import token_runs
-from rezero.warmstart.scripted import GIVE_UP, RETRY, play, searcher
 from rezero.search import build_engine
+from rezero.warmstart.scripted import GIVE_UP, RETRY, play, searcher
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 TAGS = [f"<{slash}{name}>" for name in ("think", "search", "answer", "information") for slash in ("", "/")]

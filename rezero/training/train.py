@@ -50,11 +50,7 @@ class Trained(NamedTuple):
 
 
 def train(
-    config: Config,
-    run_dir: str | Path,
-    task: Task | None = None,
-    policy: Policy | None = None,
-    resume: bool = True,
+    config: Config, run_dir: str | Path, task: Task | None = None, policy: Policy | None = None, resume: bool = True
 ) -> Trained:
     """Train a policy with GRPO; with `config.lora_rank` only its adapter.
 
