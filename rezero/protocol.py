@@ -44,23 +44,14 @@ _TAG_START = re.compile(r"<(?=[/|｜!]?[A-Za-z_|｜-]|\s*/?\s*(?:think|search|an
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an episode is played, and what it may spend. Tokens are the policy's.
+    """How an episode is played, and what it may spend. Tokens are the policy's."""
 
-    Attributes:
-        k: passages per search.
-        max_turns: assistant turns per episode.
-        turn_tokens: sampled tokens per turn.
-        episode_tokens: everything after the prompt, retrieved text included.
-        prompt_style: a key of `PROMPTS`.
-        temperature: 0 is greedy.
-    """
-
-    k: int = 2
-    max_turns: int = 20
-    turn_tokens: int = 512
-    episode_tokens: int = 8192
-    prompt_style: str = "full"
-    temperature: float = 0.0
+    k: int = 2  # passages per search
+    max_turns: int = 20  # assistant turns per episode
+    turn_tokens: int = 512  # sampled tokens per turn
+    episode_tokens: int = 8192  # everything after the prompt, retrieved text included
+    prompt_style: str = "full"  # a key of `PROMPTS`
+    temperature: float = 0.0  # 0 is greedy
 
     def __post_init__(self) -> None:
         for name in ("k", "max_turns", "turn_tokens", "episode_tokens"):
@@ -72,25 +63,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Turn:
-    """One assistant turn and what came back for it.
-
-    Attributes:
-        argument: the query or the answer, stripped; "" when the turn is malformed.
-        information: the text inside the `<information>` block that followed; None when nothing followed.
-        error: what a failing engine said; None when it worked.
-        engine: the name of the engine that answered.
-        fault: what an engine that fails on purpose did to the hits; "" when nothing.
-    """
+    """One assistant turn and what came back for it."""
 
     text: str
     thought: str
     action: Action
-    argument: str
+    argument: str  # the query or the answer, stripped; "" when the turn is malformed
     hits: tuple[Hit, ...] = ()
-    information: str | None = None
-    error: str | None = None
-    engine: str = ""
-    fault: str = ""
+    information: str | None = None  # the text inside the `<information>` block that followed, if any
+    error: str | None = None  # what a failing engine said; None when it worked
+    engine: str = ""  # the name of the engine that answered
+    fault: str = ""  # what an engine that fails on purpose did to the hits; "" when nothing
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -187,11 +170,11 @@ class Episode:
 
     @classmethod
     def from_messages(cls, transcript: list[dict] | str | dict, question: Question | None = None) -> "Episode":
-        """Read a transcript, also from elsewhere, as an episode; see `rezero.extras.transcripts` for what is understood.
+        """Read a transcript, also from elsewhere, as an episode.
 
         That is: chat messages `[{"role", "content"}, …]` with retrieved text as `user`, `tool` or `ipython` messages
         and OpenAI's tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`,
-        or its completion alone. What stands before the first assistant message is the prompt.
+        or its completion alone. `rezero.extras.transcripts` says how each is read.
 
         Raises:
             ValueError: something else, or a message without a known role or without text. Names the message.
@@ -211,8 +194,6 @@ class Episode:
 
 def build_prompt(question: str, style: str = "full") -> list[dict]:
     """Chat messages that pose `question`; `style` is a key of `PROMPTS`."""
-    if style not in PROMPTS:
-        raise ValueError(f"unknown prompt style {style!r}; allowed: {', '.join(PROMPTS)}")
     system, user = PROMPTS[style]
     messages = [{"role": "user", "content": user.replace("{question}", question)}]
     return [{"role": "system", "content": system}, *messages] if system else messages

@@ -1,7 +1,4 @@
-"""What a policy is trained and evaluated on: an engine over a corpus, questions by split, and what an episode may spend.
-
-The test questions are sealed: `open_test` hands them out and records it.
-"""
+"""What a policy is trained and evaluated on; the test questions are sealed, `open_test` records when they are used."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,7 +29,7 @@ class Task:
 
 
 def load_task(config: Config) -> Task:
-    """Load corpus, questions and engine. With split="by_row" there is no dev, and the test questions stand in for it."""
+    """Load corpus, questions and engine. With split="by_row" there is no dev; the test questions stand in for it."""
     chunks = load_chunks(config.corpus)
     questions = assign_splits(load_questions(resolve(config.corpus) / "questions.jsonl", chunks), config.split)
     splits = {name: [q for q in questions if q.split == name] for name in SPLITS}

@@ -39,7 +39,7 @@ def take_step(folder: Path, which: str) -> None:
     from rezero.training import train as training
 
     hub.best_dtype = load.best_dtype = lambda: torch.float32
-    training.check_gpu = lambda **options: None
+    training.load.check_gpu = lambda **options: None
     model, tokenizer = load_base(str(folder / "base"))
     policy = Policy(add_adapter(model, rank=4), tokenizer, backend=partial(EngineGeneration, weights="now"))
     shake(policy)  # otherwise only one of an adapter's two matrices has a gradient

@@ -54,7 +54,7 @@ def test_a_full_gpu_is_answered_with_what_to_change_wherever_it_was_full(config,
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(training, place, full)
-    with pytest.raises(MemoryError, match="turn these, in this order: micro_batch=2 to 1"):
+    with pytest.raises(MemoryError, match="lower, in this order: micro_batch=2 "):
         train(config, tmp_path / "run", task)
 
 
@@ -200,7 +200,7 @@ def test_every_field_that_reaches_trl(config, tmp_path):
     assert (args.generation_batch_size, args.steps_per_generation, args.gradient_accumulation_steps) == (4, 2, 2)
     assert args.reward_weights == [4.0, 1.0]
     for name, value in config.grpo.items():
-        assert getattr(args, name) == value, name
+        assert getattr(args, name) in (value, [value]), name
     assert args.temperature == config.temperature
     assert not args.mask_truncated_completions
 

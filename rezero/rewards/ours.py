@@ -1,4 +1,4 @@
-"""Rewards that are not in the public ReZero code. Each docstring says what is paid, its range and how it can be gamed."""
+"""Rewards that are not in the public ReZero code. A docstring says what is paid, its range and how it can be gamed."""
 
 from itertools import pairwise
 

@@ -37,14 +37,13 @@ TRL_METRICS = {  # TRL's name -> ours
 
 def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
     """What sampled episodes were like: metric -> values whose mean, over all processes, is the step's metric."""
-    missed = [episode for episode in episodes if episode.missed]
     return {
-        "accuracy": [float(exact_match(episode.answer, episode.question.answers)) for episode in episodes],
-        "searches": [float(len(episode.searches)) for episode in episodes],
-        "evidence": [float(episode.evidence_search is not None) for episode in episodes],
-        "malformed_turns": [float(turn.action == "malformed") for episode in episodes for turn in episode.turns],
-        "malformed_ends": [float(episode.outcome == "malformed") for episode in episodes],
-        "retried": [float(episode.retried) for episode in missed],
+        "accuracy": [float(exact_match(e.answer, e.question.answers)) for e in episodes],
+        "searches": [float(len(e.searches)) for e in episodes],
+        "evidence": [float(e.evidence_search is not None) for e in episodes],
+        "malformed_turns": [float(turn.action == "malformed") for e in episodes for turn in e.turns],
+        "malformed_ends": [float(e.outcome == "malformed") for e in episodes],
+        "retried": [float(e.retried) for e in episodes if e.missed],
     }
 
 
@@ -69,13 +68,10 @@ class MetricsLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         append_jsonl(self.path, row)
+        shown = " ".join(f" {name} {row[name]:.2f}" for name in ("reward", "accuracy", "searches"))
+        retried = f"{LABELS['retried']} {row.get('retried', float('nan')):.2f}"
         total = sum(value for name, value in row.items() if name.startswith("seconds/"))
-        print(
-            f"step {state.global_step}/{state.max_steps}  reward {row['reward']:.2f}  "
-            f"accuracy {row['accuracy']:.2f}  searches {row['searches']:.2f}  "
-            f"{LABELS['retried']} {row.get('retried', float('nan')):.2f}  {total:.1f} s",
-            flush=True,
-        )
+        print(f"step {state.global_step}/{state.max_steps} {shown}  {retried}  {total:.1f} s", flush=True)
 
     def _seconds(self) -> dict[str, float]:
         """This process's seconds of the step by phase. What is not generation, search or rewards is optimisation."""

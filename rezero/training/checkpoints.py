@@ -18,17 +18,14 @@ from rezero.files import read_jsonl, write_jsonl, write_text
 def record_config(run_dir: Path, config: Config, resume: bool = True) -> None:
     """Write config.json to a run's folder; with `resume`, ValueError if it records another configuration."""
     path = run_dir / "config.json"
-    if resume and path.is_file() and _recorded(path) != config:
-        raise ValueError(f"{path} records another configuration; choose another run folder, or resume=False")
+    if resume and path.is_file():
+        try:  # fields that the record does not have are at their defaults
+            recorded = parse_config(json.loads(path.read_text("utf-8")), str(path))
+        except ValueError:
+            recorded = None
+        if recorded != config:
+            raise ValueError(f"{path} records another configuration; choose another run folder, or resume=False")
     write_text(path, json.dumps(config.to_dict(), indent=1))
-
-
-def _recorded(path: Path) -> Config | None:
-    """The configuration of a run, with today's defaults for fields that it does not have; None if it is unreadable."""
-    try:
-        return parse_config(json.loads(path.read_text("utf-8")), str(path))
-    except ValueError:
-        return None
 
 
 def read_metrics(run_dir: Path) -> list[dict]:
@@ -41,12 +38,17 @@ def prepare_run(run_dir: Path, resume: bool) -> str | None:
     checkpoint = last_checkpoint(run_dir / "checkpoints") if resume else None
     shutil.rmtree(run_dir / "best.new", ignore_errors=True)
     if checkpoint:
-        _restore_best(checkpoint, run_dir / "best")
+        step, best = _step(checkpoint), run_dir / "best"
+        kept = checkpoint.with_name(f"best-{step}")
+        if kept.is_dir():
+            _copy(kept, best)  # the steps after the checkpoint are taken again
+        elif best.is_dir():
+            _copy(best, kept)  # the process was killed before `KeepBest` could copy it; it has not changed since
     else:
+        step = -1
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
         shutil.rmtree(run_dir / "best", ignore_errors=True)
         (run_dir / "difficulty.jsonl").unlink(missing_ok=True)
-    step = _step(checkpoint) if checkpoint else -1
     write_jsonl(run_dir / "metrics.jsonl", [row for row in read_metrics(run_dir) if row["step"] <= step])
     return checkpoint and str(checkpoint)
 
@@ -72,11 +74,9 @@ def is_whole(checkpoint: Path) -> bool:
 
 def unfinished(run_dir: Path) -> Path | None:
     """What a run that failed left half written: a checkpoint, or the best policy; None if nothing."""
-    for checkpoint in (run_dir / "checkpoints").glob("checkpoint-*"):
-        if not is_whole(checkpoint):
-            return checkpoint
-    new = run_dir / "best.new"
-    return new if new.exists() else None
+    half = [path for path in (run_dir / "checkpoints").glob("checkpoint-*") if not is_whole(path)]
+    half += [path for path in [run_dir / "best.new"] if path.exists()]
+    return half[0] if half else None
 
 
 class KeepBest(TrainerCallback):
@@ -101,30 +101,19 @@ class KeepBest(TrainerCallback):
                     os.fsync(file.fileno())
 
 
-def _restore_best(checkpoint: Path, best: Path) -> None:
-    """Make `best` what it was when `checkpoint` was written, because the steps after it are taken again."""
-    kept = checkpoint.with_name(f"best-{_step(checkpoint)}")
-    if kept.is_dir():
-        _copy(kept, best)
-    elif best.is_dir():  # the process was killed before it could copy it; it has not changed since
-        _copy(best, kept)
-
-
 def _step(path: Path) -> int:
     return int(path.name.rsplit("-", 1)[1])
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a file has its end, as far as its format tells. A part of a tensor file is useless."""
+    """Whether a file has its end, as far as its format tells."""
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt"):
                 return True
         except SafetensorError:
             return False
-    if path.suffix in (".pt", ".pth", ".bin"):
-        return zipfile.is_zipfile(path)
-    return path.is_dir() or path.stat().st_size > 0
+    return zipfile.is_zipfile(path) if path.suffix in (".pt", ".pth", ".bin") else path.stat().st_size > 0
 
 
 def _copy(source: Path, target: Path) -> None:

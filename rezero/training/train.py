@@ -1,12 +1,11 @@
 """GRPO through TRL, on episodes of our own rollout.
 
 TRL samples the prompts, weighs the rewards, computes the advantages and takes the optimiser's steps (Shao et al. 2024;
-DAPO's token-level loss by default). Its `rollout_func` hook hands the prompts to `rollout.rollout`. The order of the
-training questions is drawn beforehand (`curriculum`), dev is evaluated on the way (`callbacks`), and training returns
-the policy that was best on dev. TRL is imported where it is used, because Unsloth must patch it first.
+DAPO's token-level loss by default). Ours are the rollout, the order of the questions (`curriculum`), the evaluation on
+dev, the checkpoints and the sentinel (`callbacks`). TRL is imported late, because Unsloth must patch it first.
 
-Under `accelerate launch` the episodes of a step are shared out over the processes: each samples its part, rewards are
-gathered before a group's advantages are computed, and only the main process writes.
+Under torchrun the episodes of a step are shared out over the processes: each samples its part, rewards are gathered
+before a group's advantages are computed, and only the main process writes.
 """
 
 import os
@@ -21,17 +20,8 @@ from transformers import set_seed
 
 from rezero.config import Config
 from rezero.files import resolve
+from rezero.policy import load
 from rezero.policy.base import Policy
-from rezero.policy.load import (
-    check_context,
-    check_gpu,
-    load_policy,
-    load_trainable,
-    naming_knobs,
-    outline,
-    untrained,
-    with_adapter,
-)
 from rezero.questions import spread
 from rezero.rewards import reward_weights
 from rezero.task import Task, load_task
@@ -66,80 +56,69 @@ def train(
     Raises:
         ValueError: a setting that is not allowed, a `run_dir` that holds a run of another configuration, or a model
             whose context or chat template is not up to the task.
-        OSError, ImportError: there is no such model, no GPU or package that the profile needs, or a file could not be
-            written.
+        OSError, ImportError: there is no such model, GPU or package, or a file could not be written.
         MemoryError: the GPU's memory does not suffice; says what to change.
     """
     run_dir = resolve(run_dir)
     weights = reward_weights(config.reward_set, config.reward_weights)
     check_limits(config.collapse.limits)
     if config.warm_start.steps and policy is None:
-        raise ValueError(
-            f"warm_start.steps={config.warm_start.steps}: pass policy=starting_policy(config, task, run_dir), "
-            "which rezero.warmstart.supervised has"
-        )
+        said = f"warm_start.steps={config.warm_start.steps}: pass policy=starting_policy(config, task, run_dir)"
+        raise ValueError(f"{said}, which rezero.warmstart.supervised has")
     state = start_processes(config)
-    optim = config.grpo.get("optim", "")
-    check_gpu(backend=config.backend, vllm=config.vllm, load_in_4bit=config.load_in_4bit, optim=optim)
     task = task or load_task(config)
     if policy is None:
         check_policy(config, task)
-    checkpoint = from_main(_prepare(run_dir, config, resume) if state.is_main_process else None)
+    checkpoint = None
+    if state.is_main_process:
+        record_config(run_dir, config, resume)
+        checkpoint = prepare_run(run_dir, resume)
+    checkpoint = from_main(checkpoint)
     if not (run_dir / "config.json").is_file():
-        raise ValueError(
-            f"{run_dir}: process {state.process_index} does not see what the main process wrote there; all machines "
-            "must share the run's folder"
-        )
+        raise ValueError(f"{run_dir}: process {state.process_index} does not see what the main process wrote there")
     set_seed(config.seed)
-    with naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
+    with load.naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
         if policy is None:
-            policy = load_trainable(config) if config.lora_rank else load_policy(config.policy)
+            policy = load.load_trainable(config) if config.lora_rank else load.load_policy(config.policy)
         path = resolve(config.curriculum.file or run_dir / "difficulty.jsonl")
         with state.main_process_first():  # it measures, the others read the file
             shares = measure_difficulty(policy, task, config.curriculum, path, config.seed)
         questions = draw_questions(shares, config.curriculum, config.steps, config.questions_per_step, config.seed)
-        trainer = build_trainer(
-            policy,
-            task,
-            questions,
-            weights,
-            grpo_config(config, weights, run_dir),
-            clip_shaping=config.clip_shaping,
-            lean=config.backend == "transformers",
-        )
+        arguments, lean = grpo_config(config, weights, run_dir), config.backend == "transformers"
+        trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping, lean)
         dev = spread(task.questions["dev"], config.eval_questions)
-        for callback in (
-            MetricsLog(run_dir, trainer.seconds, task.engine),
-            DevEvaluation(policy, task, dev, run_dir, config.eval_every),
-            Sentinel(run_dir, config.collapse, most_of(config.max_turns, config.turn_tokens)),
-            KeepBest(run_dir),
-        ):
-            trainer.add_callback(callback)
+        trainer.add_callback(MetricsLog(run_dir, trainer.seconds, task.engine))
+        trainer.add_callback(DevEvaluation(policy, task, dev, run_dir, config.eval_every))
+        trainer.add_callback(Sentinel(run_dir, config.collapse, most_of(config.max_turns, config.turn_tokens)))
+        trainer.add_callback(KeepBest(run_dir))
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except Exception as error:
-            _name_unfinished(run_dir, state, error)
+            half = unfinished(run_dir) if state.is_main_process else None
+            if half:  # the errors of safetensors and torch name no file
+                free = f"{shutil.disk_usage(run_dir).free >> 20} MiB are free there"
+                said = f"{half} could not be written whole, {free}: {error}. The run goes on from what is whole"
+                raise OSError(said) from error
             raise
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
-    return Trained(with_adapter(policy, run_dir / "best"), policy)
+    return Trained(load.with_adapter(policy, run_dir / "best"), policy)
 
 
 def policies_to_compare(trained: Trained, config: Config, run_dir: str | Path, last: bool = False) -> dict[str, Policy]:
     """The policy before training, what a warm start made of it (if there was one), and the trained one.
 
-    Args:
-        last: the policy after the last step instead of the one that was best on dev, for comparisons on dev, where
-            the score of the best is biased because dev selected it.
+    `last` takes the policy after the last step instead of the best on dev, for comparisons on dev, where the score of
+    the best is biased because dev selected it.
     """
-    policies = {"before training": untrained(trained.last, config.policy)}
+    policies = {"before training": load.untrained(trained.last, config.policy)}
     warm = resolve(run_dir) / "warm"
     if warm.is_dir():
-        policies["after the warm start"] = with_adapter(trained.last, warm)
+        policies["after the warm start"] = load.with_adapter(trained.last, warm)
     return policies | {"after training": trained.last if last else trained.best}
 
 
 def start_processes(config: Config) -> PartialState:
-    """Join the processes of `accelerate launch`, if any; ValueError if the configuration does not go with so many."""
+    """Join the processes of torchrun, if any; ValueError if the configuration does not go with so many."""
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # not "cpu:0", from which transformers cannot load a checkpoint
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))  # the others wait for the main
@@ -152,30 +131,15 @@ def start_processes(config: Config) -> PartialState:
             f"{config.questions_per_step} x {config.num_generations} = {config.episodes_per_step}"
         )
     if config.clip_shaping and config.questions_per_step % n:
-        raise ValueError(
-            f"clip_shaping=True needs whole groups in each of {n} processes: questions_per_step="
-            f"{config.questions_per_step} must be a multiple of {n}"
-        )
+        said = f"clip_shaping=True needs whole groups in each of {n} processes: questions_per_step="
+        raise ValueError(f"{said}{config.questions_per_step} must be a multiple of {n}")
     return state
 
 
 def check_policy(config: Config, task: Task) -> None:
-    """Check that the policy exists and can read the task, before its weights are loaded; raises as `check_context`."""
-    known = outline(config.policy) if config.lora_rank else load_policy(config.policy)
+    """Check that GPU and policy are there and that the policy can read the task, before its weights are loaded."""
+    optim = config.grpo.get("optim", "")
+    load.check_gpu(backend=config.backend, vllm=config.vllm, load_in_4bit=config.load_in_4bit, optim=optim)
+    known = load.outline(config.policy) if config.lora_rank else load.load_policy(config.policy)
     questions = [question for split in task.questions.values() for question in split]
-    check_context(known, config.policy, task.sampling, config.max_context, questions)
-
-
-def _prepare(run_dir: Path, config: Config, resume: bool) -> str | None:
-    record_config(run_dir, config, resume)
-    return prepare_run(run_dir, resume)
-
-
-def _name_unfinished(run_dir: Path, state: PartialState, error: Exception) -> None:
-    """Raise an OSError that names the file if `error` left one half written: safetensors and torch do not name it."""
-    half = unfinished(run_dir) if state.is_main_process else None
-    if half:
-        free = shutil.disk_usage(run_dir).free >> 20
-        raise OSError(
-            f"{half} could not be written whole, {free} MiB are free there: {error}. The run goes on from what is whole"
-        ) from error
+    load.check_context(known, config.policy, task.sampling, config.max_context, questions)
