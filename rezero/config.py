@@ -5,15 +5,13 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from functools import cache
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from rezero.files import describe_error
+from rezero.files import parse_record
 
 PROFILES = Path(__file__).with_name("profiles")
 RENAMED = Path(__file__).with_name("renamed.yaml")  # names of the first version -> how to set them now
@@ -22,6 +20,8 @@ RENAMED = Path(__file__).with_name("renamed.yaml")  # names of the first version
 @dataclass(frozen=True)
 class WarmStart:
     """Supervised fine-tuning on scripted episodes, for a policy that does not know the protocol."""
+
+    __pydantic_config__ = {"extra": "forbid"}
 
     steps: int = 0  # optimiser steps; 0: no warm start
     episodes: int = 400  # scripted episodes on training questions
@@ -37,6 +37,8 @@ class WarmStart:
 class Curriculum:
     """How training questions are drawn: by how often they are solved, or by whether their first search misses."""
 
+    __pydantic_config__ = {"extra": "forbid"}
+
     by: Literal["samples", "first_search"] = "samples"
     samples: int = 2  # by "samples": episodes per question that measure it; 0: questions are drawn uniformly
     solved_weight: float = 0.1  # sampling weight of a question that every sample solved (one solved sometimes: 1)
@@ -48,6 +50,8 @@ class Curriculum:
 class Collapse:
     """When training stops because the policy is losing what it had learned; see `training.sentinel`."""
 
+    __pydantic_config__ = {"extra": "forbid"}
+
     drop: float = 0.1  # dev accuracy lies this far below its best
     patience: int = 3  # for this many evaluations in a row
     window: int = 20  # or a metric is out of bounds on average over this many steps
@@ -57,6 +61,8 @@ class Collapse:
 @dataclass(frozen=True)
 class Config:
     """Everything a run depends on. Tokens are those of the policy's own tokenizer; paths count from the root."""
+
+    __pydantic_config__ = {"extra": "forbid"}
 
     profile: str = "laptop"
     seed: int = 0  # one seed for sampling, the order of the data and torch
@@ -144,29 +150,22 @@ def load_config(profile: str = "laptop", **overrides) -> Config:
     Raises:
         ValueError: an unknown profile or field, or a value of another type than the field's. Names what is allowed.
     """
-    values = read_profile(profile)
+    values, renamed = read_profile(profile), read_renamed()
     for name, value in overrides.items():
-        if name not in _names(Config) and name in (renamed := read_renamed()):
+        if name in renamed and name not in Config.__dataclass_fields__:
             raise ValueError(f"{name} is now set by overrides {{{renamed[name]}}}")
-        if value is None:
-            continue
-        both = name in MERGED and isinstance(value, dict)
-        values[name] = values.get(name, {}) | value if both else value
+        if value is not None:
+            both = name in MERGED and isinstance(value, dict)
+            values[name] = values.get(name, {}) | value if both else value
     return parse_config(values, f"profile {profile!r}")
 
 
 def parse_config(values: dict, where: str) -> Config:
     """`values` as a `Config`; ValueError names `where` and the field."""
-    _check_names(Config, values, where)
-    for one in fields(Config):
-        if is_dataclass(one.type) and isinstance(values.get(one.name), dict):
-            _check_names(one.type, values[one.name], f"{where}: {one.name}")
-    try:  # JSON mode is strict about types and still reads nested dicts as dataclasses
-        config = _adapter().validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        raise ValueError(f"{where}: {describe_error(error, Config)}") from None
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}; want plain values, as in YAML") from None
+    try:
+        config = parse_record(json.dumps(values), Config)
+    except (ValueError, TypeError) as error:  # json's TypeError names what is no plain value
+        raise ValueError(f"{where}: {error}") from None
     for name, value in config.grpo.items():
         if isinstance(value, str) and re.fullmatch(r"[-+]?\d[\d.]*[eE][-+]?\d+", value):
             raise ValueError(f"{where}: grpo: {name} is the string {value!r}; in YAML write 1.0e-6, not 1e-6")
@@ -180,27 +179,11 @@ def read_profile(name: str) -> dict:
         raise ValueError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
     values = yaml.safe_load((PROFILES / f"{name}.yaml").read_text("utf-8"))
     base = read_profile(values.pop("base")) if "base" in values else {}
-    for key in MERGED:
-        if key in base and key in values:
-            values[key] = base[key] | values[key]
+    for key in base.keys() & values.keys() & set(MERGED):
+        values[key] = base[key] | values[key]
     return base | values | {"profile": name}
 
 
 def read_renamed() -> dict[str, str]:
     """Fields and notebook parameters of the first version, and what to write in `overrides` now."""
     return yaml.safe_load(RENAMED.read_text("utf-8"))
-
-
-@cache
-def _adapter() -> TypeAdapter:
-    return TypeAdapter(Config)
-
-
-def _names(kind: type) -> list[str]:
-    return [one.name for one in fields(kind)]
-
-
-def _check_names(kind: type, values: dict, where: str) -> None:
-    for name in values:
-        if name not in _names(kind):
-            raise ValueError(f"{where}: unknown field {name!r}; allowed: {', '.join(_names(kind))}")

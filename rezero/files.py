@@ -1,7 +1,4 @@
-"""Files: where the project lives, JSON Lines in and out, and writes that never leave half a file behind.
-
-When a writing function returns, the data is on the disk and survives a crash of the machine.
-"""
+"""Where the project lives; JSON Lines in and out; writes that never leave half a file, and survive a crash after."""
 
 import json
 import os
@@ -30,11 +27,7 @@ def shown(path: Path) -> str:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` to a temporary file beside `path` and rename it, so that readers see all of it or nothing.
-
-    Raises:
-        OSError: names the file, also when the disk is full. The temporary file is deleted.
-    """
+    """Write `text` to a temporary file beside `path` and rename it. An OSError (a full disk) names the file."""
     path = resolve(path)
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,10 +67,9 @@ def append_jsonl(path: str | Path, row: dict) -> Path:
 
 
 def append_text(path: str | Path, lines: str) -> Path:
-    """Append `lines` in one write. A last line that a killed process left unfinished is first cut off, with a warning.
+    """Append `lines` in one write, or nothing (on an OSError, which names the file).
 
-    Raises:
-        OSError: names the file, also when the disk is full. Nothing was added then.
+    A last line that a killed process left unfinished is first cut off, with a warning.
     """
     path, left = resolve(path), memoryview(lines.encode())
     with _naming(path):
@@ -134,38 +126,35 @@ def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[st
 def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:
     """Pairs (file:line, record) of a JSON Lines file whose lines hold the fields of the dataclass `kind`.
 
-    Lists become tuples and nested objects nested dataclasses, as the fields' types say. `appended` as in `read_jsonl`.
+    Raises as `read_jsonl`, and as `parse_record` with file and line.
+    """
+    yield from _parse_lines(path, appended, lambda line: parse_record(line, kind))
+
+
+def parse_record(text: str | bytes, kind: type):
+    """A JSON object as the dataclass `kind`: lists become tuples, nested objects dataclasses, as the fields' types say.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a field is missing, unknown or of another type. The message names file, line, field and value.
+        ValueError: a field is missing, unknown or of another type. One line with the field, its value, what is allowed.
     """
-
-    def parse(line: bytes):
-        try:
-            return _adapter(kind).validate_json(line, strict=True)
-        except ValidationError as error:
-            raise ValueError(describe_error(error, kind)) from None
-
-    yield from _parse_lines(path, appended, parse)
+    try:
+        return _adapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] in ("missing", "missing_argument"):
+        raise ValueError(f"{place} is missing")
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        for name in first["loc"][:-1]:
+            kind = {one.name: one.type for one in fields(kind)}.get(name, kind)
+        raise ValueError(f"unknown field {place!r}; allowed: {', '.join(one.name for one in fields(kind))}")
+    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    raise ValueError(f"{place} is {first['input']!r:.80}; want {wanted}" if place else wanted)
 
 
 @cache
 def _adapter(kind: type) -> TypeAdapter:
     return TypeAdapter(kind)
-
-
-def describe_error(error: ValidationError, kind: type) -> str:
-    """The first fault that pydantic found, in one line: the field, its value and what is allowed."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    if first["type"] in ("missing", "missing_argument"):
-        return f"{place} is missing"
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = f"; allowed: {', '.join(one.name for one in fields(kind))}" if len(first["loc"]) == 1 else ""
-        return f"unknown field {place!r}{allowed}"
-    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{place} is {first['input']!r:.80}; want {wanted}" if place else wanted
 
 
 def _parse_lines(path: str | Path, appended: bool, parse: Callable[[bytes], object]) -> Iterator[tuple[str, object]]:

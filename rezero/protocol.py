@@ -57,8 +57,7 @@ class Sampling:
         for name in ("k", "max_turns", "turn_tokens", "episode_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; want at least 1")
-        if self.prompt_style not in PROMPTS:
-            raise ValueError(f"unknown prompt style {self.prompt_style!r}; allowed: {', '.join(PROMPTS)}")
+        build_prompt("", self.prompt_style)  # refuses an unknown style
 
 
 @dataclass(frozen=True)
@@ -194,6 +193,8 @@ class Episode:
 
 def build_prompt(question: str, style: str = "full") -> list[dict]:
     """Chat messages that pose `question`; `style` is a key of `PROMPTS`."""
+    if style not in PROMPTS:
+        raise ValueError(f"unknown prompt style {style!r}; allowed: {', '.join(PROMPTS)}")
     system, user = PROMPTS[style]
     messages = [{"role": "user", "content": user.replace("{question}", question)}]
     return [{"role": "system", "content": system}, *messages] if system else messages
