@@ -1,0 +1,190 @@
+"""Ablations: how arms are named and spread over seeds, and what the files of their runs are made to say."""
+
+from dataclasses import replace
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from rezero.analysis import ablations
+from rezero.corpus import save_chunks
+from rezero.evaluation.evaluate import report
+from rezero.evaluation.traces import append_traces
+from rezero.files import append_jsonl
+from rezero.policy.base import save_policy
+from rezero.protocol import Episode, Turn
+from rezero.questions import Question, save_questions
+from rezero.runner.sweep import NOTEBOOK, check_arm, grid, named
+from rezero.search.base import Hit
+
+PARAMETERS = """profile = "laptop"
+seed = 0
+reward_set = ""
+reward_weights = {}
+steps = 0
+engine = ""
+options = {}
+difficulty = ""
+test = True
+run_dir = "none"
+"""
+
+
+@pytest.fixture
+def books(tmp_path):
+    """A folder with the parameters cell of a notebook 02."""
+    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    (tmp_path / "books").mkdir()
+    nbformat.write(new_notebook(cells=cells), tmp_path / "books" / f"{NOTEBOOK}.ipynb")
+    return tmp_path / "books"
+
+
+def test_every_arm_meets_every_seed_under_a_name():
+    arms = [
+        {"reward_set": "recovery"},
+        {"name": "mine", "steps": 9, "options": {"k": 3}},
+        {"reward_set": "x", "seed": 7},
+    ]
+    every = grid(arms, [0, 1], steps=2, options={"eval_every": 1})
+    assert [(arm["name"], arm["seed"], arm["steps"]) for arm in every] == [
+        ("recovery", 0, 2), ("mine", 0, 9), ("x", 7, 2), ("recovery", 1, 2), ("mine", 1, 9), ("x", 7, 2),
+    ]  # fmt: skip
+    assert [arm["options"] for arm in every[:2]] == [{"eval_every": 1}, {"eval_every": 1, "k": 3}]
+    assert named([{"reward_set": "recovery", "steps": 1, "engine": "dense"}])[0]["name"] == "recovery-dense"
+    assert "name" not in arms[0]
+
+
+def test_arms_share_the_difficulty_that_they_share(books, tmp_path):
+    alike = [{"reward_set": "a", "seed": 0}, {"reward_set": "b", "seed": 1, "steps": 3}]
+    other = [{"engine": "dense", "seed": 0}, {"seed": 0, "options": {"corpus": "elsewhere"}}]
+    files = [check_arm({"name": "x", **arm}, tmp_path, books)["difficulty"] for arm in alike + other]
+    assert files[0] == files[1] and len(set(files)) == 3
+    assert check_arm({"name": "x", "difficulty": "mine.jsonl"}, tmp_path, books)["difficulty"] == "mine.jsonl"
+
+
+# What the files say
+
+
+def episodes(right, n=40, missed=0):
+    """`n` episodes: the first `right` are right; the first search of the last `missed` misses, and half try again."""
+    made = []
+    for i in range(n):
+        question = Question(f"q{i}", f"question {i}", ("yes",), ("c1",))
+        hits = [(Hit("c1" if i < n - missed else "c2", "", "", 1.0),)] + [()] * (i >= n - missed and i % 2)
+        turns = [Turn("t", "", "search", "q", found, "info") for found in hits]
+        made.append(Episode(question, (*turns, Turn("t", "", "answer", "yes" if i < right else "no")), "answered"))
+    return made
+
+
+@pytest.fixture
+def reports():
+    counts = {("start", 0): 10, ("good", 0): 30, ("good", 1): 34, ("same", 0): 11, ("same", 1): 9, ("bad", 0): 0}
+    return {arm: report(episodes(right), str(arm)) for arm, right in counts.items()}
+
+
+def test_arms_pool_their_seeds(reports):
+    arms, seeds = ablations.arms_table(reports, "accuracy")
+    assert arms.set_index("arm").accuracy.to_dict() == {"start": 0.25, "good": 0.8, "same": 0.25, "bad": 0.0}
+    assert (arms.accuracy_low <= arms.accuracy).all() and (arms.accuracy <= arms.accuracy_high).all()
+    assert (arms.accuracy_high - arms.accuracy_low > 0.05).all()  # also where every answer is wrong
+    assert seeds[seeds.arm == "good"].accuracy.to_list() == [0.75, 0.85]
+    alone, _ = ablations.arms_table({("good", 0): reports["good", 0]}, "accuracy")
+    assert alone.accuracy_low[0] == reports["good", 0]["accuracy"].low
+
+
+def test_differences_are_put_into_words(reports):
+    table = ablations.paired_table(reports, "start").set_index("arm")
+    assert table["in words"].to_dict() == {"good": "higher", "same": "no difference shown", "bad": "lower"}
+    assert table.loc["good", "difference"] == pytest.approx(0.55) and table.loc["bad", "high"] < 0
+    assert set(table.n) == {40} and 0.25 < table["4 in 5"].iloc[0] < 0.35  # 25% against 55%, 40 each: power 79%
+    said = ablations.in_words(table.reset_index())
+    assert said.startswith("accuracy (exact match): good is higher than start by 0.550 (95% interval of the difference")
+    assert "bad is lower than start by 0.250" in said and "No difference from start was shown for same." in said
+    assert said.endswith(f"With 40 episodes a seed a gain of {table['4 in 5'].iloc[0]:.3f} is found 4 times in 5.")
+
+
+def test_a_share_of_nothing_differs_from_nothing(reports):
+    table = ablations.paired_table(reports, "start", ("accuracy", "retry_after_miss"))
+    rows = table[table.metric == "retry_after_miss"]  # no first search missed
+    assert rows.difference.isna().all() and set(rows["p (Holm)"]) == {1.0} and set(rows.n) == {0}
+    assert "With 0 episodes a seed no gain is found 4 times in 5." in ablations.in_words(table)
+
+
+def test_p_is_corrected_for_all_rows(reports):
+    missed = {arm: report(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
+    one = ablations.paired_table(missed, "start").set_index("arm")["p (Holm)"]
+    both = ablations.paired_table(missed, "start", ("accuracy", "retry_after_miss")).set_index(["metric", "arm"])
+    assert both.loc[("accuracy", "good"), "p (Holm)"] == pytest.approx(2 * one["good"])  # six rows, not three
+    assert set(both.loc["retry_after_miss"].n) == {20}
+
+
+def test_a_comparison_needs_the_baseline_and_the_same_questions(reports):
+    with pytest.raises(ValueError, match="baseline 'corectness' is no arm; have: start, good, same, bad"):
+        ablations.paired_table(reports, "corectness")
+    with pytest.raises(ValueError, match="different questions"):
+        ablations.paired_table(reports | {("bad", 0): report(episodes(0, n=39), "")}, "start")
+
+
+def test_baselines_and_arms_stand_in_one_table(reports):
+    closed = report([replace(e, turns=e.turns[-1:]) for e in episodes(4)], "closed book")
+    missed = {arm: report(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
+    table = ablations.overview(missed, [closed])
+    assert table.index.to_list() == ["closed book", "start", "good", "same", "bad"]
+    assert table.seeds.to_list() == [1, 1, 2, 2, 1]
+    assert table.accuracy.to_list() == pytest.approx([0.1, 0.25, 0.8, 0.25, 0.0])
+    assert table.loc["good", "f1"] == table.loc["good", "accuracy"]  # one word: right or nothing
+    assert table.loc["good", "f1_low"] < 0.8 < table.loc["good", "f1_high"]
+    assert table.searches.to_list() == [0.0] + [1.25] * 4  # half of the 20 misses are searched again
+    shown = ablations.in_cells(table)
+    assert shown.loc["closed book", "P(search again | gold not seen)"] == "no such episode"
+    assert shown.loc["start", "P(search again | gold not seen)"].startswith("0.500 [0.")
+    with pytest.raises(ValueError, match="different questions"):
+        ablations.overview(missed, [report(episodes(4, n=39), "closed book")])
+
+
+def test_arms_start_from_their_warm_start(tmp_path, config):
+    runs = {("a", 0): tmp_path / "a-0", ("b", 0): tmp_path / "b-0"}
+    assert ablations.starting_policy(runs, config) == config.policy
+    (tmp_path / "a-0" / "warm").mkdir(parents=True)
+    assert ablations.starting_policy(runs, config) == tmp_path / "a-0" / "warm"
+
+
+def test_arms_are_read_from_their_folders(tmp_path):
+    runs = {("a", 3): tmp_path / "a-3", ("b", 3): tmp_path / "b-3"}
+    for right, folder in enumerate(runs.values(), start=1):
+        for i, label in enumerate(("before training", "after the warm start", "after training")):
+            append_traces(folder / "traces.jsonl", episodes(10 * i + right), policy=label)
+        append_jsonl(folder / "metrics.jsonl", {"kind": "train", "step": 1})
+        append_jsonl(folder / "metrics.jsonl", {"kind": "eval", "step": 1, "accuracy": right / 10})
+    found = ablations.read_reports(runs)
+    right = {arm: round(40 * one["accuracy"].value) for arm, one in found.items()}
+    assert right == {("start", 3): 11, ("a", 3): 21, ("b", 3): 22}  # what GRPO started from is what the warm start left
+    rows = ablations.curves(runs)
+    assert rows[["arm", "seed", "step", "accuracy"]].to_numpy().tolist() == [["a", 3, 1, 0.1], ["b", 3, 1, 0.2]]
+
+
+def test_policies_are_tested_elsewhere_once(tmp_path, policy, config, chunks, questions, monkeypatch):
+    save_policy(policy, tmp_path / "a-0" / "last")
+    save_chunks(tmp_path / "corpus" / "chunks.jsonl", chunks)
+    save_questions(tmp_path / "corpus" / "questions.jsonl", [
+        Question(**{**vars(q), "split": split}) for q, split in zip(questions, ("dev", "train"), strict=True)
+    ])  # fmt: skip
+    corpus = {"corpus": str(tmp_path / "corpus")}
+    places = [{"engine": "bm25", **corpus, "name": "here"}, {"engine": "keyword", **corpus, "name": "there"}]
+    test = [{("a", 0): tmp_path / "a-0"}, places, config, tmp_path / "elsewhere"]
+    found = ablations.generalise(*test)
+    table = ablations.matrix(found)
+    assert table[["tested", "arm"]].to_numpy().tolist() == [[p, a] for p in ("here", "there") for a in ("start", "a")]
+    assert [e.question.id for e in found["there"]["a", 0].episodes] == ["q1"]  # dev only
+    played = []
+    monkeypatch.setattr(ablations, "evaluate", lambda *a: played.append(a) or report(episodes(1, n=1), ""))
+    again = ablations.matrix(ablations.generalise(*test))
+    pd.testing.assert_frame_equal(again, table)
+    assert not played
+    places[1]["engine"] = "dense"  # another place under an old name
+    ablations.generalise(*test)
+    assert len(played) == 2 and all(np.isclose(one[3].k, config.k) and one[3].engine == "dense" for one in played)
+    with pytest.raises(ValueError, match="unknown configuration field 'engin'"):
+        ablations.generalise(test[0], [{"engin": "bm25"}], config, tmp_path)
