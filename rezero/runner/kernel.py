@@ -17,16 +17,14 @@ import papermill
 import psutil
 from ipykernel.kernelspec import write_kernel_spec
 from nbclient.exceptions import DeadKernelError
+from nbformat.v4 import new_output
 from papermill.engines import NBClientEngine, papermill_engines
 
 from rezero.files import ROOT, shown
 
 MARK = "REZERO_RUN_DIR"  # environment variable of a run's kernels, which every process that they start inherits
 PAPERMILL_TAGS = {"injected-parameters", "papermill-error-cell-tag"}  # of the cells that papermill adds
-EXPLAINED = {
-    DeadKernelError: "the kernel was killed, often for lack of memory, or it crashed",
-    KeyboardInterrupt: "stopped by hand or by a signal",
-}
+DIED = "the kernel was killed, often for lack of memory, or it crashed"
 KERNEL_ARGUMENTS = [
     "--IPKernelApp.log_level=CRITICAL",  # a kernel logs the interrupt that stops it as an error
     # Without ipywidgets tqdm.auto prints text, whose last state is saved; a saved widget would stay at 0/50.
@@ -36,10 +34,11 @@ KERNEL_ARGUMENTS = [
 
 def describe_machine() -> str:
     """Time, Python, platform, CPUs, GPU, git revision and every installed package, one per line."""
+    time = datetime.now(UTC).isoformat(timespec="seconds")
     changed = " (with uncommitted changes)" if output_of("git", "status", "--porcelain") else ""
     packages = {f"{one.name}=={one.version}" for one in importlib.metadata.distributions()}
     head = f"""\
-time: {now()}
+time: {time}
 python: {platform.python_version()}
 platform: {platform.system()} {platform.machine()}
 cpus: {cpu_share()}
@@ -58,10 +57,6 @@ def output_of(*command: str) -> str:
     return done.stdout.strip()
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def cpu_share() -> int:
     """The number of CPUs this process may use. A container's quota counts: threads beyond it wait for each other."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -76,8 +71,7 @@ def cpu_share() -> int:
 def this_kernel(run_dir: Path) -> Iterator[str]:
     """Yield the name of a kernel that is the running interpreter, in a known environment.
 
-    The kernel `python3` may be another interpreter, because a spec in the user's home or on JUPYTER_PATH wins over the
-    environment's own. So a spec that names sys.executable is written into a folder that comes first on JUPYTER_PATH.
+    What the machine calls `python3` may be another one: a spec in the user's home wins over the environment's own.
     """
     inherited, python_path = os.environ.get("JUPYTER_PATH", ""), os.environ.get("PYTHONPATH")
     with tempfile.TemporaryDirectory(prefix="rezero-kernel-") as folder:
@@ -104,7 +98,7 @@ def end_leftovers(run_dir: Path) -> None:
     """End the kernel that a killed runner left behind, and whatever the kernel started: they may still write."""
     left = True
     while left:  # until none is found, because a process may start another one before it is ended
-        running = psutil.process_iter(["environ"], ad_value={})  # {} where we may not look: nothing of ours
+        running = psutil.process_iter(["environ"], ad_value={})  # {} where we may not look: that is none of ours
         left = [one for one in running if one.info["environ"].get(MARK) == str(run_dir.resolve())]
         for process in left:
             print(f"ending process {process.pid}, which a killed run left behind", flush=True)
@@ -114,9 +108,9 @@ def end_leftovers(run_dir: Path) -> None:
 
 
 class Engine(NBClientEngine):
-    """papermill's engine, except that a dead kernel, sys.exit(0) and an interrupt fail the cell that was running.
+    """papermill's engine, except that a dead kernel, an interrupt and sys.exit(0) fail the cell that was running.
 
-    papermill itself would record the cells after a dead kernel as completed, and take sys.exit(0) for success.
+    papermill records a cell whose kernel died, and all cells after it, as completed, and takes sys.exit(0) for success.
     """
 
     @classmethod
@@ -129,10 +123,10 @@ class Engine(NBClientEngine):
             super().execute_managed_notebook(manager, kernel_name, **options)
         except (Exception, KeyboardInterrupt) as error:
             started = [cell for cell in cells if cell.metadata.papermill["start_time"]]
-            evalue = EXPLAINED.get(type(error), str(error)) if started else f"before the first cell: {error}"
-            failure = nbformat.v4.new_output("error", ename=type(error).__name__, evalue=evalue, traceback=[evalue])
             failed = started[-1] if started else cells[0]
-            failed.outputs.append(failure)
+            said = DIED if isinstance(error, DeadKernelError) else str(error)
+            said = said if started else f"before the first cell: {said}"
+            failed.outputs.append(new_output("error", ename=type(error).__name__, evalue=said, traceback=[said]))
             manager.cell_exception(failed)
         for output in [output for cell in cells for output in cell.outputs]:
             if output.get("ename") == "SystemExit":
@@ -143,23 +137,17 @@ papermill_engines.register("rezero", Engine)
 
 
 def execute(notebook: Path, copy: Path, parameters: dict, kernel: str) -> str | None:
-    """Execute `notebook` into `copy` and stream its output to the terminal; returns what went wrong, or None.
-
-    The kernel works in the notebook's folder, as in JupyterLab.
-    """
+    """Execute `notebook` in its folder into `copy`, its output streamed; returns what went wrong, or None."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of parameters that we have checked
     source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, copy))  # for str.format
     streams = {"stdout_file": sys.stdout, "stderr_file": sys.stderr, "coalesce_streams": True, "progress_bar": False}
-    start = {"engine_name": "rezero", "kernel_name": kernel, "language": "python", "start_timeout": 180}
+    options = {"kernel_name": kernel, "language": "python", "start_timeout": 180, "iopub_timeout": 60} | streams
     try:
-        papermill.execute_notebook(
-            source, target, parameters, cwd=notebook.parent, iopub_timeout=60, **start, **streams
-        )
+        papermill.execute_notebook(source, target, parameters, "rezero", cwd=notebook.parent, **options)
     except papermill.PapermillExecutionError as error:
-        cells = nbformat.read(copy, as_version=4).cells[
-            : error.cell_index + 3
-        ]  # papermill added 2 above the failed one
-        number = sum(not PAPERMILL_TAGS & set(cell.metadata.get("tags", [])) for cell in cells)  # as in the source
+        last = error.cell_index + 2  # papermill has put two cells with the error before the failed one
+        cells = nbformat.read(copy, as_version=4).cells[: last + 1]
+        number = sum(not PAPERMILL_TAGS & set(cell.metadata.get("tags", [])) for cell in cells)  # in the source
         return f"cell {number} (In [{error.exec_count or ' '}]): {error.ename}: {error.evalue}"
     except (Exception, KeyboardInterrupt) as error:  # not in a cell: the copy could not be written, as on a full disk
         copy.unlink(missing_ok=True)

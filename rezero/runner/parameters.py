@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rezero.files import resolve
 
-TYPES = {"str": str, "int": int, "float": float, "bool": bool, "dict": dict, "list": list}
+OPTIONAL = {f"{kind.__name__} | None": kind | None for kind in (str, int, float, bool, dict, list)}
 
 
 class Parameter(NamedTuple):
@@ -27,12 +27,11 @@ class Parameter(NamedTuple):
 def read_parameters(path: Path) -> dict[str, Parameter]:
     """The parameters in the notebook's one cell tagged `parameters`, without `run_dir`, which the runner sets.
 
-    Raises:
-        ValueError: not exactly one such cell, a line in it that is no parameter, or a cell tagged `raises-exception`.
+    Raises ValueError for any other number of such cells, a line that is no parameter, or a `raises-exception` tag.
     """
     try:
         cells = nbformat.read(path, as_version=4).cells
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: not a readable notebook: {error}") from None
     if any("raises-exception" in cell.metadata.get("tags", []) for cell in cells):
         raise ValueError(f"{path}: a cell is tagged raises-exception, but a run stops at its first error: untag it")
@@ -53,24 +52,21 @@ def parse_parameters(source: str, where: str) -> dict[str, Parameter]:
     found = {}
     for node in nodes:
         line = f"{where}, line {node.lineno}: {ast.unparse(node)}"
-        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        if len(targets) != 1 or not isinstance(targets[0], ast.Name) or targets[0].id in found:
-            raise ValueError(f"{line}: want only lines `name = literal`, each name once")
-        name = targets[0].id
-        try:
-            default = ast.literal_eval(node.value)
-        except (ValueError, TypeError):
-            raise ValueError(f"{line}: not a plain literal; derive values in the next cell") from None
         annotation = ast.unparse(node.annotation) if isinstance(node, ast.AnnAssign) else ""
-        found[name] = Parameter(default, override_type(annotation, default, line))
+        try:
+            (target,) = [node.target] if annotation else node.targets
+            name, default = target.id, ast.literal_eval(node.value)
+        except (AttributeError, ValueError, TypeError):
+            raise ValueError(f"{line}: want `name = literal`; derive values in the next cell") from None
+        if name in found:
+            raise ValueError(f"{line}: {name} is set twice")
+        found[name] = Parameter(default, OPTIONAL.get(annotation) or type_of(default, line))
         check_value(line, name, default, found[name])
     return found
 
 
-def override_type(annotation: str, default, line: str):
-    """What an override must be: as annotated if that allows None, else of the default's type."""
-    if annotation.endswith(" | None") and annotation.removesuffix(" | None") in TYPES:
-        return TYPES[annotation.removesuffix(" | None")] | None
+def type_of(default, line: str):
+    """The type that overrides must have, such as float or list[float]. Raises ValueError if the default has no such."""
     kinds = {type(item) for item in default} if isinstance(default, list) else {type(default)}
     if kinds == {int, float}:
         kinds = {float}
@@ -145,10 +141,9 @@ def overrides(
         values: `name: value` for every notebook that has the parameter, `notebook: {name: value}` for one of them.
         parameters: {notebook: its parameters} of the chosen notebooks; `known` names all, also those left out.
         where: the source, for error messages: "-p" or a file.
-        renamed: names that are no longer parameters, and the overrides that replace them.
+        renamed: {former parameter: overrides that replace it}.
 
-    Raises:
-        ValueError: no chosen notebook has such a parameter (lists those they have), or the value has another type.
+    Raises ValueError if no chosen notebook has a parameter (lists those they have) or a value has another type.
     """
     checked = {stem: {} for stem in parameters}
     for key, value in values.items():
@@ -158,11 +153,12 @@ def overrides(
             having = [stem for stem in stems if name in parameters[stem]]
             for stem in having:
                 checked[stem][name] = check_value(where, name, item, parameters[stem][name])
-            if stems and not having and name in (renamed or {}):
+            if having or not stems:  # a section of a notebook that this run leaves out has no stems
+                continue
+            if name in (renamed or {}):
                 raise ValueError(f"{where} {name}: is now set by overrides, such as -p 'overrides={{{renamed[name]}}}'")
-            if stems and not having:
-                allowed = ", ".join(sorted(set().union(*(parameters[stem] for stem in stems))))
-                raise ValueError(f"{where}: no parameter {name!r} in {', '.join(stems)}; allowed: {allowed}")
+            allowed = ", ".join(sorted(set().union(*(parameters[stem] for stem in stems))))
+            raise ValueError(f"{where}: no parameter {name!r} in {', '.join(stems)}; allowed: {allowed}")
     return checked
 
 
@@ -171,20 +167,18 @@ def choose_parameters(
 ) -> dict[str, dict]:
     """The values each notebook runs with: its defaults, what a resumed run recorded, then one source after the other.
 
-    A source is a pair (where, values). Prints every override. See `overrides` for the rest.
-
-    Raises:
-        ValueError: see `overrides`; or a value differs from the one that the resumed run started with.
+    The `sources` are pairs (where, values). Prints what differs from the defaults. Raises ValueError as `overrides`
+    does, and for a value that differs from the one that the resumed run started with.
     """
-    before = overrides(recorded, parameters, "params.yaml of the resumed run", known, renamed)
-    used = {stem: {name: one.default for name, one in own.items()} | before[stem] for stem, own in parameters.items()}
-    for where, values in sources:
+    used = {stem: {name: one.default for name, one in own.items()} for stem, own in parameters.items()}
+    for where, values in [("params.yaml of the resumed run", recorded), *sources]:
         for stem, changes in overrides(values, parameters, where, known, renamed).items():
             for name, value in changes.items():
-                if before[stem].get(name, value) != value:
-                    began = f"{where}: {stem} started with {name} = {before[stem][name]!r}"
-                    raise ValueError(f"{began}; a resumed run keeps its parameters, give {value!r} a new --run-id")
-                default = parameters[stem][name].default
-                print(f"{stem}: {name} = {value!r} (default {default!r}, from {where})", flush=True)
+                began, default = recorded.get(stem, {}).get(name, value), parameters[stem][name].default
+                if value != began:
+                    fixed = f"{stem} started with {name} = {began!r}, and a resumed run keeps its parameters"
+                    raise ValueError(f"{where}: {fixed}; give {value!r} a new --run-id")
+                if value != default:
+                    print(f"{stem}: {name} = {value!r} (default {default!r}, from {where})", flush=True)
             used[stem] |= changes
     return used

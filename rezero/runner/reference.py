@@ -18,9 +18,8 @@ def keep_as_reference(run_id: str, name: str = "", runs: str = "papermill_runs")
     With a `name` they go to <runs>/reference/<name>, and the README stays as it is. What was kept there before is
     deleted only when everything new is copied.
 
-    Raises:
-        FileNotFoundError: the run does not exist or, without a name, wrote no summary.
-        ValueError: an unsafe name, or the README has lost the two lines between which the summary stands.
+    Raises FileNotFoundError if the run does not exist or wrote no summary, ValueError for an unsafe name or a README
+    without the two lines between which the summary stands.
     """
     run, target = resolve(runs) / safe_name(run_id, "run"), resolve(runs) / "reference"
     if run == target:

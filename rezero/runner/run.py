@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from rezero.files import ROOT, resolve, shown, write_text
-from rezero.runner.kernel import describe_machine, end_leftovers, execute, now, output_of, this_kernel
+from rezero.runner.kernel import describe_machine, end_leftovers, execute, output_of, this_kernel
 from rezero.runner.parameters import choose_parameters, read_flags, read_parameters, read_params_file
 
 NOTEBOOKS, RUNS = ROOT / "notebooks", ROOT / "papermill_runs"
@@ -41,13 +41,11 @@ def run(
         chosen: numbers or names of notebooks; none: all, or, with `resume`, those that the run started with.
         flags: "name=value" overrides, or {name: value}. They win over those of `file`, a YAML file.
         resume: go on with run `run_id`: keep its parameters and skip the notebooks that it finished.
-        renamed: names that are no longer parameters, and the overrides that replace them, for error messages.
+        renamed: {former parameter: overrides that replace it}, for error messages.
 
-    Returns:
-        The exit status: 0, 1 after a failed notebook, 130 after an interrupt.
+    Returns the exit status: 0, 1 after a failed notebook, 130 after an interrupt.
 
-    Raises:
-        ValueError, OSError: an argument or a notebook is not right, and nothing was run.
+    Raises ValueError or OSError, with nothing run, if an argument or a notebook is not right.
     """
     notebooks, runs = resolve(notebooks), resolve(runs)
     run_dir = find_run_dir(run_id, runs, resume)
@@ -71,8 +69,7 @@ def run(
 def find_notebooks(chosen: list[str], folder: Path) -> list[Path]:
     """The notebooks of `folder` with the chosen numbers ("02") or names ("02_train_grpo"), in their order.
 
-    Raises:
-        ValueError: an unknown number, two notebooks with one number, or no notebooks; lists what there is.
+    Raises ValueError on an unknown number, two notebooks with one number, or no notebooks; it lists what there is.
     """
     found = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     numbers = [name[:2] for name in found]
@@ -152,10 +149,10 @@ def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path, rec
             print(f"{name}: done before, skipped", flush=True)
             continue
         print(f"{name} ...", flush=True)
-        entry |= {"status": "running", "start": now()}
+        entry |= {"status": "running", "start": datetime.now(UTC).isoformat(timespec="seconds")}
         save_record(run_dir, record)
-        defaults = {key: one.default for key, one in parameters[path.stem].items()}
-        changed = {key: value for key, value in used[path.stem].items() if value != defaults[key]}
+        declared = parameters[path.stem]
+        changed = {key: value for key, value in used[path.stem].items() if value != declared[key].default}
         began = time.monotonic()
         error = execute(path, run_dir / path.name, changed | {"run_dir": shown(run_dir)}, kernel)
         seconds = round(time.monotonic() - began, 1)

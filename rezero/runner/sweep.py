@@ -30,8 +30,7 @@ def sweep(
         wait_for: {name: name of an earlier job}: the first starts when the other has ended.
         books: the folder of the notebook.
 
-    Returns:
-        {name: folder of its run}.
+    Returns {name: folder of its run}.
 
     Raises:
         ValueError: nothing was run, because of an unknown launcher or parameter, an unsafe name, a job that ran with
