@@ -66,9 +66,12 @@ def check_job(name: str, given: dict, folder: Path, parameters: dict) -> dict:
     checked = overrides(given, parameters, f"job {name!r}")[notebook]
     used = {key: one.default for key, one in parameters[notebook].items()} | checked
     run_dir = folder / safe_name(name, "job")
-    before = read_params_file(run_dir / "params.yaml")[notebook] if (run_dir / "run.json").is_file() else used
-    if before != used:
-        raise ValueError(f"{run_dir} ran with other parameters: {before}; the job has {used}")
+    before = read_params_file(run_dir / "params.yaml")[notebook] if (run_dir / "run.json").is_file() else {}
+    other = {key: value for key, value in before.items() if used.get(key) != value}
+    if other:
+        raise ValueError(
+            f"{run_dir} ran with other parameters: {other}; give the job another name, or go on with these"
+        )
     return used
 
 
