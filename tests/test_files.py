@@ -1,15 +1,17 @@
-"""Files: whole or not there, whatever kills the writer or fills the disk; and one writer a folder."""
+"""Files: a file or a line is whole or not there, whatever kills the writer or fills the disk."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 
-from rezero.files import ROOT, append_jsonl, append_text, locked, read_jsonl, write_jsonl, write_text
+from rezero.files import ROOT, append_jsonl, append_text, read_jsonl, read_records, shown, write_jsonl, write_text
 
 
 @contextmanager
@@ -62,6 +64,32 @@ def test_only_the_last_line_of_what_grew_may_be_damaged(tmp_path, end):
         list(read_jsonl(path, appended=True))
 
 
+@dataclass(frozen=True)
+class Point:
+    __pydantic_config__ = {"extra": "forbid"}
+    x: int
+    tags: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ('{"tags": []}', "x is missing"),
+    ('{"x": 1, "y": 2}', "unknown field 'y'; allowed: x, tags"),
+    ('{"x": 1, "tags": ["a", 2]}', "tags.1 is 2; want a valid string"),
+    ('{"x": 1', "not valid JSON"),
+])  # fmt: skip
+def test_a_record_that_does_not_fit_is_named_by_line_and_field(tmp_path, line, message):
+    path = write_text(tmp_path / "a.jsonl", f'{{"x": 1, "tags": ["a"]}}\n\n{line}\n')
+    rows = read_records(path, Point)
+    assert next(rows) == (f"{path}:1", Point(1, ("a",)))
+    with pytest.raises(ValueError, match=re.escape(f"{path}:3: {message}")):
+        next(rows)
+
+
+def test_a_record_names_no_machine_s_paths(tmp_path):
+    assert shown(ROOT / "papermill_runs" / "a") == "papermill_runs/a"
+    assert shown(tmp_path) == str(tmp_path)
+
+
 WRITER = """
 import sys
 from rezero.files import append_jsonl, write_text
@@ -90,31 +118,3 @@ def test_a_killed_writer_leaves_whole_files_and_every_line_but_the_last(tmp_path
     runs = [i for i, n in enumerate(numbers) if n == 0]
     assert runs
     assert numbers == [n for a, b in zip(runs, [*runs[1:], len(numbers)], strict=True) for n in range(b - a)]
-
-
-def test_a_folder_has_one_writer(tmp_path):
-    taken = pytest.raises(ValueError, match=f"is being written by process {os.getpid()}$")
-    with locked(tmp_path), taken, locked(tmp_path):
-        pass
-    with locked(tmp_path):  # free again
-        pass
-
-
-def test_the_lock_waits_for_what_a_killed_process_left(tmp_path):
-    """The holder is killed; its child, which inherited the lock, goes on for a second."""
-    child = "import time; time.sleep(1); open(sys.argv[1] + '/late', 'w').close()"
-    holder = f"""
-import pathlib, subprocess, sys, time
-from rezero.files import locked
-with locked(pathlib.Path(sys.argv[1])) as lock:
-    subprocess.Popen([sys.executable, "-c", "import sys; {child}", sys.argv[1]], pass_fds=(lock,))
-    print("go", flush=True)
-    time.sleep(100)
-"""
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], env=env, stdout=subprocess.PIPE)
-    process.stdout.readline()
-    process.kill()
-    process.wait()
-    with locked(tmp_path):
-        assert (tmp_path / "late").exists()

@@ -1,45 +1,72 @@
-"""Keeping a run as the reference: its files are copied, its summary stands in the README."""
+"""Keeping a run as the reference: its files are copied, the README shows its summary, a bad call changes nothing."""
+
+import shutil
 
 import pytest
 
 from rezero.runner import reference
 from rezero.runner.reference import END, START, keep_as_reference
 
+KEPT = ["02_train_grpo.ipynb", "metrics.jsonl", "run.json", "summary.txt"]
+
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
+    """A folder with a run "one" and an older reference, beside a README."""
     monkeypatch.setattr(reference, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text(f"before\n{START}\nold\n{END}\nafter\n")
-    run = tmp_path / "runs" / "one"
-    run.mkdir(parents=True)
-    for name in ("02_train_grpo.ipynb", "summary.txt", "metrics.jsonl", "traces.jsonl", "run.json", "lock"):
-        (run / name).write_text(f"{name}\n")
+    (tmp_path / "README.md").write_text(f"before\n{START}\nold\n{END}\nafter\n{END}\n")
+    for folder, names in (("one", [*KEPT, "traces.jsonl", "lock"]), ("reference", ["00_old.ipynb", "summary.txt"])):
+        (tmp_path / "runs" / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "runs" / folder / name).write_text(f"{name} of {folder}\n")
     return tmp_path / "runs"
 
 
-def test_files_and_readme(runs, tmp_path):
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_takes_the_place_of_the_reference(runs, tmp_path):
     for _ in range(2):  # twice gives the same
         keep_as_reference("one", runs=str(runs))
-    kept = sorted(path.name for path in (runs / "reference").iterdir())
-    assert kept == ["02_train_grpo.ipynb", "metrics.jsonl", "run.json", "summary.txt"]
-    assert (tmp_path / "README.md").read_text() == f"before\n{START}\n```\nsummary.txt\n```\n{END}\nafter\n"
-
-
-def test_a_run_without_summary_is_refused(runs):
-    with pytest.raises(FileNotFoundError, match=r"two/summary.txt does not exist; .*notebook 02"):
-        keep_as_reference("two", runs=str(runs))
-
-
-def test_a_readme_without_the_frame_is_refused(runs, tmp_path):
-    (tmp_path / "README.md").write_text("nothing")
-    with pytest.raises(ValueError, match="must frame the summary"):
-        keep_as_reference("one", runs=str(runs))
-    assert not (runs / "reference").exists()
+    assert files(runs / "reference") == {name: f"{name} of one\n" for name in KEPT}
+    readme = f"before\n{START}\n```\nsummary.txt of one\n```\n{END}\nafter\n{END}\n"
+    assert (tmp_path / "README.md").read_text() == readme
 
 
 def test_a_named_run_is_kept_beside_the_others(runs, tmp_path):
     keep_as_reference("one", "long", str(runs))
-    assert (runs / "reference" / "long" / "02_train_grpo.ipynb").is_file()
-    assert "\nold\n" in (tmp_path / "README.md").read_text()
+    assert files(runs / "reference" / "long") == {name: f"{name} of one\n" for name in KEPT}
+    assert (runs / "reference" / "00_old.ipynb").exists() and "\nold\n" in (tmp_path / "README.md").read_text()
     keep_as_reference("one", runs=str(runs))
-    assert (runs / "reference" / "long" / "run.json").is_file()  # the other one does not touch it
+    assert (runs / "reference" / "long" / "run.json").is_file()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("two",), r"two/summary.txt does not exist; .*notebook 02"),
+    (("two", "long"), r"two/run.json does not exist"),
+    (("reference",), "is the reference itself"),
+    (("../runs/one",), "run '../runs/one': want up to 100 letters"),
+    (("one", "../one"), "--name '../one': want up to 100 letters"),
+    (("one", ".."), "--name '..'"),
+    (("one", "/tmp"), "--name '/tmp'"),
+    (("one", "summary.txt"), "summary.txt"),  # a file
+    (("without frame",), "must frame the summary"),
+    (("disk full",), "no space left"),
+])  # fmt: skip
+def test_what_is_wrong_destroys_nothing(runs, tmp_path, arguments, message, monkeypatch):
+    def copy(source, target, real=shutil.copy):
+        if source.name == "summary.txt":
+            raise OSError("no space left on device")
+        return real(source, target)
+
+    if arguments == ("without frame",):
+        (tmp_path / "README.md").write_text(f"{END}\n{START}")
+        arguments = ("one",)
+    if arguments == ("disk full",):
+        monkeypatch.setattr(shutil, "copy", copy)
+        arguments = ("one",)
+    before = files(tmp_path)
+    with pytest.raises((ValueError, OSError), match=message):
+        keep_as_reference(*arguments, runs=str(runs))
+    assert files(tmp_path) == before

@@ -8,26 +8,38 @@ import subprocess
 import sys
 
 import nbformat
+import papermill
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from rezero.__main__ import main
-from rezero.files import ROOT
-from rezero.runner import kernel as environment
-from rezero.runner import parameters
+from rezero.files import ROOT, write_text
 from rezero.runner import run as runner
+from rezero.runner.kernel import cpu_share, execute
+from rezero.runner.parameters import (
+    choose_parameters,
+    overrides,
+    parse_parameters,
+    read_flags,
+    read_parameters,
+    read_params_file,
+)
 from rezero.runner.run import run
 
 TAGGED = {"tags": ["parameters"]}
-DEFAULTS = {
-    "00_a": {"lr": 1e-6, "steps": 10, "run_dir": "x"},
-    "01_b": {"lr": 1e-4, "name": "bm25", "flag": False, "weights": [1.0, 0.5], "seeds": [1, 2]},
+SOURCES = {
+    "00_a": "lr = 1e-6\nsteps = 10",
+    "01_b": "lr = 1e-4\nname = 'bm25'\nflag = False\nweights = [1.0, 0.5]\nseeds = [1, 2]\noverrides = {}\n"
+    "limit: int | None = None\nrate: float | None = None\nnames: list | None = None",
 }
-KNOWN = [*DEFAULTS, "02_c"]
+PARAMETERS = {stem: parse_parameters(source, stem) for stem, source in SOURCES.items()}
+DEFAULTS = {stem: {name: one.default for name, one in own.items()} for stem, own in PARAMETERS.items()}
+KNOWN = [*PARAMETERS, "02_c"]
+RENAMED = {"learning_rate": "grpo: {learning_rate: ...}", "lr": "never shown, because lr is a parameter"}
 
 
-def write_book(folder, name, *cells, params="run_dir = 'none'"):
+def write_book(folder, name, *cells, params="seed = 0"):
     folder.mkdir(parents=True, exist_ok=True)
     cells = [new_markdown_cell("# A title"), new_code_cell(params, metadata=TAGGED), *map(new_code_cell, cells)]
     nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
@@ -37,145 +49,133 @@ def read_record(run_dir):
     return json.loads((run_dir / "run.json").read_text())["notebooks"]
 
 
-# What the parameters cell may hold
+# What the parameters cell may hold, and what an override
 
 
 def test_parameters_cell_is_read_without_running_it():
-    source = "# how fast\nlr = 1e-6  # per step\nseed: int = -1\nname = 'a'\nweights = [\n  1,\n  0.5,\n]\non = True"
-    expected = {"lr": 1e-6, "seed": -1, "name": "a", "weights": [1, 0.5], "on": True}
-    assert parameters.parse_parameters("arms = [{'a': 1}, {}]", "x") == {"arms": [{"a": 1}, {}]}
-    assert parameters.parse_parameters(source, "x") == expected
+    source = "# how fast\nlr = 1e-6  # per step\nseed: int = -1\nweights = [\n  1,\n  0.5,\n]\narms = [{'a': 1}, {}]"
+    found = parse_parameters(source + "\nsteps: int | None = None", "x")
+    expected = {"lr": 1e-6, "seed": -1, "weights": [1, 0.5], "arms": [{"a": 1}, {}], "steps": None}
+    assert {name: one.default for name, one in found.items()} == expected
 
 
 @pytest.mark.parametrize(("source", "message"), [
-    ("a = 1\nseed = None", "line 2: seed = None: want str, bool, int"),  # no type to check an override against
-    ("seed: int | None = None", "line 1"),  # papermill does not even see this one
-    ("a = 1\nb = a * 2", "line 2: b = a * 2: not a plain literal; derive values in the next cell"),  # stale
-    ("import os", "line 1: import os: only lines"),
-    ("a, b = 1, 2", "only lines"),
-    ("a = b = 1", "only lines"),
-    ("seed: int", "not a plain literal"),  # no default
-    ("a = 1\na += 1", "line 2"),
-    ("a = 1\na = 2", "line 2: a = 2: set twice"),
-    ("a = {1, 2}", "got set"),
-    ("a = (1, 2)", "got tuple"),  # YAML has none
-    ("a = []", "got empty list"),  # of what?
-    ("a = [1, 'x']", "got mixed list"),
-    ("a = [None]", "got mixed list"),
+    ("a = 1\nseed = None", "line 2: seed = None: want str, int, float, bool, dict or a list of one of them, or an "
+     "annotation such as `steps: int | None = None`"),  # no type to check an override against
+    ("seed: int | None = 'x'", "seed = 'x' is str, want int | None"),
+    ("a = 1\nb = a * 2", "line 2: b = a * 2: want `name = literal`; derive values in the next cell"),
+    ("import os", "want `name = literal`"),
+    ("a = b = 1", "want `name = literal`"),
+    ("a = 1\na += 1", "line 2: a += 1: want `name = literal`"),
+    ("a = 1\na = 2", "line 2: a = 2: a is set twice"),
+    ("a = (1, 2)", "want str, int"),  # YAML has none
+    ("a = []", "want str, int"),  # of what?
+    ("a = [1, 'x']", "want str, int"),
     ("a = (", "line 1"),
 ])  # fmt: skip
 def test_parameters_cell_refuses(source, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        parameters.parse_parameters(source, "02_train.ipynb, parameters cell")
+        parse_parameters(source, "02_train.ipynb, parameters cell")
     assert str(error.value).startswith("02_train.ipynb, parameters cell, line ")
 
 
-def test_notebook_needs_one_parameters_cell_and_no_tolerated_errors(tmp_path):
-    path = tmp_path / "00_a.ipynb"
-    for cells, message in [
-        ([new_code_cell("a = 1")], "exactly one code cell tagged 'parameters', found 0"),  # injected, then undone
-        ([new_code_cell("a = 1", metadata=TAGGED), new_code_cell("b = 1", metadata=TAGGED)], "found 2"),
-        ([new_code_cell("a = 1", metadata=TAGGED), new_code_cell("", metadata={"tags": ["raises-exception"]})],
-         "raises-exception"),
-    ]:  # fmt: skip
-        nbformat.write(new_notebook(cells=cells), path)
-        with pytest.raises(ValueError, match=message) as error:
-            parameters.read_parameters(path)
-        assert str(path) in str(error.value)
-    path.write_text("not json")
-    with pytest.raises(ValueError, match=r"00_a\.ipynb: not a readable notebook"):
-        parameters.read_parameters(path)
-
-
-# What an override may be
-
-
-@pytest.mark.parametrize(("pairs", "expected"), [
-    (["lr=1"], {"00_a": {"lr": 1.0}, "01_b": {"lr": 1.0}}),  # an int for a float; both notebooks have lr
-    (["steps=3"], {"00_a": {"steps": 3}, "01_b": {}}),  # only one of them has steps
-    (["name='007'", "flag=true"], {"00_a": {}, "01_b": {"name": "007", "flag": True}}),
-    (["weights=[2, 1]"], {"00_a": {}, "01_b": {"weights": [2.0, 1.0]}}),
-    (["seeds=[]"], {"00_a": {}, "01_b": {"seeds": []}}),
-    (["name=a=b"], {"00_a": {}, "01_b": {"name": "a=b"}}),
+@pytest.mark.parametrize(("tags", "message"), [
+    ([], "exactly one code cell tagged 'parameters', found 0"),
+    (["parameters", "parameters"], "found 2"),
+    (["parameters", "raises-exception"], "raises-exception"),
+    (None, "not a readable notebook"),
 ])  # fmt: skip
-def test_override_is_accepted(pairs, expected):
-    checked = parameters.overrides(parameters.read_flags(pairs), DEFAULTS, "-p", KNOWN)
-    assert checked == expected
-    assert all(type(item) is float for values in checked.values() for item in values.get("weights", []))
+def test_notebook_needs_one_parameters_cell_and_tolerates_no_errors(tmp_path, tags, message):
+    path = tmp_path / "00_a.ipynb"
+    cells = [new_code_cell("a = 1", metadata={"tags": [tag]}) for tag in tags or []]
+    path.write_text("not json" if tags is None else nbformat.writes(new_notebook(cells=cells)))
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}: .*{message}"):
+        read_parameters(path)
+
+
+@pytest.mark.parametrize(("pair", "a", "b"), [
+    ("lr=1", {"lr": 1.0}, {"lr": 1.0}),  # an int for a float; both notebooks have lr
+    ("steps=3", {"steps": 3}, {}),  # only one of them has steps
+    ("name=1e-6", {}, {"name": "1e-6"}),  # a string is what it wants
+    ("name=a=b", {}, {"name": "a=b"}),
+    ("flag=true", {}, {"flag": True}),
+    ("weights=[2, 1]", {}, {"weights": [2.0, 1.0]}),
+    ("seeds=[]", {}, {"seeds": []}),
+    ("limit=null", {}, {"limit": None}),
+    ("rate=2", {}, {"rate": 2.0}),
+    ("overrides={grpo: {beta: 1.0e-6}}", {}, {"overrides": {"grpo": {"beta": 1e-6}}}),
+])  # fmt: skip
+def test_override_is_accepted(pair, a, b):
+    checked = overrides(read_flags([pair]), PARAMETERS, "-p", KNOWN, RENAMED)
+    assert repr(checked) == repr({"00_a": a, "01_b": b})  # 1.0 is not 1
 
 
 @pytest.mark.parametrize(("pair", "message"), [
-    ("lr=1e-6", "lr = '1e-6' is str, want float (default 1e-06); YAML reads 1e-6 as a string: write 1.0e-6"),
+    ("lr=1e-6", "-p: lr = '1e-6' is str, want a number; YAML reads 1e-6 as a string: write 1.0e-6"),
+    ("overrides={grpo: {learning_rate: 1e-6}}", "-p: overrides.grpo.learning_rate = '1e-6' is str, want a number"),
+    ("weights=[1e-3, 1.0]", "weights.0 = '1e-3' is str, want a number"),
+    ("lr=fast", "lr = 'fast' is str, want float (default 1e-06)"),
     ("lr=true", "lr = True is bool, want float"),
     ("steps=3.0", "steps = 3.0 is float, want int"),
-    ("steps=true", "is bool, want int"),  # bool is an int to Python, not to us
     ("flag=1", "is int, want bool"),
     ("name=7", "is int, want str (default 'bm25'); quote it twice: -p 'name=\"7\"'"),
-    ("name=", "is None, want str"),
     ("name=2024-01-01", "is date, want str"),  # YAML makes dates
-    ("weights=[1e-3, 1.0]", "is mixed list, want list of float"),
-    ("weights=0.5", "is float, want list of float"),
-    ("seeds=[1.5]", "is list of float, want list of int"),
-    ("seeds=[true]", "is list of bool, want list of int"),
-    ("step=3", "no parameter 'step' in 00_a, 01_b; allowed: flag, lr, name, seeds, steps, weights"),
-    ("run_dir=y", "no parameter 'run_dir' (set by --run-id"),  # ours to set
+    ("seeds=[1.5]", "seeds = [1.5] is list, want list[int]"),
+    ("limit=true", "limit = True is bool, want int | None (default None)"),
+    ("names=a", "names = 'a' is str, want list | None"),
+    ("step=3", "-p: no parameter 'step' in 00_a, 01_b; allowed: flag, limit, lr, name, names, overrides, rate, seeds"),
+    ("learning_rate=3",
+     "-p learning_rate: is now set by overrides, such as -p 'overrides={grpo: {learning_rate: ...}}'"),
     ("lr", "want name=value"),
-    ("0x=1", "want name=value"),
     ("lr=[1", "not a YAML value"),
 ])  # fmt: skip
 def test_override_is_refused(pair, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        parameters.overrides(parameters.read_flags([pair]), DEFAULTS, "-p", KNOWN)
-
-
-def test_same_flag_twice_is_refused():
-    with pytest.raises(ValueError, match="lr is given twice"):
-        parameters.read_flags(["lr=1.0", "lr=2.0"])
+        overrides(read_flags([pair]), PARAMETERS, "-p", KNOWN, RENAMED)
+    with pytest.raises(ValueError, match="want name=value, each name once"):
+        read_flags(["lr=1.0", "lr=2.0"])
 
 
 def test_file_of_parameters(tmp_path, capsys):
     path = tmp_path / "p.yaml"
+
+    def choose(recorded=None, **flags):
+        sources = [(str(path), read_params_file(path)), ("-p", flags)]
+        return choose_parameters(PARAMETERS, sources, recorded or {}, KNOWN, RENAMED)
+
     # For all that have it; for one notebook, after that; and for one that this run leaves out.
     path.write_text("lr: 2.0\n01_b:\n  lr: 3.0\n02_c:\n  other: 1\n")
-    used = parameters.choose_parameters(DEFAULTS, {"steps": 4}, str(path), {}, KNOWN)
-    assert used["00_a"] == {"lr": 2.0, "steps": 4}  # run_dir is no setting, it is not among them
-    assert used["01_b"] == DEFAULTS["01_b"] | {"lr": 3.0}
-    assert parameters.choose_parameters(DEFAULTS, {"lr": 9.0}, str(path), {}, KNOWN)["01_b"]["lr"] == 9.0  # -p wins
+    assert choose(steps=4) == {"00_a": {"lr": 2.0, "steps": 4}, "01_b": DEFAULTS["01_b"] | {"lr": 3.0}}
     printed = capsys.readouterr().out
     assert f"01_b: lr = 3.0 (default 0.0001, from {path})" in printed
     assert "00_a: steps = 4 (default 10, from -p)" in printed
+    assert choose(lr=9.0)["01_b"]["lr"] == 9.0  # -p wins
+    recorded = {"00_a": {"lr": 2.0, "steps": 11}}  # by a run that goes on
+    assert choose(recorded)["00_a"] == choose(recorded, steps=11)["00_a"] == recorded["00_a"]
+    with pytest.raises(ValueError, match="-p: 00_a started with steps = 11, and a resumed run keeps its parameters"):
+        choose(recorded, steps=10)
     for text, message in [
         ("lr: 1e-6", "write 1.0e-6"),  # papermill would inject the string
-        ("lr: 1.0\nlr: 2.0", "set twice: ['lr']"),  # YAML would keep the last
-        ("- 1", "want `name: value` lines, got list of int"),
-        ("", "got None"),
+        ("lr: 1.0\nlr: 2.0", "set twice: lr"),  # YAML would keep the last
+        ("- 1", "want `name: value` lines, got list"),
+        ("", "got NoneType"),
         ("a: [", "not YAML"),
         ("03_x: {lr: 1.0}", "no parameter '03_x'"),
         ("01_b: {steps: 1}", "no parameter 'steps' in 01_b"),
+        ("learning_rate: 1.0", "learning_rate: is now set by overrides"),
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=re.escape(message)) as error:
-            parameters.choose_parameters(DEFAULTS, {}, str(path), {}, KNOWN)
+            choose()
         assert str(path) in str(error.value)
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml: no such file"):
-        parameters.read_params_file("nowhere.yaml")
-
-
-def test_resumed_run_keeps_its_parameters():
-    recorded = {"00_a": {"lr": 5.0, "steps": 10}}
-    assert parameters.choose_parameters(DEFAULTS, {}, None, recorded, KNOWN)["00_a"]["lr"] == 5.0
-    assert parameters.choose_parameters(DEFAULTS, {"steps": 10}, None, recorded, KNOWN)["00_a"]["lr"] == 5.0
-    with pytest.raises(ValueError, match=re.escape("00_a started with steps = 10")):
-        parameters.choose_parameters(DEFAULTS, {"steps": 11}, None, recorded, KNOWN)
 
 
 # What may be run, and where
 
 
 def test_notebooks_are_chosen_by_number(tmp_path):
-    for name in ("01_b", "00_a", "02_c"):
-        write_book(tmp_path, name)
-    write_book(tmp_path / ".ipynb_checkpoints", "00_a-checkpoint")
+    for name in ("01_b", "00_a", "02_c", ".ipynb_checkpoints/00_a-checkpoint"):
+        write_book((tmp_path / name).parent, name.split("/")[-1])
 
     def names(*chosen):
         return [path.stem for path in runner.find_notebooks(list(chosen), tmp_path)]
@@ -183,7 +183,7 @@ def test_notebooks_are_chosen_by_number(tmp_path):
     assert names("all") == ["00_a", "01_b", "02_c"]
     assert names("02", "00_a", "02") == ["00_a", "02_c"]  # in their order, once
     for bad in ("03", "2", "", "01_"):
-        with pytest.raises(ValueError, match="choose from all, 00_a, 01_b, 02_c"):
+        with pytest.raises(ValueError, match="allowed: all, 00_a, 01_b, 02_c"):
             names("00", bad)
     write_book(tmp_path, "02_d")
     with pytest.raises(ValueError, match="each number once"):
@@ -194,45 +194,36 @@ def test_notebooks_are_chosen_by_number(tmp_path):
 
 def test_run_ids(tmp_path):
     assert re.fullmatch(r"\d{8}T\d{6}Z-\w+", runner.find_run_dir(None, tmp_path, False).name)
-    for bad in ("", ".", "..", "a/b", "/abs", "a\\b", "a..b", "-x", ".hidden", "a b", "x" * 101):
-        with pytest.raises(ValueError, match="--run-id"):
-            runner.find_run_dir(bad, tmp_path, False)
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "run").touch()
-    with pytest.raises(ValueError, match=r"taken exists: choose another --run-id, or .* --resume"):
-        runner.find_run_dir("taken", tmp_path, False)
-    (tmp_path / "killed").mkdir()  # by a run that had recorded no more than this
+    killed = tmp_path / "killed"  # by a run that had recorded no more than this
+    killed.mkdir()
     for name in ("lock", "params.yaml", ".environment.txt.x7"):
-        (tmp_path / "killed" / name).touch()
-    assert runner.find_run_dir("killed", tmp_path, False) == tmp_path / "killed"
-    (tmp_path / "killed" / "traces.jsonl").touch()
-    with pytest.raises(ValueError, match="killed exists"):
-        runner.find_run_dir("killed", tmp_path, False)
-    with pytest.raises(ValueError, match=r"taken holds no run\.json"):
-        runner.find_run_dir("taken", tmp_path, True)
-    with pytest.raises(ValueError, match="--resume needs the --run-id"):
-        runner.find_run_dir(None, tmp_path, True)
+        (killed / name).touch()
+    assert runner.find_run_dir("killed", tmp_path, False) == killed
+    (killed / "traces.jsonl").touch()
+    bad = ("", ".", "..", "a/b", "/abs", "a\\b", "a..b", "-x", ".hidden", "a b", "x" * 101)
+    for run_id, resume, message in [
+        ("killed", False, r"killed exists: choose another --run-id, or .* --resume"),
+        ("killed", True, r"killed holds no run\.json"),
+        (None, True, "--resume needs the --run-id"),
+        *((one, False, "--run-id .*: want up to 100 letters") for one in bad),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            runner.find_run_dir(run_id, tmp_path, resume)
 
 
-def test_refused_run_leaves_nothing(tmp_path, monkeypatch):
-    write_book(tmp_path / "nb", "00_a", params="lr = 1.0")
-    for arguments in ({"flags": ["nope=1"]}, {"chosen": ["07"]}, {"run_id": "../x"}):
-        with pytest.raises(ValueError):
+def test_refused_run_leaves_nothing(tmp_path, capsys):
+    write_book(tmp_path / "nb", "00_a", params="lr = 1.0\nrun_dir = 'x'")
+    for arguments, message in [
+        ({"flags": {"learning_rate": 1}, "renamed": RENAMED}, "learning_rate: is now set by overrides"),
+        ({"flags": ["run_dir=y"]}, "no parameter 'run_dir' in 00_a; allowed: lr"),  # ours to set
+        ({"chosen": ["07"]}, "no notebook '07'"),
+        ({"run_id": "../x"}, "--run-id"),
+    ]:
+        with pytest.raises(ValueError, match=message):
             run(**arguments, notebooks=tmp_path / "nb", runs=tmp_path / "runs")
-    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"no Jupyter kernel: .* has no ipykernel"):
-        run(notebooks=tmp_path / "nb", runs=tmp_path / "runs")
+    assert main(["run", "00", "-p", "x", "--runs-dir", str(tmp_path / "runs")]) == 2
+    assert capsys.readouterr().err.startswith("error: -p 'x'")
     assert not (tmp_path / "runs").exists()
-
-
-def test_command_line(capsys, tmp_path, monkeypatch):
-    assert main([]) == 0 and "run " in capsys.readouterr().out
-    monkeypatch.chdir(tmp_path)
-    assert main(["run", "--run-id", "a/b"]) == 2
-    assert main(["run", "00", "-p", "x", "--runs-dir", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("error: ") == 2
-    assert runner.shown(ROOT / "papermill_runs" / "a") == "papermill_runs/a"  # records carry no machine's paths
-    assert runner.shown(tmp_path) == str(tmp_path)
 
 
 # Executions: three good ones and an interrupt in one process from elsewhere; then one for each way to fail
@@ -241,10 +232,10 @@ LOOK = """
 import json, os, sys
 import importlib.util
 import rezero
-names = ("MPLBACKEND", "OMP_NUM_THREADS", "PYTHONUNBUFFERED", "IPYTHONDIR")
+names = ("MPLBACKEND", "OMP_NUM_THREADS")
 print(json.dumps({
-    "executable": sys.executable, "cwd": os.getcwd(), "rezero": rezero.__file__,
-    "widgets": importlib.util.find_spec("ipywidgets") is not None, "lr": lr, "steps": steps, "run_dir": run_dir,
+    "executable": sys.executable, "cwd": os.getcwd(), "rezero": list(rezero.__path__), "values": [lr, steps, run_dir],
+    "widgets": importlib.util.find_spec("ipywidgets") is not None,
 } | {name: os.environ.get(name) for name in names}))
 """
 BARS = """
@@ -259,8 +250,23 @@ if not os.path.exists(run_dir + "/second-time"):
     print("waiting", flush=True)
     time.sleep(100)
 """
-CALL = "import sys; from rezero.run import run; " \
-    "sys.exit(run([], ['lr=1'], None, 'one', notebooks=sys.argv[1], runs=sys.argv[2]))"  # fmt: skip
+CALL = """
+import sys
+from rezero.runner.run import run
+sys.exit(run([], ["lr=1"], None, "one", notebooks=sys.argv[1], runs=sys.argv[2]))
+"""
+
+
+def start(books, runs, said, **env):
+    """Start a run of all `books` in another process, and wait until a cell says something: output is live."""
+    command = [sys.executable, "-c", CALL, str(books), str(runs)]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)} | env, cwd=books.parent, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    lines = []
+    while f"{said}\n" not in lines:
+        lines.append(process.stdout.readline())
+        assert lines[-1], process.stderr.read()
+    return process, "".join(lines)
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +274,7 @@ def interrupted(tmp_path_factory):
     """A run of two notebooks, started elsewhere, on a machine full of traps, and stopped in the second one."""
     tmp = tmp_path_factory.mktemp("run")
     books, runs, traps = tmp / "with {braces}", tmp / "runs", tmp / "traps"  # papermill str.formats its paths
-    write_book(books, "00_good", LOOK, BARS, SUMMARY, params="lr = 1e-6\nsteps = 5\nrun_dir = 'none'")
+    write_book(books, "00_good", LOOK, BARS, SUMMARY, params="lr = 1e-6\nsteps: int | None = None\nrun_dir = 'none'")
     write_book(books, "01_wait", WAIT, "1 + 1")
     for name in ("python3", "rezero"):  # kernels by these names that are not this interpreter
         (traps / "kernels" / name).mkdir(parents=True)
@@ -276,54 +282,47 @@ def interrupted(tmp_path_factory):
         (traps / "kernels" / name / "kernel.json").write_text(json.dumps(spec))
     (traps / "ipywidgets.py").write_text("")
     python_path = os.pathsep.join([str(ROOT), str(traps)])
-    env = os.environ | {"JUPYTER_PATH": str(traps), "PYTHONPATH": python_path, "MPLBACKEND": "Agg"}
-    process = subprocess.Popen([sys.executable, "-c", CALL, str(books), str(runs)], env=env, cwd=tmp, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    lines = []
-    for line in process.stdout:  # a line that comes while its cell still runs: output is live
-        lines.append(line.rstrip())
-        if line == "waiting\n":
-            break
+    process, out = start(books, runs, "waiting", JUPYTER_PATH=str(traps), PYTHONPATH=python_path, MPLBACKEND="Agg")
     with pytest.raises(ValueError) as locked:
         run([], [], None, "one", resume=True, notebooks=books, runs=runs)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    return {"process": process, "out": "\n".join(lines) + "\n" + out, "err": err, "books": books, "runs": runs,
-            "run_dir": runs / "one", "locked": str(locked.value)}  # fmt: skip
+    rest, err = process.communicate(timeout=30)
+    return {"process": process, "out": out + rest, "err": err, "books": books, "runs": runs, "run_dir": runs / "one",
+            "locked": str(locked.value)}  # fmt: skip
 
 
 def test_good_notebook(interrupted):
     run_dir = interrupted["run_dir"]
-    cells = nbformat.read(run_dir / "00_good.ipynb", as_version=4).cells
+    book = nbformat.read(run_dir / "00_good.ipynb", as_version=4)
+    cells = book.cells
     saw = json.loads(cells[3].outputs[0].text)
     assert saw["executable"] == sys.executable  # not the `python3` kernel of this machine
     assert saw["cwd"] == str(interrupted["books"])  # as in JupyterLab, wherever the runner is called from
-    assert saw["rezero"] == str(ROOT / "rezero" / "__init__.py")
-    assert (saw["lr"], saw["steps"], saw["run_dir"]) == (1.0, 5, str(run_dir))
+    assert saw["rezero"] == [str(ROOT / "rezero")]
+    assert saw["values"] == [1.0, None, str(run_dir)]
     assert saw["widgets"] is False  # a saved widget bar stays at 0/50
     assert saw["MPLBACKEND"] == "module://matplotlib_inline.backend_inline"  # Agg would drop the figures
-    assert saw["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", str(environment.cpu_share()))
+    assert saw["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", str(cpu_share()))
     outputs = cells[4].outputs  # tqdm writes some 30 fragments; one stream each is left
     assert [out.name for out in outputs] == ["stdout", "stderr"]
     assert outputs[0].text.count("step") == 20 and "100%" in outputs[1].text and "IProgress" not in outputs[1].text
     assert cells[2].source.splitlines()[1:] == ["lr = 1.0", f'run_dir = "{run_dir}"']  # only what was changed
-    assert "widgets" not in nbformat.read(run_dir / "00_good.ipynb", as_version=4).metadata
+    assert "widgets" not in book.metadata
 
 
 def test_records(interrupted):
     run_dir = interrupted["run_dir"]
-    assert yaml.safe_load((run_dir / "params.yaml").read_text()) == {"00_good": {"lr": 1.0, "steps": 5}, "01_wait": {}}
+    expected = {"00_good": {"lr": 1.0, "steps": None}, "01_wait": {"seed": 0}}
+    assert yaml.safe_load((run_dir / "params.yaml").read_text()) == expected
     text = (run_dir / "environment.txt").read_text()
-    assert "git: " in text and "\npapermill==" in text and "\ncpus: " in text
+    assert re.match(r"time: .*\npython: .*\nplatform: .*\ncpus: \d+\ngpu: .*\ngit: .*\n\n", text)
+    assert "\npapermill==" in text
     assert read_record(run_dir)["00_good"].items() >= {"status": "done", "error": None}.items()
     assert "00_good: lr = 1.0 (default 1e-06, from -p)" in interrupted["out"]
     assert re.search(r"\[1/2\] 00_good: done after [\d.]+ s\n", interrupted["out"])
     assert "step 19\n" in interrupted["out"]
     assert "IPKernelApp" not in interrupted["err"]  # the kernel's own log alarms for nothing
-
-
-def test_second_process_is_locked_out(interrupted):
-    assert interrupted["locked"].endswith(f"is being written by process {interrupted['process'].pid}")
+    assert interrupted["locked"].endswith(f"one is being written by process {interrupted['process'].pid}")
 
 
 def test_interrupt_is_recorded_and_resumed(interrupted, capsys):
@@ -351,7 +350,7 @@ def test_interrupt_is_recorded_and_resumed(interrupted, capsys):
     ("1 / 0", "ZeroDivisionError: division by zero"),
     # papermill: marks this cell and the next completed, and records no exception
     ("import os; os.kill(os.getpid(), 9)", "DeadKernelError: the kernel was killed"),
-    ("import sys; sys.exit(0)", "SystemExit: "),  # papermill: exit status 0
+    ("import sys; sys.exit(0)", "SystemExit: the cell called sys.exit()"),  # papermill: exit status 0
 ])  # fmt: skip
 def test_failures(tmp_path, capsys, source, error):
     write_book(tmp_path, "00_bad", "2 + 2", source, "3 + 3")
@@ -373,31 +372,42 @@ def test_failures(tmp_path, capsys, source, error):
     assert not (tmp_path / "bad" / "01_next.ipynb").exists()
 
 
-# A runner that is killed: its kernel lives on until it notices
+def test_kernel_that_cannot_start(tmp_path, monkeypatch):
+    write_book(tmp_path, "00_a", "1 + 1")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    assert run([], run_id="x", notebooks=tmp_path, runs=tmp_path) == 1
+    error = read_record(tmp_path / "x")["00_a"]["error"]
+    assert "before the first cell: " in error and "no-python" in error
+    assert '"completed"' not in (tmp_path / "x" / "00_a.ipynb").read_text().split('"# A title"')[1]
+
+
+def test_a_copy_that_cannot_be_written_whole_is_no_copy(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no space left on device")
+
+    copy = write_text(tmp_path / "copy.ipynb", '{"cells": [')
+    monkeypatch.setattr(papermill, "execute_notebook", fail)
+    error = execute(tmp_path / "x.ipynb", copy, {}, "")
+    assert error.endswith("copy.ipynb was not written: OSError: no space left on device") and not copy.exists()
+
+
+# A runner that is killed: what its kernel started would live on
 
 WRITE = """
-import os, time
+import subprocess
 from pathlib import Path
-mine, path = f"{os.getpid()}\\n", Path(run_dir, "writes.txt")
-print("writing", flush=True)
-for i in range(1000 if not path.exists() else 20):
-    with path.open("a") as file:
-        file.write(mine)
-    time.sleep(0.02)
+times = 20 if Path(run_dir, "writes.txt").exists() else 10_000
+write = f"echo $$ >> {run_dir}/writes.txt; [ $i = 1 ] && echo writing; sleep 0.02"
+subprocess.run(f"for i in $(seq {times}); do {write}; done", shell=True, check=True)
 """
 
 
 def test_a_killed_run_and_the_one_that_goes_on_with_it_never_both_write(tmp_path):
     books, runs = tmp_path / "books", tmp_path / "runs"
     write_book(books, "00_write", WRITE, params="lr = 1e-6\nrun_dir = 'none'")
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", CALL, str(books), str(runs)], env=env, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
-    for line in process.stdout:
-        if line == "writing\n":
-            break
+    process, _ = start(books, runs, "writing")
     process.kill()
-    process.wait()
+    process.wait()  # not for the pipes, which the writer holds as well
     assert read_record(runs / "one")["00_write"]["status"] == "running"
     assert run(run_id="one", resume=True, notebooks=books, runs=runs) == 0
     writers = (runs / "one" / "writes.txt").read_text().split()
@@ -414,19 +424,3 @@ def test_a_run_of_some_notebooks_goes_on_with_those(tmp_path):
     write_book(tmp_path / "books", "00_a", "1 / 1")
     assert run(resume=True, **places) == 0
     assert read_record(tmp_path / "runs" / "one")["00_a"]["status"] == "done"
-
-
-def test_a_copy_that_could_not_be_written_whole_is_no_copy(tmp_path):
-    """As papermill leaves it on a full disk."""
-    (tmp_path / "00_a.ipynb").write_text('{"cells": [')
-    message = runner.settle_copy(tmp_path / "00_a.ipynb", ("OSError", "[Errno 28] No space left on device"))
-    assert message.endswith("00_a.ipynb could not be written: OSError: [Errno 28] No space left on device")
-    assert not (tmp_path / "00_a.ipynb").exists()
-
-
-def test_kernel_that_cannot_start(tmp_path, monkeypatch):
-    write_book(tmp_path, "00_a", "1 + 1")
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
-    assert run([], run_id="x", notebooks=tmp_path, runs=tmp_path) == 1
-    error = read_record(tmp_path / "x")["00_a"]["error"]
-    assert error.startswith("before the first cell: ") and "no-python" in error

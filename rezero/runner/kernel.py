@@ -1,31 +1,55 @@
-"""Where a run happens: put into words for its record, and made the same for every kernel."""
+"""Execute one notebook with papermill, in a kernel whose interpreter and environment are known and recorded."""
 
 import importlib.metadata
-import importlib.util
-import json
+import logging
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rezero.files import ROOT, write_text
+import nbformat
+import papermill
+import psutil
+from ipykernel.kernelspec import write_kernel_spec
+from nbclient.exceptions import DeadKernelError
+from nbformat.v4 import new_output
+from papermill.engines import NBClientEngine, papermill_engines
 
-# tqdm.auto and its like draw widgets where they can, and a saved widget stays frozen at 0/50. Without the module
-# they print text, of which coalesce_streams keeps the last state.
-# The kernel's own log only alarms: the interrupt with which every kernel is stopped is an "ERROR" in it.
+from rezero.files import ROOT, shown
+
+MARK = "REZERO_RUN_DIR"  # environment variable of a run's kernels, which every process that they start inherits
+PAPERMILL_TAGS = {"injected-parameters", "papermill-error-cell-tag"}  # of the cells that papermill adds
+DIED = "the kernel was killed, often for lack of memory, or it crashed"
 KERNEL_ARGUMENTS = [
-    "--IPKernelApp.log_level=CRITICAL",
+    "--IPKernelApp.log_level=CRITICAL",  # a kernel logs the interrupt that stops it as an error
+    # Without ipywidgets tqdm.auto prints text, whose last state is saved; a saved widget would stay at 0/50.
     '--IPKernelApp.exec_lines=__import__("sys").modules["ipywidgets"] = None',
 ]
 
 
+def describe_machine() -> str:
+    """Time, Python, platform, CPUs, GPU, git revision and every installed package, one per line."""
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    changed = " (with uncommitted changes)" if output_of("git", "status", "--porcelain") else ""
+    packages = {f"{one.name}=={one.version}" for one in importlib.metadata.distributions()}
+    head = f"""\
+time: {time}
+python: {platform.python_version()}
+platform: {platform.system()} {platform.machine()}
+cpus: {cpu_share()}
+gpu: {output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or "none"}
+git: {output_of("git", "rev-parse", "HEAD") or "none"}{changed}
+"""
+    return "\n".join([head, *sorted(packages, key=str.lower), ""])
+
+
 def output_of(*command: str) -> str:
-    """What a command prints, run in the project's root; "" if it is missing or fails."""
+    """What a command prints when it runs in the project's root; "" if it is missing or fails."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -33,65 +57,99 @@ def output_of(*command: str) -> str:
     return done.stdout.strip()
 
 
-def describe() -> str:
-    """Where a run happened: time, Python, platform, CPUs, GPU, git revision, installed packages."""
-    revision = output_of("git", "rev-parse", "HEAD") or "none"
-    dirty = " (with uncommitted changes)" if output_of("git", "status", "--porcelain") else ""
-    gpu = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or "none"
-    packages = sorted({f"{d.name}=={d.version}" for d in importlib.metadata.distributions()}, key=str.lower)
-    machine = f"{platform.system()} {platform.machine()}"
-    head = [f"time: {now()}", f"python: {platform.python_version()}", f"platform: {machine}",
-            f"cpus: {cpu_share()}", f"gpu: {gpu}", f"git: {revision}{dirty}", ""]  # fmt: skip
-    return "\n".join([*head, *packages, ""])
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def cpu_share() -> int:
-    """The CPUs this process may use. A container's quota counts: threads beyond it only wait for each other."""
+    """The number of CPUs this process may use. A container's quota counts: threads beyond it wait for each other."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(cpus, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
+    except (OSError, ValueError):  # there is no cgroup v2, or the quota is "max"
         return cpus
 
 
 @contextmanager
-def this_kernel() -> Iterator[str]:
-    """Yield the name of a kernel that is the running interpreter, in an environment of known content.
+def this_kernel(run_dir: Path) -> Iterator[str]:
+    """Yield the name of a kernel that is the running interpreter, in a known environment.
 
-    The name `python3` may mean another interpreter: a spec under the user's home or in JUPYTER_PATH wins over
-    the environment's own. So we write a spec that names sys.executable, in a folder put first in JUPYTER_PATH.
-
-    Raises:
-        ValueError: the interpreter has no ipykernel.
+    What the machine calls `python3` may be another one: a spec in the user's home wins over the environment's own.
     """
-    if not importlib.util.find_spec("ipykernel"):
-        raise ValueError(f"no Jupyter kernel: {sys.executable} has no ipykernel; make run installs the project, "
-                         'or do it yourself: pip install -e ".[cpu]"')  # fmt: skip
-    from ipykernel.kernelspec import get_kernel_dict
-
-    inherited, paths = os.environ.get("JUPYTER_PATH"), os.environ.get("PYTHONPATH")
+    inherited, python_path = os.environ.get("JUPYTER_PATH", ""), os.environ.get("PYTHONPATH")
     with tempfile.TemporaryDirectory(prefix="rezero-kernel-") as folder:
         env = {
+            MARK: str(run_dir.resolve()),
             "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), paths])),  # this clone's rezero, no other's
-            "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto without widgets, as we want it
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a warning of the debugger, which headless nobody uses
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), python_path])),  # this clone's rezero and no other
+            "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto misses the widgets that we take from it
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences a warning of the debugger, which nobody uses here
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # an inherited Agg would drop the figures
-            "IPYTHONDIR": folder,  # nobody's start-up files, no history
-            "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),  # forks warn otherwise
+            "IPYTHONDIR": folder,  # no start-up files of the user, and no history
+            "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),  # else forks warn
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu_share())),
         }
-        spec = Path(folder, "kernels", "rezero", "kernel.json")
-        write_text(spec, json.dumps(get_kernel_dict(KERNEL_ARGUMENTS) | {"env": env}))
+        write_kernel_spec(Path(folder, "kernels", "rezero"), {"env": env}, KERNEL_ARGUMENTS)
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, inherited]))
         try:
             yield "rezero"
         finally:
-            os.environ.pop("JUPYTER_PATH")
-            if inherited is not None:
-                os.environ["JUPYTER_PATH"] = inherited
+            os.environ["JUPYTER_PATH"] = inherited
+
+
+def end_leftovers(run_dir: Path) -> None:
+    """End the kernel that a killed runner left behind, and whatever the kernel started: they may still write."""
+    left = True
+    while left:  # until none is found, because a process may start another one before it is ended
+        running = psutil.process_iter(["environ"], ad_value={})  # {} where we may not look: that is none of ours
+        left = [one for one in running if one.info["environ"].get(MARK) == str(run_dir.resolve())]
+        for process in left:
+            print(f"ending process {process.pid}, which a killed run left behind", flush=True)
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=1)
+
+
+class Engine(NBClientEngine):
+    """papermill's engine, except that a dead kernel, an interrupt and sys.exit(0) fail the cell that was running.
+
+    papermill records a cell whose kernel died, and all cells after it, as completed, and takes sys.exit(0) for success.
+    """
+
+    @classmethod
+    def execute_managed_notebook(cls, manager, kernel_name, **options) -> None:
+        book = manager.nb
+        for key in ("input_path", "output_path"):  # a record must not name somebody's machine
+            book.metadata.papermill[key] = shown(Path(book.metadata.papermill[key]))
+        cells = [cell for cell in book.cells if cell.cell_type == "code"]
+        try:
+            super().execute_managed_notebook(manager, kernel_name, **options)
+        except (Exception, KeyboardInterrupt) as error:
+            started = [cell for cell in cells if cell.metadata.papermill["start_time"]]
+            failed = started[-1] if started else cells[0]
+            said = DIED if isinstance(error, DeadKernelError) else str(error)
+            said = said if started else f"before the first cell: {said}"
+            failed.outputs.append(new_output("error", ename=type(error).__name__, evalue=said, traceback=[said]))
+            manager.cell_exception(failed)
+        for output in [output for cell in cells for output in cell.outputs]:
+            if output.get("ename") == "SystemExit":
+                output.evalue = "the cell called sys.exit(); no cell after it ran"
+
+
+papermill_engines.register("rezero", Engine)
+
+
+def execute(notebook: Path, copy: Path, parameters: dict, kernel: str) -> str | None:
+    """Execute `notebook` in its folder into `copy`, its output streamed; returns what went wrong, or None."""
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of parameters that we have checked
+    source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, copy))  # for str.format
+    streams = {"stdout_file": sys.stdout, "stderr_file": sys.stderr, "coalesce_streams": True, "progress_bar": False}
+    options = {"kernel_name": kernel, "language": "python", "start_timeout": 180, "iopub_timeout": 60} | streams
+    try:
+        papermill.execute_notebook(source, target, parameters, "rezero", cwd=notebook.parent, **options)
+    except papermill.PapermillExecutionError as error:
+        last = error.cell_index + 2  # papermill has put two cells with the error before the failed one
+        cells = nbformat.read(copy, as_version=4).cells[: last + 1]
+        number = sum(not PAPERMILL_TAGS & set(cell.metadata.get("tags", [])) for cell in cells)  # in the source
+        return f"cell {number} (In [{error.exec_count or ' '}]): {error.ename}: {error.evalue}"
+    except (Exception, KeyboardInterrupt) as error:  # not in a cell: the copy could not be written, as on a full disk
+        copy.unlink(missing_ok=True)
+        return f"{shown(copy)} was not written: {type(error).__name__}: {error}"
+    return None

@@ -1,37 +1,50 @@
-"""Curate one executed run as papermill_runs/reference/, and show its summary in the README."""
+"""Keep one executed run as papermill_runs/reference/, and show its summary in the README."""
 
 import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rezero.files import ROOT, resolve, write_text
+from rezero.runner.run import safe_name
 
-KEPT = """*.ipynb params.yaml environment.txt run.json metrics.jsonl test_ledger.jsonl summary.txt ablations.txt
-*.csv""".split()
-
+KEPT = ["*.ipynb", "params.yaml", "environment.txt", "run.json", "metrics.jsonl", "test_ledger.jsonl"]
+KEPT += ["summary.txt", "ablations.txt", "*.csv"]
 START, END = "<!-- summary of papermill_runs/reference, written by `python -m rezero reference` -->", "<!-- end -->"
 
 
 def keep_as_reference(run_id: str, name: str = "", runs: str = "papermill_runs") -> None:
     """Copy a run's notebooks, records and tables to <runs>/reference, and its summary.txt into the README.
 
-    With a `name` they go to <runs>/reference/<name>, beside the others, and the README stays as it is.
+    With a `name` they go to <runs>/reference/<name>, and the README stays as it is. What was kept there before is
+    deleted only when everything new is copied.
 
-    Raises:
-        FileNotFoundError: the run does not exist or, without a name, wrote no summary.
-        ValueError: the README has lost the two lines between which the summary stands.
+    Raises FileNotFoundError if the run does not exist or wrote no summary, ValueError for an unsafe name or a README
+    without the two lines between which the summary stands.
     """
-    run, reference, readme = resolve(runs) / run_id, resolve(runs) / "reference" / name, ROOT / "README.md"
+    run, target = resolve(runs) / safe_name(run_id, "run"), resolve(runs) / "reference"
+    if run == target:
+        raise ValueError(f"{run} is the reference itself; want the id of a run")
+    if name:
+        target /= safe_name(name, "--name")
     summary = run / ("run.json" if name else "summary.txt")
     if not summary.is_file():
         raise FileNotFoundError(f"{summary} does not exist; a run writes run.json, and notebook 02 summary.txt")
-    text = readme.read_text()
-    if START not in text or END not in text:
+    readme = ROOT / "README.md"
+    before, start, rest = readme.read_text("utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not name and not (start and end):
         raise ValueError(f"{readme}: the lines {START!r} and {END!r} must frame the summary")
-    reference.mkdir(parents=True, exist_ok=True)
-    for pattern in KEPT:
-        for path in reference.glob(pattern):
+    target.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target, prefix=".new-") as new:
+        for path in kept_in(run):
+            shutil.copy(path, new)
+        for path in kept_in(target):
             path.unlink()
-        for path in sorted(run.glob(pattern)):
-            shutil.copy(path, reference / path.name)
+        for path in kept_in(Path(new)):
+            path.replace(target / path.name)
     if not name:
-        before, after = text.split(START)[0], text.split(END)[1]
-        write_text(readme, f"{before}{START}\n```\n{summary.read_text()}```\n{END}{after}")
+        write_text(readme, f"{before}{START}\n```\n{summary.read_text('utf-8')}```\n{END}{after}")
+
+
+def kept_in(folder: Path) -> list[Path]:
+    return [path for pattern in KEPT for path in folder.glob(pattern)]
