@@ -12,7 +12,8 @@ from rezero.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-DOCUMENTS = ["README.md", "environment.yml", "Makefile", "tests/README.md"]
+DOCUMENTS = ["README.md", "environment.yml", "Makefile"]
+DOCUMENTS += [f"{folder}/README.md" for folder in ("rezero", "notebooks", "data", "papermill_runs", "tests")]
 
 
 def tracked():
@@ -104,7 +105,7 @@ def test_nothing_tracked_is_pickled():
 
 def test_make_targets_in_documents_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for name in ["README.md", "tests/README.md", "papermill_runs/README.md", ".ci/run"]:
+    for name in [*DOCUMENTS, ".ci/run"]:
         text = (ROOT / name).read_text()
         code = text if name == ".ci/run" else "\n".join(re.findall(r"`[^`\n]+`|```.*?```", text, re.DOTALL))
         assert set(re.findall(r"\bmake ([a-z]+)\b", code)) <= targets, name
@@ -113,8 +114,23 @@ def test_make_targets_in_documents_exist():
 def test_commands_in_documents_exist():
     from rezero.__main__ import COMMANDS
 
-    commands = {add.__name__.removeprefix("add_") for add in COMMANDS}
     for path in [path for path in tracked() if path.suffix in {".md", ".yml"} or path.name == "Makefile"]:
         if "reference" not in path.parts:
-            named = set(re.findall(r"python -m rezero ([a-z]+)", path.read_text()))
-            assert named <= commands, f"{path}: no command {named - commands}"
+            named = set(re.findall(r"python -m rezero ([a-z][a-z-]+)", path.read_text()))
+            assert named <= COMMANDS.keys(), f"{path}: no command {named - COMMANDS.keys()}"
+
+
+def test_modules_and_files_named_in_documents_exist():
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text()
+        for module in re.findall(r"python -m (rezero\.[\w.]+|data\.[\w.]+)", text):
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{name}: {module}"
+        for path in re.findall(r"python ((?:tests|data)/[\w/]+\.py)", text):
+            assert (ROOT / path).is_file(), f"{name}: {path}"
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (ROOT / name).parent.joinpath(link).exists(), f"{name}: {link}"
+
+
+def test_the_readme_stays_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 200 and len(text.split()) <= 1500

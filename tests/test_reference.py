@@ -3,9 +3,8 @@
 import shutil
 
 import pytest
-
-from rezero.runner import reference
-from rezero.runner.reference import END, START, keep_as_reference
+from tools import keep_reference as reference
+from tools.keep_reference import END, START, keep_as_reference
 
 KEPT = ["02_train_grpo.ipynb", "metrics.jsonl", "run.json", "summary.txt"]
 

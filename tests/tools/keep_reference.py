@@ -1,5 +1,9 @@
-"""Keep one executed run as papermill_runs/reference/, and show its summary in the README."""
+"""Keep one executed run as papermill_runs/reference/, and show its summary in the README.
 
+python tests/tools/keep_reference.py RUN_ID [--name NAME]
+"""
+
+import argparse
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,8 +12,8 @@ from rezero.files import ROOT, resolve, write_text
 from rezero.runner.run import safe_name
 
 KEPT = ["*.ipynb", "params.yaml", "environment.txt", "run.json", "metrics.jsonl", "test_ledger.jsonl"]
-KEPT += ["summary.txt", "ablations.txt", "*.csv"]
-START, END = "<!-- summary of papermill_runs/reference, written by `python -m rezero reference` -->", "<!-- end -->"
+KEPT += ["summary.txt", "ablations.txt", "*.csv", "*.png"]
+START, END = "<!-- summary of papermill_runs/reference, written by tests/tools/keep_reference.py -->", "<!-- end -->"
 
 
 def keep_as_reference(run_id: str, name: str = "", runs: str = "papermill_runs") -> None:
@@ -48,3 +52,14 @@ def keep_as_reference(run_id: str, name: str = "", runs: str = "papermill_runs")
 
 def kept_in(folder: Path) -> list[Path]:
     return [path for pattern in KEPT for path in folder.glob(pattern)]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=keep_as_reference.__doc__)
+    parser.add_argument("run_id")
+    parser.add_argument("--name", default="", help="keep it in reference/NAME instead, and leave the README")
+    arguments = parser.parse_args()
+    try:
+        keep_as_reference(arguments.run_id, arguments.name)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
