@@ -112,12 +112,12 @@ def test_make_targets_in_documents_exist():
 
 
 def test_commands_in_documents_exist():
-    from rezero.__main__ import COMMANDS
+    from rezero.__main__ import CALLS
 
     for path in [path for path in tracked() if path.suffix in {".md", ".yml"} or path.name == "Makefile"]:
         if "reference" not in path.parts:
             named = set(re.findall(r"python -m rezero ([a-z][a-z-]+)", path.read_text()))
-            assert named <= COMMANDS.keys(), f"{path}: no command {named - COMMANDS.keys()}"
+            assert named <= CALLS.keys(), f"{path}: no command {named - CALLS.keys()}"
 
 
 def test_modules_and_files_named_in_documents_exist():
