@@ -1,9 +1,8 @@
 """Indexes for many passages, which the core reaches by name: tantivy for `bm25`; SQ8, HNSW and GPUs for `dense`."""
 
-import logging
+import warnings
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from rezero.corpus import Chunk
@@ -78,18 +77,8 @@ def on_gpu(store):
     """A copy of a flat FAISS index on a GPU, or `store` itself where FAISS cannot use one."""
     import faiss
 
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, store) if faiss_has_gpu() else store
-
-
-@cache
-def faiss_has_gpu() -> bool:
-    """Whether FAISS can use a GPU. If not, it is logged once, as a warning where something could be done about it."""
-    import faiss
-
     if faiss.get_num_gpus():
-        return True
-    there, expected = Path("/dev/nvidia0").exists(), hasattr(faiss, "StandardGpuResources")
-    reason = "FAISS cannot use this machine's GPU; pip install 'rezero[gpu]'" if there else "this machine has no GPU"
-    level = logging.WARNING if there or expected else logging.INFO
-    logging.getLogger(__name__).log(level, "dense search runs on the CPU: %s", reason)
-    return False
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, store)
+    if Path("/dev/nvidia0").exists():
+        warnings.warn("FAISS cannot use this machine's GPU, only the CPU; pip install 'rezero[gpu]'", stacklevel=2)
+    return store

@@ -39,7 +39,9 @@ def http(chunks: Sequence[Chunk], url: str = SERVER, timeout: float = 10.0, retr
     def fields(rank: int, item: dict) -> tuple:
         contents = item["document"]["contents"]
         id = str(item["document"].get("id", contents))
-        title, text = (known[id].title, known[id].text) if id in known else split_contents(contents)
+        title, text = split_contents(contents)
+        if id in known:
+            title, text = known[id].title, known[id].text
         return id, title, text, item.get("score", 1 / rank)
 
     def search(queries: list[str], k: int, contexts) -> list[Hits]:

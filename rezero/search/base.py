@@ -35,10 +35,9 @@ class Hit:
 
 
 class Hits(list):
-    """The hits of one query, best first.
+    """The hits of one query, best first, with the name of the `engine` that answered (of a mixture, the chosen one).
 
-    `engine` names the engine that answered; for a mixture, the chosen one. `fault` says what an engine that fails on
-    purpose did to the hits, "" if nothing.
+    `fault` says what an engine that fails on purpose did to them, "" if nothing.
     """
 
     def __init__(self, hits: Sequence[Hit] = (), engine: str = "", fault: str = ""):
@@ -106,8 +105,8 @@ class Engine:
             self._cache.move_to_end(key)
         while len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
-        answers = [found.get(key, Hits(engine=self.name)) for key in keys]
-        return [Hits(hits, hits.engine, hits.fault) for hits in answers]  # copies, which callers may change
+        results = [found.get(key, Hits(engine=self.name)) for key in keys]
+        return [Hits(hits, hits.engine, hits.fault) for hits in results]  # copies, which callers may change
 
 
 def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
@@ -115,11 +114,8 @@ def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
     rows = [(chunk.id, chunk.title, chunk.text) for chunk in chunks]
 
     def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
-        results = []
-        for positions, scores in rank(queries, min(k, len(rows))):
-            pairs = zip(positions, scores, strict=True)
-            results.append(Hits([Hit(*rows[i], float(score)) for i, score in pairs if score > 0]))
-        return results
+        found = [zip(*one, strict=True) for one in rank(queries, min(k, len(rows)))]
+        return [Hits([Hit(*rows[i], float(score)) for i, score in pairs if score > 0]) for pairs in found]
 
     return search
 

@@ -1,6 +1,6 @@
 """BM25: a passage matches by the words that it shares with the query."""
 
-import logging
+import warnings
 from collections.abc import Sequence
 from pkgutil import resolve_name
 
@@ -31,7 +31,7 @@ def bm25(chunks: Sequence[Chunk], k1: float = 1.5, b: float = 0.75, backend: str
         except ImportError as error:
             if backend == "tantivy":
                 raise
-            logging.getLogger(__name__).warning("bm25s scores all passages for every query, because %s", error)
+            warnings.warn(f"bm25s scores all {len(chunks)} passages for every query: {error}", stacklevel=2)
     tokens = words([indexed_text(chunk) for chunk in chunks])
     if not any(tokens):  # bm25s cannot index a corpus without a single word
         return ranked(chunks, lambda queries, k: [((), ()) for _ in queries])

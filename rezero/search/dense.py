@@ -54,11 +54,8 @@ def nearest(fast, store, queries, k: int) -> list[tuple[list[int], list[float]]]
     that tie for the last place FAISS returns arbitrary ones, so a query whose candidates end in a tie is searched
     again, for more candidates, until the tie ends.
 
-    Args:
-        fast: the index to search, perhaps on a GPU.
-        store: the same rows on the CPU.
-        queries: float32 (n, d), rows of length 1 or 0.
-        k: at most the number of rows.
+    `fast` is searched, perhaps on a GPU; `store` holds the same rows on the CPU. `queries` is a float32 array (n, d)
+    of unit vectors or zeros, and `k` at most the number of rows.
     """
     found: list = [None] * len(queries)
     left = np.arange(len(queries))  # the queries that have no result yet
@@ -71,8 +68,8 @@ def nearest(fast, store, queries, k: int) -> list[tuple[list[int], list[float]]]
         best = np.lexsort((positions, -exact), axis=1)[:, :k]  # highest score first, then lowest position
         best_positions = np.take_along_axis(positions, best, axis=1).tolist()
         best_scores = np.take_along_axis(exact, best, axis=1).tolist()
-        for query, *result in zip(left, best_positions, best_scores, strict=True):
-            found[query] = tuple(result)
+        for query, result in zip(left.tolist(), zip(best_positions, best_scores, strict=True), strict=True):
+            found[query] = result
         # All rows tie at 0 for a query without an embedding, which finds nothing anyway.
         tied = (scores[:, -1] > scores[:, k - 1] - SLACK) & (scores[:, 0] != 0)
         left = left[tied] if width < store.ntotal else []

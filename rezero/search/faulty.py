@@ -75,7 +75,7 @@ def faulty(
         results = inner.search(queries, k, contexts)
         for i, (fault, rng) in enumerate(draws):
             hits = results[i]
-            if fault:  # scores fall from place to place as ever: the engine does not know that it fails
+            if fault:  # the scores stay in their places, because the engine does not know that it fails
                 spoilt = spoil(fault, hits, queries[i], contexts[i], rng)
                 placed = [replace(other, score=hit.score) for hit, other in zip(hits, spoilt, strict=False)]
                 results[i] = Hits(placed, hits.engine, both(hits.fault, fault if placed != hits else ""))
