@@ -195,18 +195,15 @@ def test_http_returns_hits_in_order_or_a_search_error_whatever_the_reply(parrot,
             f"{hit.chunk_id}{hit.title}{hit.text}".encode()  # no lone surrogate
 
 
-def test_urls_are_checked():
+def test_urls_and_keys_are_checked(monkeypatch):
     with pytest.raises(ValueError, match="url is 'localhost:8000'; want one that starts with http://"):
         build_engine("http", [], url="localhost:8000")
-
-
-# --- web ---
-
-
-def test_web_without_a_key_says_what_to_set(monkeypatch):
     monkeypatch.delenv("SERPER_API_KEY", raising=False)
     with pytest.raises(ValueError, match="set the environment variable SERPER_API_KEY"):
         build_engine("web", [])
+
+
+# --- web ---
 
 
 def test_web_sends_one_request_per_query(monkeypatch):
@@ -301,27 +298,14 @@ def test_opensearch_refuses_an_index_of_other_chunks_and_reports_errors():
 # --- qdrant ---
 
 
-@pytest.fixture(scope="module")
-def embedded():
+def test_qdrant_finds_the_hits_of_dense():  # test_engines.py asks it for more
     pytest.importorskip("qdrant_client")
-    return build_engine("qdrant", CHUNKS, cache=None)
-
-
-def test_qdrant_finds_the_hits_of_dense(embedded):
-    dense = build_engine("dense", CHUNKS, cache=None)
     queries = ["relief valve of the oxygen tank", "who trained?", "ground test 日本", "\ud800"]
-    for ours, exact in zip(embedded.search(queries, 3), dense.search(queries, 3), strict=True):
+    qdrant, dense = (build_engine(name, CHUNKS, cache=None).search(queries, 3) for name in ("qdrant", "dense"))
+    for ours, exact in zip(qdrant, dense, strict=True):
         assert [hit.chunk_id for hit in ours] == [hit.chunk_id for hit in exact]
         assert [hit.score for hit in ours] == pytest.approx([hit.score for hit in exact], abs=1e-5)
-    assert embedded.search(["relief valve"], 1)[0][0].text == CHUNKS[0].text
-
-
-@given(query=st.text(), k=st.integers(1, 9))
-@settings(max_examples=60, deadline=None)
-def test_qdrant_takes_any_text(embedded, query, k):
-    (hits,) = embedded.search([query], k)
-    assert len({hit.chunk_id for hit in hits}) == len(hits) <= min(k, len(CHUNKS))
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert qdrant[0][0].text == dense[0][0].text
 
 
 def test_qdrant_uploads_each_id_once(monkeypatch):
