@@ -68,9 +68,10 @@ def nearest(fast, store, queries, k: int) -> list[tuple[list[int], list[float]]]
         best = np.lexsort((positions, -exact), axis=1)[:, :k]  # highest score first, then lowest position
         best_positions = np.take_along_axis(positions, best, axis=1).tolist()
         best_scores = np.take_along_axis(exact, best, axis=1).tolist()
-        for query, result in zip(left.tolist(), zip(best_positions, best_scores, strict=True), strict=True):
+        results = zip(best_positions, best_scores, strict=True)
+        for query, result in zip(left, results, strict=True):
             found[query] = result
-        # All rows tie at 0 for a query without an embedding, which finds nothing anyway.
+        # For a query without an embedding all rows tie at 0; it finds nothing anyway.
         tied = (scores[:, -1] > scores[:, k - 1] - SLACK) & (scores[:, 0] != 0)
         left = left[tied] if width < store.ntotal else []
         spare *= 8
