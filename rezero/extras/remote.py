@@ -1,7 +1,7 @@
 """Engines elsewhere: a retrieval server, the web, and services that scale out.
 
-They may be built without chunks and then search what the service holds. What they say is checked: silence, a refusal or
-a reply of another shape is a `SearchError`, whose text the policy may read and which therefore carries no tag.
+They may be built without chunks and then search what the service holds. Replies are checked: silence, a refusal or a
+reply of another shape is a `SearchError`. Since the policy may read its text, that text never contains a tag.
 """
 
 import json
@@ -10,7 +10,6 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.parse import quote
 
 import urllib3
@@ -20,31 +19,27 @@ from rezero.search.base import Hit, Hits, Search, SearchError, indexed_text, nee
 from rezero.search.embedders import CACHE, embed, load_embedder, unit
 from rezero.text import clean
 
-SERVER = "http://127.0.0.1:8000/retrieve"  # Search-R1's, and that of `python -m rezero serve`
-
+SERVER = "http://127.0.0.1:8000/retrieve"  # the default of Search-R1's server and of `python -m rezero serve`
 SERPER = "https://google.serper.dev/search"
-
 BACKOFF = 0.5  # seconds, doubled before every further try
-
 BUSY = (429, 500, 502, 503, 504)  # statuses after which asking again may help
-
 MALFORMED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
-
-BULK = 500  # chunks in one upload
+BULK = 500  # chunks per upload
 
 
 def http(chunks: Sequence[Chunk], url: str = SERVER, timeout: float = 10.0, retries: int = 3) -> Search:
     """A client of the Search-R1 `/retrieve` protocol, which `python -m rezero serve` speaks.
 
-    A hit whose id is among `chunks` is that chunk; of any other, title and text are read from the reply. Servers that
-    send no ids or scores (Search-R1's for web search) are understood: the contents are the id, the rank is the score.
+    A hit whose id is among `chunks` is that chunk; title and text of any other are read from the reply. If a server
+    sends no ids or scores, as Search-R1's for web search, the contents are the id and the score is 1 / rank.
     """
     known = {chunk.id: chunk for chunk in chunks}
     ask = connect(url, timeout, retries)
 
     def fields(rank: int, item: dict) -> tuple:
         contents = item["document"]["contents"]
-        id, (title, text) = str(item["document"].get("id", contents)), split_contents(contents)
+        id = str(item["document"].get("id", contents))
+        title, text = split_contents(contents)
         if id in known:
             title, text = known[id].title, known[id].text
         return id, title, text, item.get("score", 1 / rank)
@@ -57,11 +52,12 @@ def http(chunks: Sequence[Chunk], url: str = SERVER, timeout: float = 10.0, retr
 
 
 def web(chunks: Sequence[Chunk], url: str = SERPER, timeout: float = 10.0, retries: int = 3) -> Search:
-    """Live web search (Google, by serper.dev), the key in SERPER_API_KEY; its hits change from day to day.
+    """Live web search (Google, by serper.dev), with the key in SERPER_API_KEY. Its hits change from day to day.
 
-    The id of a hit is its address, the text its snippet, the score 1/rank. `chunks` are not used.
+    The id of a hit is its address, the text its snippet, the score 1 / rank. `chunks` are not used.
     """
-    if not (key := os.environ.get("SERPER_API_KEY")):
+    key = os.environ.get("SERPER_API_KEY")
+    if not key:
         raise ValueError("engine 'web' needs a key of serper.dev: set the environment variable SERPER_API_KEY")
     ask = connect(url, timeout, retries, {"X-API-KEY": key})
 
@@ -80,13 +76,12 @@ def web(chunks: Sequence[Chunk], url: str = SERPER, timeout: float = 10.0, retri
 
 
 def opensearch(
-    chunks: Sequence[Chunk], url: str = "http://127.0.0.1:9200", index: str = "rezero", timeout: float = 10.0,
-    retries: int = 3,
-) -> Search:  # fmt: skip
+    chunks: Sequence[Chunk], url="http://127.0.0.1:9200", index="rezero", timeout: float = 10.0, retries: int = 3
+) -> Search:
     """BM25 of an OpenSearch (or Elasticsearch) index: English stems, title and text in one field, as in `bm25`.
 
-    `chunks` are uploaded first and replace those of the same id; without chunks the index is searched as it is. A
-    server that wants a password finds "user:password" in OPENSEARCH_AUTH.
+    `chunks` are uploaded first and replace those with the same id; without chunks the index is searched as it is. For a
+    server that wants a password, set OPENSEARCH_AUTH to "user:password".
 
     Raises:
         ValueError: the index holds other chunks, too.
@@ -101,8 +96,10 @@ def opensearch(
         return item["_id"], item["_source"]["title"], item["_source"]["text"], item["_score"]
 
     def search(queries: list[str], k: int, contexts) -> list[Hits]:
-        body = {"size": min(k, 10_000), "_source": ["title", "text"]}  # 10,000: what an index allows by default
-        lines = [line for query in queries for line in ({}, body | {"query": {"match": {"contents": query}}})]
+        lines = []
+        for query in queries:
+            body = {"size": min(k, 10_000), "_source": ["title", "text"]}  # an index allows 10,000 by default
+            lines += [{}, body | {"query": {"match": {"contents": query}}}]
 
         def read(reply: dict) -> list[Hits]:
             return best(fields, queries, [one["hits"]["hits"] for one in reply["responses"]], k)
@@ -113,7 +110,7 @@ def opensearch(
 
 
 def fill_opensearch(ask: Callable, chunks: Sequence[Chunk]) -> None:
-    """Create the index unless it is there, and put `chunks` into it."""
+    """Create the index unless it exists, and put `chunks` into it."""
     mappings = {"dynamic": False, "properties": {"contents": {"type": "text", "analyzer": "english"}}}
     try:
         ask("", [{"mappings": mappings}], lambda reply: reply["acknowledged"], method="PUT")
@@ -121,30 +118,29 @@ def fill_opensearch(ask: Callable, chunks: Sequence[Chunk]) -> None:
         if "resource_already_exists" not in str(error):
             raise
 
-    def read(reply: dict) -> None:
+    def check(reply: dict) -> None:
         if reply["errors"]:
-            raise ValueError(next(item["index"]["error"] for item in reply["items"] if "error" in item["index"]))
+            raise ValueError([item["index"]["error"] for item in reply["items"] if "error" in item["index"]])
 
     for start in range(0, len(chunks), BULK):
         lines = []
         for chunk in chunks[start : start + BULK]:
             fields = {"title": clean(chunk.title), "text": clean(chunk.text), "contents": indexed_text(chunk)}
             lines += [{"index": {"_id": clean(chunk.id)}}, fields]
-        ask("/_bulk", lines, read)
+        ask("/_bulk", lines, check)
     ask("/_refresh", [], lambda reply: reply["_shards"])
 
 
 def qdrant(
-    chunks: Sequence[Chunk], url: str = ":memory:", collection: str = "rezero", embedder: str = "wordllama",
-    cache: str | Path | None = CACHE, timeout: int = 10,
-) -> Search:  # fmt: skip
+    chunks: Sequence[Chunk], url=":memory:", collection="rezero", embedder="wordllama", cache=CACHE, timeout: int = 10
+) -> Search:
     """Cosine similarity of embeddings in a Qdrant server, or in this process (":memory:", exact, for tests).
 
-    `chunks` are uploaded first and replace those of the same id; without chunks the collection is searched as it is.
+    `chunks` are uploaded first and replace those with the same id; without chunks the collection is searched as it is.
     Each embedder has a collection of its own, `<collection>-<embedder>`. A key is read from QDRANT_API_KEY.
 
     Raises:
-        ValueError: neither chunks nor a collection, or the collection holds other chunks, too.
+        ValueError: there are neither chunks nor a collection, or the collection holds other chunks, too.
     """
     with needs("qdrant", "engine 'qdrant'"):
         from qdrant_client import QdrantClient, models
@@ -155,7 +151,13 @@ def qdrant(
         client = QdrantClient(url, timeout=timeout, api_key=key, check_compatibility=False)
         if chunks:
             vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache)
-            fill_qdrant(client, name, chunks, vectors)
+            if not client.collection_exists(name):
+                # The vectors have length 1, for which the dot product is the cosine. It also allows zero vectors.
+                size = models.VectorParams(size=vectors.shape[1], distance=models.Distance.DOT)
+                client.create_collection(name, size)
+            payloads = [{"id": clean(c.id), "title": clean(c.title), "text": clean(c.text)} for c in chunks]
+            ids = [str(uuid.uuid5(uuid.NAMESPACE_URL, payload["id"])) for payload in payloads]
+            client.upload_collection(name, vectors, payloads, ids, batch_size=BULK, wait=True)
             check_count(client.count(name).count, chunks, f"collection {name!r}")
         elif not client.collection_exists(name):
             raise ValueError(f"{url} has no collection {name!r}, and there are no chunks to make one of")
@@ -166,10 +168,10 @@ def qdrant(
         return point.payload["id"], point.payload["title"], point.payload["text"], point.score
 
     def search(queries: list[str], k: int, contexts) -> list[Hits]:
-        vectors = unit(encode(queries)).tolist()
         limit = {"limit": k, "score_threshold": 1e-9, "with_payload": True}  # above 0: unknown words find nothing
+        requests = [models.QueryRequest(query=vector, **limit) for vector in unit(encode(queries)).tolist()]
         try:
-            found = client.query_batch_points(name, [models.QueryRequest(query=v, **limit) for v in vectors])
+            found = client.query_batch_points(name, requests)
             return best(fields, queries, [one.points for one in found], k)
         except (ApiException, *MALFORMED) as error:
             raise SearchError(f"Qdrant at {url}: {harmless(error)}") from error
@@ -177,32 +179,17 @@ def qdrant(
     return search
 
 
-def fill_qdrant(client, name: str, chunks: Sequence[Chunk], vectors) -> None:
-    """Create the collection unless it is there, and put `chunks` into it."""
-    from qdrant_client import models
-
-    if not client.collection_exists(name):
-        # The vectors have length 1, where the dot product is the cosine and a zero vector needs no division.
-        client.create_collection(name, models.VectorParams(size=vectors.shape[1], distance=models.Distance.DOT))
-    payloads = [{"id": clean(c.id), "title": clean(c.title), "text": clean(c.text)} for c in chunks]
-    ids = [str(uuid.uuid5(uuid.NAMESPACE_URL, payload["id"])) for payload in payloads]
-    client.upload_collection(name, vectors, payloads, ids, batch_size=BULK, wait=True)
-
-
-def connect(
-    url: str, timeout: float, retries: int, headers: dict[str, str] | None = None, backoff: float = BACKOFF
-) -> Callable:
-    """`ask(path, lines, read, method="POST")`: send JSON objects, one a line, to `url + path`, and `read` the reply.
+def connect(url: str, timeout: float, retries: int, headers: dict | None = None, backoff: float = BACKOFF) -> Callable:
+    """`ask(path, lines, read, method="POST")`: send JSON objects, one per line, to `url + path`, and `read` the reply.
 
     A failed connection, `timeout` seconds of silence and the statuses in `BUSY` are tried again `retries` times: at
     once, then after pauses that double, with jitter, or when the server says (at most `timeout`).
     """
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"url is {url!r}; want one that starts with http:// or https://")
-    again = urllib3.Retry(
-        retries, redirect=False, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False,
-        backoff_factor=backoff, backoff_jitter=backoff, retry_after_max=math.ceil(timeout),
-    )  # fmt: skip
+    rules = {"status_forcelist": BUSY, "allowed_methods": None, "raise_on_status": False, "redirect": False}
+    pauses = {"backoff_factor": backoff, "backoff_jitter": backoff, "retry_after_max": math.ceil(timeout)}
+    again = urllib3.Retry(retries, **rules, **pauses)
     headers = {"Content-Type": "application/json"} | (headers or {})
     pool = urllib3.PoolManager(headers=headers, retries=again, timeout=timeout, maxsize=8)
 
@@ -226,14 +213,14 @@ def connect(
 
 
 def harmless(text: object) -> str:
-    """The beginning of what a stranger said, without tags: the policy may read it."""
+    """The beginning of a stranger's text, without tags, because the policy may read it."""
     return clean(str(text))[:200].replace("<", "‹")
 
 
 def best(fields: Callable, queries: list[str], results: Sequence[Iterable], k: int) -> list[Hits]:
-    """For every query the at most `k` best distinct hits of its result, equal scores in the order of the reply.
+    """For each query the at most `k` best distinct hits of its result, equal scores in the order of the reply.
 
-    `fields(rank, item)` gives id, title, text and score of an item of a result.
+    `fields(rank, item)` returns id, title, text and score of an item of a result.
     """
     if len(results) != len(queries):
         raise ValueError(f"{len(results)} results of {len(queries)} queries")
@@ -244,8 +231,7 @@ def best(fields: Callable, queries: list[str], results: Sequence[Iterable], k: i
             id, title, text, score = fields(rank, item)
             if not math.isfinite(score):
                 raise ValueError(f"a score is {score}")
-            hit = Hit(clean(id), clean(title), clean(text), float(score))
-            hits.setdefault(hit.chunk_id, hit)
+            hits.setdefault(clean(id), Hit(clean(id), clean(title), clean(text), float(score)))
         found.append(Hits(sorted(hits.values(), key=lambda hit: -hit.score)[:k]))
     return found
 

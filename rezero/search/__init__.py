@@ -2,7 +2,7 @@
 
 An engine is a function `(chunks, **options) -> search`, and `search(queries, k, contexts)` returns the `Hits` of each
 query. Most engines only rank their chunks and leave the rest to `base.ranked`. To add one, write such a function and
-name it in `ENGINES`, or give its name as "module:function".
+give its name as "module:function", or name it in `ENGINES`.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""What all engines share: hits, what happened to them, who asks, and the checks of `Engine.search`."""
+"""What all engines share: hits, the context of a query, `Engine` with its checks and its memory, and small helpers."""
 
 import hashlib
 import operator
@@ -17,7 +17,7 @@ CACHE_SIZE = 10_000  # queries whose hits an engine remembers
 
 
 class SearchError(RuntimeError):
-    """A search engine failed (not: found nothing); `fault` is "outage" when it did so on purpose, else ""."""
+    """The engine failed, which is not the same as finding nothing. `fault` is "outage" if it failed on purpose."""
 
     def __init__(self, message: str, fault: str = ""):
         super().__init__(message)
@@ -26,7 +26,7 @@ class SearchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Hit:
-    """One retrieved passage. Scores are comparable within the hits of one query, not between engines."""
+    """One retrieved passage. Scores compare the hits of one query, never those of two queries or two engines."""
 
     chunk_id: str
     title: str
@@ -35,46 +35,35 @@ class Hit:
 
 
 class Hits(list):
-    """The hits of one query, best first, and where they come from.
+    """The hits of one query, best first, with the name of the `engine` that answered (of a mixture, the chosen one).
 
-    `engine`: the name of the engine that answered, of a mixture the chosen one; `fault`: what an engine that fails on
-    purpose did to the hits, "" when nothing.
+    `fault` says what an engine that fails on purpose did to them, "" if nothing.
     """
 
-    __slots__ = ("engine", "fault")
-
     def __init__(self, hits: Sequence[Hit] = (), engine: str = "", fault: str = ""):
-        list.__init__(self, hits)
+        super().__init__(hits)
         self.engine, self.fault = engine, fault
-
-    def copy(self) -> "Hits":
-        return Hits(self, self.engine, self.fault)
 
 
 class SearchContext(NamedTuple):
-    """Which question and which turn (from 1) a query belongs to.
-
-    Only engines whose results vary by episode use it, such as `faulty` and `mixture`.
-    """
+    """The question and the turn (from 1) that a query belongs to, for engines whose hits vary by episode (`faulty`)."""
 
     question_id: str
     turn: int
 
 
-Search = Callable[
-    [list[str], int, list[SearchContext]], list[Hits]
-]  # queries that are not blank, k, one context a query
-
-Rank = Callable[[list[str], int], list[tuple[Sequence[int], Sequence[float]]]]  # positions and scores, best first
-
 NO_CONTEXT = SearchContext("", 1)
+# (queries, none of them blank; k; one context per query) -> the hits of each query
+Search = Callable[[list[str], int, list[SearchContext]], list[Hits]]
+# (queries, k) -> per query, the positions of at most k chunks, best first, and their scores
+Rank = Callable[[list[str], int], list[tuple[Sequence[int], Sequence[float]]]]
 
 
 class Engine:
-    """A named engine over fixed chunks. Same chunks, options, query and context: same hits, in any batch.
+    """A named engine over fixed chunks. The same chunks, options, query and context give the same hits, in any batch.
 
-    It remembers the hits of the latest queries. `counts`: how many queries were "asked" and how many "cached". A search
-    function whose hits depend on the context says so in an attribute, `by_context`.
+    It remembers the hits of the latest queries; `counts` says how many queries were "asked" and how many "cached". A
+    search function whose hits depend on the context has the attribute `by_context = True`.
     """
 
     def __init__(self, name: str, search: Search):
@@ -84,47 +73,55 @@ class Engine:
         self._cache: OrderedDict[tuple, Hits] = OrderedDict()  # the latest used last
 
     def search(self, queries: list[str], k: int, contexts: Sequence[SearchContext] | None = None) -> list[Hits]:
-        """The at most `k` best hits of every query, best first, ties in the order of the chunks.
+        """The at most `k` best hits of each query, all distinct, ties in the order of the chunks; none for a blank one.
 
-        Hits are distinct; a blank query has none. `contexts`, one a query, matter to engines that fail on purpose and
-        to mixtures; without them every query is somebody's first.
+        Without `contexts`, one per query, each query counts as the first of an episode of its own.
 
         Raises:
-            TypeError: `queries` is a string, or holds something that is not one.
-            ValueError: `k` is below 1 (above the number of chunks it is clamped), or not one context a query.
+            TypeError: `queries` is not a list of strings, or `k` not an integer.
+            ValueError: `k` is below 1, or there is not one context per query.
             SearchError: the engine failed.
         """
+        if isinstance(queries, str) or not all(isinstance(query, str) for query in queries):
+            raise TypeError(f"queries is {queries!r:.80}; want a list of strings")
         if isinstance(k, bool) or operator.index(k) < 1:
             raise ValueError(f"k is {k!r}; want an integer of at least 1")
-        k, cleaned = operator.index(k), [clean(query) for query in check_queries(queries)]
-        contexts = [NO_CONTEXT] * len(queries) if contexts is None else list(contexts)
+        contexts = [NO_CONTEXT] * len(queries) if contexts is None else contexts
         if len(contexts) != len(queries):
-            raise ValueError(f"{len(contexts)} contexts of {len(queries)} queries; want one a query")
-        keys = [
-            (query, k, context if self.by_context else NO_CONTEXT)
-            for query, context in zip(cleaned, contexts, strict=True)
-        ]
-        blank = Hits(engine=self.name)
-        found = {key: self._cache.get(key) if key[0].strip() else blank for key in keys}
-        if new := [key for key, hits in found.items() if hits is None]:
-            fresh = self._search([query for query, _, _ in new], k, [context for _, _, context in new])
+            raise ValueError(f"{len(contexts)} contexts for {len(queries)} queries; want one per query")
+        keys = []
+        for query, context in zip(queries, contexts, strict=True):
+            keys.append((clean(query), int(k), context if self.by_context else NO_CONTEXT))
+        asked = [key for key in keys if key[0].strip()]
+        found = {key: self._cache[key] for key in asked if key in self._cache}
+        new = [key for key in dict.fromkeys(asked) if key not in found]
+        if new:
+            fresh = self._search([query for query, _, _ in new], int(k), [context for _, _, context in new])
             found |= zip(new, fresh, strict=True)
-        answered = sum(found[key] is not blank for key in keys)
-        self.counts.update(asked=len(new), cached=answered - len(new))
-        self._remember(found)
-        return [found[key].copy() for key in keys]
-
-    def _remember(self, found: dict[tuple, Hits]) -> None:
+        self.counts.update(asked=len(new), cached=len(asked) - len(new))
         for key, hits in found.items():
             hits.engine = hits.engine or self.name
             self._cache[key] = hits
             self._cache.move_to_end(key)
         while len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
+        results = [found.get(key, Hits(engine=self.name)) for key in keys]
+        return [Hits(hits, hits.engine, hits.fault) for hits in results]  # copies, which callers may change
+
+
+def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
+    """The search of an engine that only ranks its chunks. Hits score above 0, so that unknown words find nothing."""
+    rows = [(chunk.id, chunk.title, chunk.text) for chunk in chunks]
+
+    def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
+        found = [zip(*one, strict=True) for one in rank(queries, min(k, len(rows)))]
+        return [Hits([Hit(*rows[i], float(score)) for i, score in pairs if score > 0]) for pairs in found]
+
+    return search
 
 
 def both(*faults: str) -> str:
-    """What happened, in a word, to hits that several engines had a part in: "stale+shuffled"."""
+    """One word for the faults of all engines that had a part in some hits: "stale+shuffled"."""
     return "+".join(dict.fromkeys(filter(None, faults)))
 
 
@@ -134,41 +131,9 @@ def chance(*parts) -> float:
     return int.from_bytes(digest) / 2**48
 
 
-def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
-    """The search of an engine that ranks all of `chunks`; hits score above 0, so that unknown words find nothing."""
-    rows = [(chunk.id, chunk.title, chunk.text) for chunk in chunks]
-
-    def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
-        found = rank(queries, min(k, len(rows)))
-        return [Hits([Hit(*rows[p], float(s)) for p, s in zip(*one, strict=True) if s > 0]) for one in found]
-
-    return search
-
-
-def around(inner: Engine, change: Callable[[str, Hits], Sequence[Hit]], depth: int = 1) -> Search:
-    """The search of an engine that changes the hits of another one, which is asked for `depth` of them, at least."""
-
-    def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
-        found = inner.search(queries, max(k, depth), contexts)
-        return [Hits(change(query, hits)[:k], fault=hits.fault) for query, hits in zip(queries, found, strict=True)]
-
-    search.by_context = inner.by_context
-    return search
-
-
-def check_queries(queries: list[str]) -> list[str]:
-    """`queries` if it is a list of strings; a lone string would be searched letter by letter."""
-    if isinstance(queries, str):
-        raise TypeError(f"queries is a string, {queries[:40]!r}; want a list of strings")
-    for query in queries:
-        if not isinstance(query, str):
-            raise TypeError(f"a query is {query!r}, a {type(query).__name__}; want a string")
-    return queries
-
-
 @contextmanager
 def needs(extra: str, what: str) -> Iterator[None]:
-    """For imports: without the packages that `what` needs, an ImportError says how to install them."""
+    """Around imports: an ImportError then says how to install the packages that `what` needs."""
     try:
         yield
     except ImportError as error:
@@ -176,7 +141,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
 
 
 def indexed_text(chunk: Chunk | Hit) -> str:
-    """What is indexed of a chunk, and ranked of a hit: the title, if it has one, above the text."""
+    """The text that is indexed: the title, if there is one, above the passage."""
     return clean(f"{chunk.title}\n{chunk.text}" if chunk.title else chunk.text)
 
 

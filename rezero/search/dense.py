@@ -1,96 +1,92 @@
-"""Engines that match embeddings: cosine similarity by FAISS, with a cache of embeddings on disk."""
+"""Dense retrieval: a passage matches by the cosine similarity of its embedding and the query's, computed by FAISS."""
 
-import logging
 from collections.abc import Sequence
-from functools import cache as once
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 
 from rezero.corpus import Chunk
-from rezero.search.base import Search, indexed_text, ranked
+from rezero.search.base import Search, indexed_text, needs, ranked
 from rezero.search.embedders import CACHE, embed, load_embedder
 
-FLAT_UNTIL, SQ8_UNTIL = 100_000, 1_000_000  # passages
+with needs("cpu", "engine 'dense'"):
+    import faiss
 
-SLACK = 1e-4  # more than two ways to compute the cosine of unit vectors differ by
-
-INDEXES = {"flat": "Flat", "hnsw": "HNSW32", "sq8": "SQ8"}  # as FAISS's index_factory calls them
+FLAT_UNTIL, SQ8_UNTIL = 100_000, 1_000_000  # passages, for index="auto"
+GPU_WIDTH = 2048  # FAISS on a GPU returns at most so many candidates
+SLACK = 1e-4  # far more than two ways of computing the cosine of unit vectors differ by
 
 
 def dense(
     chunks: Sequence[Chunk], embedder: str = "wordllama", cache: str | Path | None = CACHE, index: str = "auto"
 ) -> Search:
-    """Cosine similarity of embeddings, by FAISS.
+    """Cosine similarity of embeddings.
 
     Args:
         embedder: a name in `EMBEDDERS`.
         cache: the folder that keeps embeddings of chunks, relative to the project's root; None keeps none.
-        index: "flat", exact, on a GPU where FAISS finds one; "sq8", all vectors in a quarter of the memory, nearly
-            exact; "hnsw", a graph whose queries hardly slow down with size, but which takes minutes to build and
-            misses some of the nearest; "auto": flat up to 100,000 passages, sq8 up to 1,000,000, else hnsw.
+        index: "flat", exact, on a GPU where FAISS can use one; "sq8" or "hnsw", for many passages, see `extras.large`;
+            or "auto": flat up to 100,000 passages, sq8 up to 1,000,000, else hnsw.
     """
-    import faiss
-
-    if index not in (*INDEXES, "auto"):
-        raise ValueError(f"unknown index {index!r}; have: auto, {', '.join(INDEXES)}")
+    if index not in ("auto", "flat", "sq8", "hnsw"):
+        raise ValueError(f"unknown index {index!r}; allowed: auto, flat, sq8, hnsw")
     if index == "auto":
         index = "flat" if len(chunks) <= FLAT_UNTIL else "sq8" if len(chunks) <= SQ8_UNTIL else "hnsw"
     encode = load_embedder(embedder)
     vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache)
-    store = faiss.index_factory(vectors.shape[1], INDEXES[index], faiss.METRIC_INNER_PRODUCT)
-    if index == "hnsw":
-        store.hnsw.efSearch = 256  # brings 98% of the nearest five among 100,000; FAISS's own 16 brings 86%
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1 if index == "hnsw" else threads)  # threads would race for the edges of the graph
-    store.train(vectors)
-    store.add(vectors)
-    faiss.omp_set_num_threads(threads)
-    # FAISS 1.15 multiplies matrices from 128,000 numbers a batch on; from here on that is two to six times faster.
-    faiss.cvar.distance_compute_blas_threshold = 2048 * threads
-    fast = store
-    if index == "flat" and faiss_has_gpu():
-        fast = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, store)
+    if index == "flat":
+        store = faiss.IndexFlatIP(vectors.shape[1])
+        store.add(vectors)
+    else:
+        store = resolve_name("rezero.extras.large:build_index")(index, vectors)
+    # FAISS multiplies matrices once a batch has 128,000 numbers. This threshold makes a query two to six times faster.
+    faiss.cvar.distance_compute_blas_threshold = 2048 * faiss.omp_get_max_threads()
+    fast = resolve_name("rezero.extras.large:on_gpu")(store) if index == "flat" else store
     return ranked(chunks, lambda queries, k: nearest(fast, store, encode(queries), k))
 
 
-@once
-def faiss_has_gpu() -> bool:
-    """Whether FAISS can use a GPU; if not, one line a process says so, a warning where it could be otherwise."""
-    import faiss
+def nearest(fast, store, queries, k: int) -> list[tuple[list[int], list[float]]]:
+    """Positions and scores of the `k` rows nearest to each query, best first, ties by position.
 
-    if faiss.get_num_gpus():
-        return True
-    there, expected = Path("/dev/nvidia0").exists(), hasattr(faiss, "StandardGpuResources")
-    reason = "FAISS cannot use this machine's GPU; pip install 'rezero[gpu]'" if there else "this machine has no GPU"
-    level = logging.WARNING if there or expected else logging.INFO
-    logging.getLogger(__name__).log(level, "dense search runs on the CPU: %s", reason)
-    return False
+    FAISS alone would let the results of a query depend on the others in its batch, in two ways. The last digits of a
+    product of matrices depend on its shape, so the candidates' scores are computed again, each by itself. And of rows
+    that tie for the last place FAISS returns arbitrary ones, so a query whose candidates end in a tie is searched
+    again, for more candidates, until the tie ends.
 
-
-def nearest(fast, store, queries, k: int, spare: int = 2) -> list[tuple[list[int], list[float]]]:
-    """Positions and scores of the `k` rows nearest to each of `queries` (n, d), ties by position.
-
-    `fast` finds k + `spare` candidates for all queries together; their scores are taken again from the rows in `store`
-    one by one, because the last digits of a batched matrix product depend on the batch.
+    `fast` is searched, perhaps on a GPU; `store` holds the same rows on the CPU. `queries` is a float32 array (n, d)
+    of unit vectors or zeros, and `k` at most the number of rows.
     """
-    import faiss
-
-    width = min(k + spare, store.ntotal)
-    scores, positions = (fast if width <= 2048 else store).search(queries, width)  # FAISS on a GPU finds no more
-    exact = np.empty_like(scores)
-    if isinstance(store, faiss.IndexFlat):  # which can do it without a copy of the rows
-        where = [faiss.swig_ptr(array) for array in (queries, exact, positions)]
-        store.compute_distance_subset(len(queries), where[0], width, *where[1:])
-    else:
-        rows = store.reconstruct_batch(np.maximum(positions, 0).ravel()).reshape(*positions.shape, -1)
-        exact = np.where(positions < 0, -1, np.vecdot(rows, queries[:, None]))  # a graph may find less
-    best = np.arange(len(queries))[:, None], np.lexsort((positions, -exact))[:, :k]
-    found = list(zip(positions[best].tolist(), exact[best].tolist(), strict=True))
-    # Of rows that tie for the last place FAISS keeps an arbitrary few: look further until the tie ends. All rows tie
-    # at 0 for a query without an embedding, which finds nothing anyway.
-    tied = (scores[:, -1] > scores[:, k - 1] - SLACK) & (scores[:, 0] != 0)
-    if width < store.ntotal and tied.any():
-        for i, further in zip(np.flatnonzero(tied), nearest(fast, store, queries[tied], k, 8 * spare), strict=True):
-            found[i] = further
+    found: list = [None] * len(queries)
+    left = np.arange(len(queries))  # the queries that have no result yet
+    spare = 2
+    while len(left):
+        width = min(k + spare, store.ntotal)
+        index = fast if width <= GPU_WIDTH else store
+        scores, positions = index.search(queries[left], width)
+        exact = score_again(store, queries[left], positions)
+        best = np.lexsort((positions, -exact), axis=1)[:, :k]  # highest score first, then lowest position
+        best_positions = np.take_along_axis(positions, best, axis=1).tolist()
+        best_scores = np.take_along_axis(exact, best, axis=1).tolist()
+        results = zip(best_positions, best_scores, strict=True)
+        for query, result in zip(left, results, strict=True):
+            found[query] = result
+        # For a query without an embedding all rows tie at 0; it finds nothing anyway.
+        tied = (scores[:, -1] > scores[:, k - 1] - SLACK) & (scores[:, 0] != 0)
+        left = left[tied] if width < store.ntotal else []
+        spare *= 8
     return found
+
+
+def score_again(store, queries, positions):
+    """The scores of the rows at `positions` (n, width) for each query, computed pair by pair; -1 where there is no row.
+
+    Approximate indexes return the position -1 where they found too little.
+    """
+    exact = np.empty(positions.shape, np.float32)
+    if isinstance(store, faiss.IndexFlat):  # it can compute the scores without a copy of the rows
+        where = [faiss.swig_ptr(array) for array in (queries, exact, positions)]
+        store.compute_distance_subset(len(queries), where[0], positions.shape[1], where[1], where[2])
+        return exact
+    rows = store.reconstruct_batch(np.maximum(positions, 0).ravel()).reshape(*positions.shape, -1)
+    return np.where(positions < 0, -1, np.vecdot(rows, queries[:, None]))

@@ -1,8 +1,8 @@
-"""Queries a second of the server, beside raw bm25s in the same run: `python tests/bench_serve.py`.
+"""Queries per second of the server, beside raw bm25s in the same run: `python tests/tools/bench_serve.py`.
 
-The server runs as a process of its own with bm25 over generated passages; one client on loopback keeps its connection
-and reads every reply. No query is asked twice, so that no cache helps. Rounds of both take turns, since other work on
-the machine slows both; the medians are shown.
+The server runs in its own process with bm25 over generated passages; one client on loopback keeps its connection and
+reads every reply. No query is asked twice, so no cache helps. Rounds of both alternate, since other work on the machine
+slows both; medians are printed.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import bm25s
 import Stemmer
 import urllib3
 
-from data.policy.train_policy import make_worlds
 from rezero.corpus import Chunk, save_chunks
+from rezero.data.larkspur import load_generator
 from rezero.files import ROOT
 from rezero.search.base import indexed_text
 
@@ -53,15 +53,17 @@ def main() -> None:
                 server.terminate()
                 server.communicate()
     raw, served = (median(column) for column in zip(*rate, strict=True))
-    print(f"{len(chunks)} passages, top {TOPK}, median of {args.rounds} rounds; queries a second:")
+    print(f"{len(chunks)} passages, top {TOPK}, median of {args.rounds} rounds; queries per second:")
     print(f"  raw bm25s, one query at a time      {raw:8,.0f}")
-    print(f"  server, {args.batch} queries a request        {served:8,.0f}   {served / raw:.2f} times raw bm25s")
+    print(f"  server, {args.batch} queries per request      {served:8,.0f}   {served / raw:.2f} times raw bm25s")
 
 
 def generate(passages: int) -> tuple[list[Chunk], list[str]]:
-    """Passages of as many generated worlds as it takes, and their distinct questions, shuffled."""
+    """Passages of as many generated corpora as it takes, and their distinct questions, shuffled."""
     chunks, queries = [], []
-    for i, (some, questions) in enumerate(make_worlds(passages // 300 + 2, seed=0)):
+    generator = load_generator()
+    for i in range(passages // 300 + 2):
+        some, questions, _ = generator.build(seed=i + 1, partition="train")
         chunks += [Chunk(f"{i}.{chunk.id}", chunk.title, chunk.text) for chunk in some]
         queries += [question.text for question in questions]
     queries = sorted(set(queries))

@@ -1,13 +1,13 @@
-"""Build time, memory, Recall@k and queries/s of the engines by size of the corpus, beside what they are made of.
+"""Build time, memory, Recall@k and queries/s of the engines by size of the corpus, beside the libraries they use.
 
-    python tests/bench_engines.py [--sizes 1000 10000 100000] [--only dense] [--k 5] [--threads 1]
+    python tests/tools/bench_engines.py [--sizes 1000 10000 100000] [--only dense] [--k 5] [--threads 1]
 
-Passages are made of sentences of the shipped corpus with invented names; a query is some of the words of one sentence,
-and the passage it was taken from is to be found (known-item search). Everything runs in a process of its own.
+Passages are made of sentences of the shipped corpus with invented names. A query consists of some words of one
+sentence, and the passage that it was taken from is to be found (known-item search). Each row runs in its own process.
 
-Rows marked * are not ours: rank-bm25, SQLite's FTS5, bm25s, FAISS and numpy, called as their documentation shows. What
-"build" of a dense row excludes, the encoding of passages, is the row "embeddings". "MB" is what the process grew by.
-Queries come in batches of 64 and are never asked twice. The last table puts `Engine.search` beside the bare library.
+Rows marked * are not ours: rank-bm25, SQLite's FTS5, bm25s, FAISS and numpy, called as their documentation shows. The
+build time of a dense row excludes the encoding of passages, which is the row "embeddings". "MB" is the growth of the
+process. Queries come in batches of 64, each asked once. The last table compares `Engine.search` with the bare library.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from rezero.corpus import Chunk, load_chunks
 from rezero.search import build_engine
 from rezero.search.base import Engine, indexed_text
 from rezero.search.bm25 import words
-from rezero.search.embedders import EMBEDDERS, embed
+from rezero.search.embedders import EMBEDDERS, embed, load_embedder
 from rezero.text import keywords
 
-BATCH, QUERIES, SECONDS = 64, 512, 30  # queries a call; at most so many queries, and so long, a row
+BATCH, QUERIES, SECONDS = 64, 512, 30  # queries per call; at most so many queries, and so long, per row
 ROUNDS = 105  # of the comparison with the bare library; the first five warm up
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "ar", "en", "ol")]
 ENGINES = {  # row -> engine and options; the sizes up to which it is measured
@@ -105,18 +105,18 @@ def bare_bm25s(passages, k, cache):
 
 
 def vectors_of(passages, cache):
-    return embed([indexed_text(passage) for passage in passages], "wordllama", EMBEDDERS["wordllama"](), cache)
+    return embed([indexed_text(passage) for passage in passages], "wordllama", load_embedder("wordllama"), cache)
 
 
 def numpy_brute_force(passages, k, cache):
-    vectors, encode = vectors_of(passages, cache), EMBEDDERS["wordllama"]()
+    vectors, encode = vectors_of(passages, cache), load_embedder("wordllama")
     return lambda queries: [top_ids(scores, k) for scores in encode(queries) @ vectors.T]
 
 
 def bare_faiss(passages, k, cache, index=None):
     import faiss
 
-    encode = EMBEDDERS["wordllama"]()
+    encode = load_embedder("wordllama")
     if index is None:
         vectors = vectors_of(passages, cache)
         index = faiss.IndexFlatIP(vectors.shape[1])
@@ -167,7 +167,7 @@ def measure(job: tuple) -> dict:
         memory, start = resident(), perf_counter()
         kept = vectors_of(passages, cache)
         return {"passages": n, "row": row, "build s": perf_counter() - start, "MB": resident() - memory + 0 * len(kept)}
-    prepare(row, passages[:100], k, None)(["a word"])  # what is imported and loaded is not the index's
+    prepare(row, passages[:100], k, None)(["a word"])  # imports and models are not counted as the index's
     memory, start = resident(), perf_counter()
     search = prepare(row, passages, k, cache)
     built, memory = perf_counter() - start, resident() - memory
@@ -183,22 +183,22 @@ def measure(job: tuple) -> dict:
 
 
 def overhead(job: tuple) -> dict:
-    """`Engine.search` beside the bare library: the same queries and k, to the ids of passages, nothing remembered.
+    """The cost of `Engine.search` over the bare library, for the same queries and k, with nothing remembered.
 
-    Texts are embedded beforehand, for both. Both search one index of FAISS: of two copies, the one whose rows begin
-    with a line of the processor's cache is a fifth faster. "plain" is FAISS with its own threshold for products of
-    matrices, "set" with that of `dense`; for BM25 they are the same. "gain" is of what we set over plain and bare.
-    Shares are medians over rounds of CPU time, since what else runs slows down all calls of a round; "spread" is half
-    the distance of their quartiles.
+    Texts are embedded beforehand, for both. Both search the same FAISS index, because of two copies the one whose rows
+    begin with a line of the processor's cache is a fifth faster. "plain" is FAISS with its own threshold for products
+    of matrices, "set" with that of `dense`; for BM25 they are the same. "gain" is that of ours, set, over bare, plain.
+    Shares are medians over rounds of CPU time, since other work on the machine slows all calls of a round; "spread" is
+    half the distance of their quartiles.
     """
     import faiss
 
     ours, bare, n, k, cache, threads = job
     set_threads(threads)
-    encode, make, indexes, settings = EMBEDDERS["wordllama"](), faiss.index_factory, [], faiss.cvar
+    encode, make, indexes, settings = load_embedder("wordllama"), faiss.IndexFlatIP, [], faiss.cvar
     known = lru_cache(lambda *texts: encode(list(texts)))
     EMBEDDERS["wordllama"] = lambda: lambda texts: known(*texts)
-    faiss.index_factory = lambda *args: indexes.append(make(*args)) or indexes[-1]
+    faiss.IndexFlatIP = lambda width: indexes.append(make(width)) or indexes[-1]
     passages = make_passages(n)
     queries = [query for query, _ in make_queries(passages)][:BATCH]
     plain = settings.distance_compute_blas_threshold
