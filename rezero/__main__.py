@@ -12,7 +12,6 @@ from filelock import FileLock
 
 from rezero.config import load_config, read_renamed
 from rezero.files import resolve
-from rezero.runner.parameters import read_flags
 from rezero.search.base import SearchError
 
 
@@ -118,6 +117,7 @@ def call_run(args) -> int:
 def call_train(args) -> None:
     from accelerate import PartialState
 
+    from rezero.runner.parameters import read_flags
     from rezero.task import load_task
     from rezero.training.train import train
     from rezero.warmstart.supervised import starting_policy
