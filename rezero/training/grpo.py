@@ -75,10 +75,10 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
     def rollout_func(prompts: list, trainer) -> dict:
         asked = [question_of[json.dumps(prompt)] for prompt in prompts]
         episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
-        ids = {
-            name: [list(getattr(e, name)) for e in episodes] for name in ("prompt_ids", "completion_ids", "env_mask")
-        }
-        return {**ids, "logprobs": None, "episode": episodes}
+        made = {"logprobs": None, "episode": episodes}
+        for name in ("prompt_ids", "completion_ids", "env_mask"):
+            made[name] = [list(getattr(episode, name)) for episode in episodes]
+        return made
 
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental; TRL is pinned
     trainer = trainer_class()(
