@@ -67,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         "a model's name on the hub; default: the profile's")  # fmt: skip
     add("--engine", default="", help="default: the profile's")
     add("--corpus", default="", metavar="PATH", help=f"{corpus}; default: the profile's")
-    add("--options", type=read_options, metavar="YAML", help="of the engine: '{k1: 1.2}'")
+    add("--options", metavar="YAML", help="of the engine: '{k1: 1.2}'")
     add("--profile", default="", help="a file in rezero/profiles")
 
     nothing = "Nothing is uploaded without --push."
@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = command("serve", "answer the Search-R1 /retrieve protocol with an engine, until Ctrl-C", password)
     add("--engine", default="bm25", help="default: %(default)s")
     add("--corpus", default="", metavar="PATH", help=f"{corpus}; not for remote engines")
-    add("--options", type=read_options, default={}, metavar="YAML", help="of the engine: '{k1: 1.2}'")
+    add("--options", default="{}", metavar="YAML", help="of the engine: '{k1: 1.2}'")
     add("--host", default="127.0.0.1", help="default: %(default)s")
     add("--port", type=int, default=8000, help="0 takes a free one; default: %(default)s")
     add("--topk", type=int, default=3, help="for a request without topk; default: %(default)s")
@@ -101,7 +101,7 @@ def read_options(text: str) -> dict:
     try:
         return dict(yaml.safe_load(text))
     except (yaml.YAMLError, TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as '{{k1: 1.2}}'") from None
+        raise ValueError(f"--options is {text!r}; want a mapping such as '{{k1: 1.2}}'") from None
 
 
 def call_run(args) -> int:
@@ -151,7 +151,8 @@ def call_ask(args) -> None:
 
     if (args.question is None) == (args.verify is None):
         raise ValueError("ask wants a question in quotes, or --verify CLAIM")
-    run_ask(args.question, args.verify, args.policy, args.profile, args.engine, args.options, args.corpus)
+    options = None if args.options is None else read_options(args.options)
+    run_ask(args.question, args.verify, args.policy, args.profile, args.engine, options, args.corpus)
 
 
 def call_export(args) -> None:
@@ -164,7 +165,7 @@ def call_serve(args) -> None:
     from rezero.extras.serve import Limits, serve
 
     limits = Limits(args.topk, args.max_topk, args.max_queries, args.max_length)
-    serve(args.engine, args.corpus, args.options, args.host, args.port, limits)
+    serve(args.engine, args.corpus, read_options(args.options), args.host, args.port, limits)
 
 
 CALLS = {
