@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from rezero.__main__ import main
 from rezero.config import load_config
 from rezero.extras import export as module
+from rezero.extras import smollm
 from rezero.extras.export import export, find_run
 from rezero.files import ROOT, write_jsonl, write_text
 from rezero.policy import hub
@@ -219,7 +220,7 @@ def test_a_push_goes_to_a_private_repository(run, calls, tmp_path, monkeypatch, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (ROOT / hub.CACHE / SMOLLM).is_dir() and hub.missing(), reason="SmolLM2 is not installed: make smollm"
+    not (ROOT / hub.CACHE / SMOLLM).is_dir() and smollm.missing(), reason="SmolLM2 is not installed: make smollm"
 )
 def test_smollm_merged_writes_the_same_greedy_episodes(engine, tmp_path):
     """Both compute in float32, yet the merged weights were rounded: a near tie may flip (see `write_model`)."""
