@@ -74,8 +74,9 @@ def test_a_byte_level_tokenizer_is_not_taken_for_sentencepiece(policy, tmp_path)
     claims = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}, right["decoder"]]}
     write_text(path, json.dumps(right | {"model": right["model"] | {"byte_fallback": True}, "decoder": claims}))
     before = Tokenizer.from_file(str(path))
-    module.say_byte_level(path)
-    after, told = Tokenizer.from_file(str(path)), json.loads(path.read_text())
+    after = Tokenizer.from_file(str(path))
+    module.mend_byte_level(after)
+    told = json.loads(after.to_str())
     assert not told["model"]["byte_fallback"] and told["decoder"]["type"] == "ByteLevel"
     text = "Gralrond at 57.5 kg\n <search>é 日本</search>"
     assert after.encode(text).ids == before.encode(text).ids

@@ -30,7 +30,7 @@ PROMPT = Path(__file__).with_name("judge_prompt.md").read_text("utf-8").strip()
 
 
 def named_judge(name: str) -> Judge | None:
-    """The judge named "", "f1", "URL MODEL" of an OpenAI-compatible server, or by a model's folder or name on the hub."""
+    """The judge that a notebook names: "", "f1", "URL MODEL" (OpenAI-compatible), a model's folder or hub name."""
     if not name:
         return None
     if name == "f1":  # of the text judges, an F1 of at least 0.8 agrees best with the labelled pairs
