@@ -29,7 +29,7 @@ def starting_policy(config: Config, task: Task, run_dir: str | Path) -> Policy:
     """The policy that GRPO starts from.
 
     With `config.lora_rank` it carries a trainable adapter: the one in `run_dir`/warm if it is there, else a fresh one
-    that `warm_start` has trained for `config.warm_start.steps`. Raises what `load_policy` and `warm_start` raise.
+    that `warm_start` has trained for `config.warm_start.steps`.
     """
     if not config.lora_rank:
         return load_policy(config.policy)
@@ -46,9 +46,6 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) 
     """Fine-tune `policy`'s adapter in place, log to `run_dir`/warm.jsonl, and save it in `run_dir`/warm.
 
     A run that was killed goes on from its last checkpoint in `run_dir`/warm_checkpoints.
-
-    Raises:
-        ValueError: no scripted episode fits in `episode_tokens`, or there are no training questions.
     """
     run_dir, limit = resolve(run_dir), task.sampling.episode_tokens
     rows = [encode(policy, episode) for episode in scripted_episodes(task, config.warm_start, config.seed)]
@@ -115,15 +112,10 @@ def verdict_tokens(policy: Policy) -> tuple[int, int]:
 
 
 def trainer_settings(settings: WarmStart, run_dir: Path, seed: int, micro_batch: int, optim: str):
-    """TRL's SFTConfig. Everything that matters is set here, because Unsloth's defaults differ from TRL's.
-
-    Args:
-        micro_batch: the most episodes per forward and backward pass; a divisor of both numbers is used.
-        optim: the optimiser, by transformers' name.
-    """
+    """TRL's SFTConfig. Everything that matters is set here, because Unsloth's defaults differ from TRL's."""
     from trl import SFTConfig
 
-    per_pass = gcd(settings.batch, micro_batch)
+    per_pass = gcd(settings.batch, micro_batch)  # episodes per forward and backward pass
     return SFTConfig(
         output_dir=str(run_dir / "warm_checkpoints"),
         seed=seed,
