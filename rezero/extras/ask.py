@@ -105,10 +105,7 @@ def masked(claim: str) -> tuple[str, str]:
 
 
 def verify(episode: Episode, claim: str, value: str) -> tuple[str, str, list[Hit]]:
-    """("supported", "refuted" or "not found"; why; the passages that it rests on), by the rule above.
-
-    `value` is what `masked` took from the claim, and `episode` is about its question.
-    """
+    """By the rule above: "supported", "refuted" or "not found"; why; and the passages that it rests on."""
     answer, question = episode.answer or "", normalize(episode.question.text)
     said, claimed = normalize(answer), normalize(value)
     hits = {hit.chunk_id: hit for turn in episode.searches for hit in turn.hits}
@@ -152,7 +149,8 @@ def show(episode: Episode) -> str:
     lines = [f"question  {printable(episode.question.text)}"]
     for number, turn in enumerate(episode.turns, start=1):
         lines += ["", f"turn {number}"]
-        lines += [_line("thought", turn.thought)] if turn.thought else []
+        if turn.thought:
+            lines.append(_line("thought", turn.thought))
         lines.append(_line(turn.action, turn.argument or turn.text))
         lines += [passage(hit, f"[{i}]") for i, hit in enumerate(turn.hits, start=1)]
         if turn.error:

@@ -1,7 +1,4 @@
-"""A finished run as a folder that `load_policy`, transformers, vLLM and the hub read: merged weights, adapter, card.
-
-Nothing leaves this machine without `push` and HF_TOKEN.
-"""
+"""A finished run as a folder that transformers, vLLM and the hub read: merged weights, adapter, card, perhaps GGUF."""
 
 import json
 import os
@@ -42,7 +39,7 @@ def export(run: str | Path, out: str | Path = "", gguf: bool = False, push: str 
 
     Args:
         gguf: whether the model is also converted for llama.cpp.
-        push: "owner/name" of a repository on the hub to which it is uploaded.
+        push: "owner/name" of a repository on the hub to upload it to. Otherwise nothing leaves this machine.
     """
     run = find_run(run)
     out = resolve(out) if out else run / "export"
@@ -97,10 +94,9 @@ def write_model(best: Path, base: str, new: Path) -> None:
 
 
 def mend_byte_level(tokenizer: Tokenizer) -> None:
-    """Correct what transformers makes of a byte-level tokenizer that it reads from a GGUF, such as SmolLM2's.
+    """Undo the fallback to bytes that transformers adds to a byte-level tokenizer read from a GGUF, such as SmolLM2's.
 
-    It lets unknown characters fall back to bytes, as in sentencepiece; from that llama.cpp would write another
-    vocabulary. Token ids and decoded text do not change.
+    From it llama.cpp would write another vocabulary. Token ids and decoded text do not change.
     """
     byte_level = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
     if byte_level and getattr(tokenizer.model, "byte_fallback", False):

@@ -1,8 +1,7 @@
 """A language model as judge, never the policy in training; data/judge/agreement.py measures how well judges do.
 
-A judge is a function from pairs (question, accepted answers, given answer) to the verdicts "right", "wrong" or
-"undecided". The model sees only such a pair, and its reply is read strictly. (In the original, the policy judged its
-own transcript, and every reply that contained "yes" counted as a yes.)
+The model sees only the question, the accepted answers and the given one, and its reply is read strictly. (In the
+original, the policy judged its own transcript, and every reply that contained "yes" counted as a yes.)
 """
 
 import hashlib

@@ -108,13 +108,9 @@ class EngineGeneration(WholeGeneration):
         sampling = SamplingParams(
             max_tokens=max_new_tokens,
             temperature=self.temperature,
-            top_p=1.0,
-            top_k=0,
-            min_p=0.0,
-            stop=STOPS,
-            include_stop_str_in_output=True,
+            **dict(top_p=1.0, top_k=0, min_p=0.0),  # the whole distribution
+            **dict(stop=STOPS, include_stop_str_in_output=True, skip_special_tokens=False),
             stop_token_ids=[self.policy.end_of_turn],
-            skip_special_tokens=False,
         )
         prompts = [{"prompt_token_ids": ids} for ids in self.ids]
         engine = self.policy.model.vllm_engine
