@@ -16,27 +16,34 @@ from transformers.trainer_utils import get_last_checkpoint
 from rezero.config import Config, WarmStart
 from rezero.files import append_jsonl, resolve
 from rezero.policy.base import Policy, save_policy
-from rezero.policy.load import load_policy, load_trainable, precision
+from rezero.policy.load import load_policy, load_trainable, naming_knobs, precision
 from rezero.protocol import Episode
 from rezero.rollout import token_runs
 from rezero.task import Task
+from rezero.training.checkpoints import record_config
+from rezero.training.train import check_policy, start_processes
 from rezero.warmstart.demonstrations import VERDICTS, scripted_episodes
 
 IGNORED = -100  # the label of tokens that the loss leaves out
 
 
 def starting_policy(config: Config, task: Task, run_dir: str | Path) -> Policy:
-    """The policy that GRPO starts from.
+    """The policy that GRPO starts from, once it is sure that it can read the task and that `run_dir` is its run.
 
     With `config.lora_rank` it carries a trainable adapter: the one in `run_dir`/warm if it is there, else a fresh one
     that `warm_start` has trained for `config.warm_start.steps`.
     """
-    if not config.lora_rank:
-        return load_policy(config.policy)
-    warm = resolve(run_dir) / "warm"
-    policy = load_trainable(config, warm if warm.is_dir() else None)
-    if config.warm_start.steps and not warm.is_dir():
-        warm_start(policy, task, config, run_dir)
+    run_dir = resolve(run_dir)
+    state = start_processes(config)
+    check_policy(config, task)
+    warm = run_dir / "warm"
+    with naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
+        adapter = warm if warm.is_dir() else None
+        policy = load_trainable(config, adapter) if config.lora_rank else load_policy(config.policy)
+        if state.is_main_process:
+            record_config(run_dir, config)
+        if config.warm_start.steps and not adapter:
+            warm_start(policy, task, config, run_dir)
     return policy
 
 
