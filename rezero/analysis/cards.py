@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from itertools import groupby
 from pathlib import Path
 
 from rezero.evaluation.traces import facts
@@ -64,10 +63,9 @@ def card(episode: Episode, decode: Callable[[list[int]], str] | None = None) -> 
     if decode and not episode.completion_ids:
         raise ValueError("the episode has no token ids; want one from a rollout")
     if decode:
-        pairs = zip(episode.completion_ids, episode.env_mask, strict=True)
-        for sampled, run in groupby(pairs, key=lambda pair: pair[1]):
-            spans = [f'<span title="{token}">{_safe(decode([token]) or f"‹{token}›")}</span>' for token, _ in run]
-            tokens += f"<b>{''.join(spans)}</b>" if sampled else f"<i>{''.join(spans)}</i>"
+        for token, sampled in zip(episode.completion_ids, episode.env_mask, strict=True):
+            tag, text = "b" if sampled else "i", decode([token]) or f"‹{token}›"
+            tokens += f'<{tag} title="{token}">{_safe(text)}</{tag}>'
         own, others = sum(episode.env_mask), episode.env_mask.count(0)
         legend = f"tokens: <b>{own} sampled by the policy</b>, <i>{others} from the environment</i>"
         tokens = _fold(legend, f'<p class="text">{tokens}</p>', "tokens", opened=True)
@@ -98,8 +96,8 @@ def side_by_side(a: Episode, b: Episode, names: tuple[str, str] = ("before", "af
     """Two episodes on the same question, of two policies."""
     left, right = _Html(a), _Html(b)
     if left.question.id != right.question.id:
-        ids = f"question {left.question.id!r} beside {right.question.id!r}"
-        raise ValueError(f"{ids}; want two episodes on the same question")
+        both = f"question {left.question.id!r} beside {right.question.id!r}"
+        raise ValueError(f"{both}; want two episodes on the same question")
     heads = "".join(f"<th>{_safe(name)}</th>" for name in names)
     row = f"<td>{left.card()}</td><td>{right.card()}</td>"
     body = f"<table><thead><tr>{heads}</tr></thead><tbody><tr>{row}</tr></tbody></table>"
@@ -107,7 +105,7 @@ def side_by_side(a: Episode, b: Episode, names: tuple[str, str] = ("before", "af
 
 
 class _Html:
-    """The parts of a page that show one episode: `true` (keys of `FILTERS`), `line` (plain text), `headline`, ..."""
+    """An episode as parts of a page. `true`: the keys of `FILTERS` that hold for it; `line`: plain text."""
 
     def __init__(self, episode: Episode):
         self.episode = episode
