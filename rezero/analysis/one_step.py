@@ -1,7 +1,5 @@
 """One step of GRPO by hand: a group of episodes of one question, their rewards and their advantages."""
 
-from dataclasses import replace
-
 import torch
 from pandas import DataFrame
 
@@ -13,14 +11,12 @@ from rezero.task import Task
 
 
 def sample_group(policy: Policy, task: Task, weights: dict[str, float], n: int = 8, seed: int = 0) -> list[Episode]:
-    """`n` sampled episodes of the first training question whose group has different rewards, at the task's temperature.
-
-    Of 40 questions at most; if all of their groups earn equal rewards, the last of these groups.
-    """
+    """`n` sampled episodes of the first of 40 training questions whose episodes' rewards differ, or of the last."""
     generator = torch.Generator(policy.model.device).manual_seed(seed)
-    reworded = [question for question in task.questions["train"] if question.kind == "reworded"]
-    for question in (reworded or task.questions["train"])[:40]:
-        group = rollout(policy, task.engine, [question] * n, replace(task.sampling), generator=generator)
+    train = task.questions["train"]
+    reworded = [question for question in train if question.kind == "reworded"]
+    for question in (reworded or train)[:40]:
+        group = rollout(policy, task.engine, [question] * n, task.sampling, generator=generator)
         if len({score(episode, weights)[0] for episode in group}) > 1:
             break
     return group
@@ -29,8 +25,7 @@ def sample_group(policy: Policy, task: Task, weights: dict[str, float], n: int =
 def group_table(group: list[Episode], weights: dict[str, float]) -> DataFrame:
     """One row per episode: its searches and answer, each reward, their weighted sum, and the advantage.
 
-    The advantage is (reward - mean) / (standard deviation + 0.0001) within the group, as TRL computes it with
-    scale_rewards="group".
+    The advantage is (reward - mean) / (standard deviation + 0.0001), as TRL computes it with scale_rewards="group".
     """
     rows = []
     for episode in group:
