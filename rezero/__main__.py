@@ -22,16 +22,14 @@ def make_parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, more: str = ""):
         return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}").add_argument
 
-    def add_overrides(add) -> None:
-        text = "override a parameter; the value is YAML: write 1.0e-6, not 1e-6"
-        add("-p", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=text)
+    overrides = dict(nargs="+", action="extend", default=[], metavar="NAME=VALUE")
+    overrides["help"] = "override a parameter; the value is YAML: write 1.0e-6, not 1e-6"
+    corpus = "a file of chunks, or a folder with chunks.jsonl or chunks.csv"
 
-    add = command(
-        "run", "execute the notebooks into papermill_runs/<run_id>/", "Relative paths count from the project's root. "
-        "Exit status: 0, 1 a notebook failed, 2 a wrong argument, 130 interrupted."
-    )  # fmt: skip
+    status = "Exit status: 0, 1 a notebook failed, 2 a wrong argument, 130 interrupted."
+    add = command("run", "execute the notebooks into papermill_runs/<run_id>/", status)
     add("notebooks", nargs="*", help="numbers or names, such as 00 02; default: all")
-    add_overrides(add)
+    add("-p", **overrides)
     add("-f", metavar="FILE", help="YAML file of parameters; -p wins over it")
     add("--launcher", choices=["local", "ray"], help="of notebook 03's arms, as -p launcher=...")
     add("--run-id", help="name of the run's folder; default: UTC time and git revision")
@@ -43,28 +41,20 @@ def make_parser() -> argparse.ArgumentParser:
     for add in (train, command("warm-start", "make a profile's warm start, and stop there")):
         add("--profile", default="laptop", help="default: %(default)s")
         add("--run-dir", required=True, metavar="DIR", help="goes on with the run that is there, if any")
-        add_overrides(add)
+        add("-p", **overrides)
 
-    add = command(
-        "reward-lab", "show what each reward pays honest and cheating scripts", "It also shows where cheating pays "
-        "and which rewards make up the advantage."
-    )  # fmt: skip
+    add = command("reward-lab", "show what each reward pays honest and cheating scripts")
     add("--engine", nargs="+", default=["bm25"], help="default: bm25; several are played in turn")
     add("--questions", type=int, default=0, metavar="N", help="N dev questions across kinds; default: all")
     add("--traces", metavar="FILE", help="score these recorded episodes instead")
     add("--weights", type=read_weights, metavar="JSON", help='one more weighting: {"correctness": 4}')
     add("--out", default="papermill_runs/lab", help="folder of pay.csv, pay.png; default: %(default)s")
 
-    corpus = "a file of chunks, or a folder with chunks.jsonl or chunks.csv"
-    add = command(
-        "ask", "put one question to a policy, or check one claim", "One greedy episode. Budgets, prompt, engine and "
-        "corpus are those that the policy's run or export recorded, else the profile's."
-    )  # fmt: skip
+    recorded = "Budgets, prompt, engine and corpus are those that the policy's run or export recorded."
+    add = command("ask", "put one question to a policy, or check one claim", recorded)
     add("question", nargs="?", help="in quotes")
-    add("--verify", metavar="CLAIM", help="check a statement that ends with the name or number in question: supported, "
-        "refuted or not found; rezero/extras/ask.py has the rule")  # fmt: skip
-    add("--policy", default="", metavar="PATH_OR_NAME", help="a run's folder, an export or another policy's folder, or "
-        "a model's name on the hub; default: the profile's")  # fmt: skip
+    add("--verify", metavar="CLAIM", help="check a statement that ends with the name or number in question")
+    add("--policy", default="", metavar="PATH_OR_NAME", help="a run's, an export's or a policy's folder, or a hub name")
     add("--engine", default="", help="default: the profile's")
     add("--corpus", default="", metavar="PATH", help=f"{corpus}; default: the profile's")
     add("--options", metavar="YAML", help="of the engine: '{k1: 1.2}'")
@@ -74,10 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = command("export", "write a run's best policy as a model folder with a card", nothing)
     add("run_dir", help="the folder that holds the run's config.json and best/, or one above it")
     add("--out", default="", metavar="DIR", help="must not exist; default: export/ in the run's folder")
-    add("--gguf", action="store_true", help="convert it for llama.cpp, too, with its convert_hf_to_gguf.py: on PATH, "
-        "or $LLAMA_CPP is its path or that of a clone")  # fmt: skip
-    add("--push", default="", metavar="OWNER/NAME", help="upload it there, with the token in $HF_TOKEN; a new "
-        "repository is private")  # fmt: skip
+    add("--gguf", action="store_true", help="convert it with llama.cpp's converter, on PATH or at $LLAMA_CPP")
+    add("--push", default="", metavar="OWNER/NAME", help="upload it with the token in $HF_TOKEN; private when new")
 
     password = "There is no password: a host other than loopback is open to all who reach it."
     add = command("serve", "answer the Search-R1 /retrieve protocol with an engine, until Ctrl-C", password)

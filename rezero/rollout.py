@@ -40,9 +40,17 @@ class _Running:
         return Episode(self.question, tuple(self.turns), self.outcome, tuple(self.prompt), **ids)
 
 
-def rollout(policy: Policy, engine: Engine, questions: list[Question], sampling: Sampling, *,
-            generator: torch.Generator | None = None, batch_size: int = 128, progress: str | None = None,
-            seconds: dict[str, float] | None = None) -> list[Episode]:  # fmt: skip
+def rollout(
+    policy: Policy,
+    engine: Engine,
+    questions: list[Question],
+    sampling: Sampling,
+    *,
+    generator: torch.Generator | None = None,
+    batch_size: int = 128,
+    progress: str | None = None,
+    seconds: dict[str, float] | None = None,
+) -> list[Episode]:
     """One episode per question, in the order of `questions`. The model is in evaluation mode meanwhile.
 
     Draws come from `generator`, or from torch's global one. `progress` names a progress bar over batches. The time

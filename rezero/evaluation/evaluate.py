@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import pandas as pd
-import torch
 
 from rezero.evaluation.stats import bootstrap_mean, paired_bootstrap, wilson
 from rezero.evaluation.traces import Row, to_frame
@@ -87,17 +86,14 @@ class Report:
         return table([self]).to_html()
 
 
-def evaluate(policy: Policy, task: Task, questions: list[Question], name: str, *, temperature: float = 0.0,
-             seed: int = 0, judge: Judge | None = None) -> Report:  # fmt: skip
-    """One episode per question with the engine and the budgets of `task`; temperature 0 is greedy.
+def evaluate(policy: Policy, task: Task, questions: list[Question], name: str, judge: Judge | None = None) -> Report:
+    """One greedy episode per question with the engine and the budgets of `task`; `name` is the policy's in tables.
 
-    `name` is the policy's in tables and figures, `seed` that of draws at a temperature above 0. A `judge` decides in
-    addition to exact match; its "undecided" does not count as right.
+    A `judge` decides in addition to exact match; its "undecided" does not count as right.
     """
     seconds: dict[str, float] = {}
-    sampling = replace(task.sampling, temperature=temperature)
-    generator = torch.Generator(policy.model.device).manual_seed(seed) if temperature else None
-    episodes = rollout(policy, task.engine, questions, sampling, generator=generator, seconds=seconds)
+    greedy = replace(task.sampling, temperature=0.0)
+    episodes = rollout(policy, task.engine, questions, greedy, seconds=seconds)
     return replace(summarize(episodes, name, judge), seconds=sum(seconds.values()) / len(episodes))
 
 

@@ -61,8 +61,15 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
     return GRPOConfig(**ours, **config.grpo)
 
 
-def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict[str, float], arguments,
-                  clip_shaping: bool = False, lean: bool = True):  # fmt: skip
+def build_trainer(
+    policy: Policy,
+    task: Task,
+    questions: list[Question],
+    weights: dict[str, float],
+    arguments,
+    clip_shaping: bool = False,
+    lean: bool = True,
+):
     """TRL's trainer around our rollout: one prompt per question, in order, and one reward function per weight.
 
     `arguments` is what `grpo_config` returns; for `clip_shaping` see `ours.clip_to_solved`, for `lean` the trainer. The
