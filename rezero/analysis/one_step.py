@@ -6,20 +6,29 @@ from pandas import DataFrame
 from rezero.policy.base import Policy
 from rezero.protocol import Episode
 from rezero.rewards import score
+from rezero.rewards.published import correctness
 from rezero.rollout import rollout
 from rezero.task import Task
 
 
 def sample_group(policy: Policy, task: Task, weights: dict[str, float], n: int = 8, seed: int = 0) -> list[Episode]:
-    """`n` sampled episodes of the first of 40 training questions whose episodes' rewards differ, or of the last."""
+    """`n` sampled episodes of one training question: a group that shows the most that one can show.
+
+    Of the first 40 reworded questions, the first of which an episode recovered from a miss and answered correctly, but
+    not all did as well; else the first whose rewards differ; else the first.
+    """
     generator = torch.Generator(policy.model.device).manual_seed(seed)
     train = task.questions["train"]
     reworded = [question for question in train if question.kind == "reworded"]
+    shown: list[Episode] = []
     for question in (reworded or train)[:40]:
         group = rollout(policy, task.engine, [question] * n, task.sampling, generator=generator)
-        if len({score(episode, weights)[0] for episode in group}) > 1:
-            break
-    return group
+        differ = len({score(episode, weights)[0] for episode in group}) > 1
+        if differ and any(episode.recovered and correctness(episode) for episode in group):
+            return group
+        if not shown or (differ and len({score(episode, weights)[0] for episode in shown}) == 1):
+            shown = group
+    return shown
 
 
 def group_table(group: list[Episode], weights: dict[str, float]) -> DataFrame:
