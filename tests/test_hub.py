@@ -181,7 +181,6 @@ def test_smollm_batched_over_turns_is_generate_of_transformers(smollm):
 
 @pytest.mark.slow
 @needs_smollm
-@pytest.mark.xfail(raises=ImportError, strict=True, reason="rezero.training cannot be imported yet; then remove this")
 def test_smollm_warm_start_and_a_step_of_grpo(questions, engine, tmp_path):
     from rezero.training.train import train
     from rezero.warmstart.supervised import starting_policy
