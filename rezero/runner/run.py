@@ -101,7 +101,7 @@ def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path) -> 
     for number, path in enumerate(paths, start=1):
         stem, copy, declared = path.stem, run_dir / path.name, parameters[path.stem]
         changed = {name: value for name, value in used[stem].items() if value != declared[name].default}
-        print(f"[{number}/{len(paths)}] {stem} {changed or ''}", flush=True)
+        print(f"[{number}/{len(paths)}] {stem} {changed or '...'}", flush=True)
         if record["notebooks"].get(stem, {}).get("status") == "done" and copy.exists():
             print(f"done before: {copy}", flush=True)
             continue
