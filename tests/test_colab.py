@@ -99,11 +99,8 @@ def test_a_failed_installation_stops_the_notebook(colab, run):
     assert sys.path[1] == SITE
 
 
-def test_all_notebooks_open_with_the_same_cell():
-    assert len({cell(path) for path in NOTEBOOKS}) == 1
-
-
 def test_one_command_makes_the_notebooks_those_of_a_fork(tmp_path):
+    assert len({cell(path) for path in NOTEBOOKS}) == 1  # all open with the same cell
     texts = {path.name: path.read_text() for path in [*NOTEBOOKS, ROOT / "notebooks" / "colab.py"]}
     (owner,) = {owner for text in texts.values() for owner in PLACE.findall(text)}  # one owner everywhere
     for name, text in texts.items():

@@ -15,6 +15,8 @@ from rezero.policy.hub import SMOLLM, add_adapter, load_base, mend
 from rezero.policy.load import check_context, load_policy, load_trainable, naming_knobs, outline
 from rezero.protocol import Sampling, build_prompt, wrap_information
 from rezero.task import Task
+from rezero.training.train import train
+from rezero.warmstart.supervised import starting_policy
 
 START = [[5, 6, 7], [8]]
 
@@ -74,21 +76,13 @@ def test_pad_and_end_are_mended(policy):
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<empty_output>")
 
 
-@pytest.mark.parametrize(
-    ("deaf", "sampling", "max_context", "said"),
-    [
-        (False, dict(episode_tokens=20), 100, None),
-        (
-            False,
-            dict(episode_tokens=90),
-            100,
-            r"prompt of \d+ tokens do not fit the 100 tokens .* episode_tokens <= \d+",
-        ),
-        (False, dict(episode_tokens=2048), 0, "do not fit the 2048 tokens"),
-        (True, {}, 9000, None),
-        (True, dict(prompt_style="full"), 9000, "drops the system message"),
-    ],
-)
+@pytest.mark.parametrize(("deaf", "sampling", "max_context", "said"), [
+    (False, dict(episode_tokens=20), 100, None),
+    (False, dict(episode_tokens=90), 100, r"prompt of \d+ tokens do not fit the 100 tokens .* episode_tokens <= \d+"),
+    (False, dict(episode_tokens=2048), 0, "do not fit the 2048 tokens"),
+    (True, {}, 9000, None),
+    (True, dict(prompt_style="full"), 9000, "drops the system message"),
+])  # fmt: skip
 def test_what_a_model_cannot_read_is_said(policy, questions, deaf, sampling, max_context, said):
     tokenizer = deepcopy(policy.tokenizer)
     if deaf:
@@ -183,9 +177,6 @@ def test_smollm_batched_over_turns_is_generate_of_transformers(smollm):
 @pytest.mark.slow
 @needs_smollm
 def test_smollm_warm_start_and_a_step_of_grpo(questions, engine, tmp_path):
-    from rezero.training.train import train
-    from rezero.warmstart.supervised import starting_policy
-
     config = load_config(
         "smollm",
         **dict(steps=1, questions_per_step=2, num_generations=2, micro_batch=2, eval_every=1),

@@ -144,7 +144,7 @@ def test_smoke_run(smoke):
         assert "widgets" not in book.metadata
         outputs = [out for cell in book.cells if cell.cell_type == "code" for out in cell.outputs]
         assert not any("widget" in kind for out in outputs for kind in out.get("data", {}))
-        assert f"done: {run_dir / name}.ipynb" in done.stdout
+        assert f"s: {run_dir / name}.ipynb" in done.stdout
     for name in ("metrics.jsonl", "traces.jsonl"):
         assert sum(1 for _ in read_jsonl(run_dir / name)) > 0, name
     summary = (run_dir / "summary.txt").read_text().strip()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -17,10 +18,11 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rezero.files import resolve
 from rezero.policy.base import Policy
 from rezero.policy.hub import TARGETS, best_dtype, find_model, mend, read_adapter
-from rezero.policy.load import Weights, check_gpu
+from rezero.policy.load import check_gpu
 from rezero.policy.sampling import pad_left
 
 STOPS = ["</search>", "</answer>"]  # what ends a turn
+Weights = Path | Literal["now", "base"]  # an adapter's folder; the adapter as it is now; the model without one
 
 
 def load_unsloth(

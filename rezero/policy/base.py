@@ -21,11 +21,7 @@ _ASSISTANT, _USER = "xxASSISTANTxx", "xxUSERxx"  # messages whose place in the t
 
 @dataclass
 class Policy:
-    """A causal language model with its tokenizer.
-
-    Raises:
-        ValueError: the tokenizer has no chat template, or its pad token is missing or also ends a turn.
-    """
+    """A causal language model and a tokenizer with a chat template and a pad token that never ends a turn."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -82,11 +78,8 @@ def template_seams(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     """What the chat template writes between an assistant turn and the next user text, and after that text."""
     if not tokenizer.chat_template:
         raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; want an instruct model's")
-    messages = [
-        {"role": "user", "content": "question"},
-        {"role": "assistant", "content": _ASSISTANT},
-        {"role": "user", "content": _USER},
-    ]
+    said = [("user", "question"), ("assistant", _ASSISTANT), ("user", _USER)]
+    messages = [{"role": role, "content": content} for role, content in said]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     between, after = text.split(_ASSISTANT)[1].split(_USER)
     return between, after

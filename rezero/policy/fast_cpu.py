@@ -33,8 +33,7 @@ class GrowingLayer(DynamicLayer):
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-            self.buffers = self.keys, self.values
+            self.buffers = self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         keys, values = self.buffers

@@ -23,12 +23,7 @@ PADS = ("<|finetune_right_pad_id|>", "<empty_output>", "<|fim_pad|>", "<pad>", "
 
 
 def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model by its folder or its name on the hub, in the hardware's `best_dtype`, and its mended tokenizer.
-
-    Raises:
-        FileNotFoundError: there is no such model, or no hub to get it from.
-        ValueError: the tokenizer has no chat template.
-    """
+    """A model by its folder or its name on the hub, in the hardware's `best_dtype`, and its mended tokenizer."""
     tokenizer, model = read_model(name, AutoModelForCausalLM.from_pretrained, dtype=best_dtype())
     model.name_or_path = model.config._name_or_path = name  # an adapter records this, not the cache's folder
     if torch.cuda.is_available():
@@ -52,9 +47,9 @@ def read_model(name: str, read: Callable, **options) -> tuple:
 
 def find_model(name: str) -> tuple[str, bool]:
     """The folder of a model, or its name on the hub; and whether the hub cannot be asked for it."""
-    folders = [folder for folder in (resolve(CACHE) / name, resolve(name)) if folder.is_dir()]
-    if folders:
-        return str(folders[0]), False
+    for folder in (resolve(CACHE) / name, resolve(name)):
+        if folder.is_dir():
+            return str(folder), False
     try:
         model_info(name, timeout=3)
     except Exception:  # without a network, behind a proxy: any error means that only local files can be had
@@ -71,17 +66,14 @@ def best_dtype() -> torch.dtype:
 
 
 def mend(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Make the token that ends a chat turn the end of sequence, and pad with another token.
-
-    Loss masks are rebuilt from the pad token, so it must never occur inside an episode.
-    """
+    """End sequences with the token that ends a chat turn, and pad with another, which loss masks are rebuilt from."""
     end = tokenizer(template_seams(tokenizer)[0], add_special_tokens=False)["input_ids"][0]
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces from what a BPE tokenizer decodes
     if tokenizer.pad_token_id in (None, end):
         vocabulary = tokenizer.get_vocab()
-        pads = [token for token in PADS if vocabulary.get(token, end) != end]
-        tokenizer.pad_token = pads[0] if pads else None  # without one, `Policy` raises
+        usable = (token for token in PADS if vocabulary.get(token, end) != end)
+        tokenizer.pad_token = next(usable, None)  # without one, `Policy` raises
     return tokenizer
 
 

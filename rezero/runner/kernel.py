@@ -7,15 +7,15 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
 import papermill
 import psutil
-from ipykernel.kernelspec import write_kernel_spec
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager, kernelspec
 from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_output
 from papermill.engines import NBClientEngine, papermill_engines
@@ -23,7 +23,6 @@ from papermill.engines import NBClientEngine, papermill_engines
 from rezero.files import ROOT, shown
 
 MARK = "REZERO_RUN_DIR"  # environment variable of a run's kernels, which every process that they start inherits
-PAPERMILL_TAGS = {"injected-parameters", "papermill-error-cell-tag"}  # of the cells that papermill adds
 DIED = "the kernel was killed, often for lack of memory, or it crashed"
 KERNEL_ARGUMENTS = [
     "--IPKernelApp.log_level=CRITICAL",  # a kernel logs the interrupt that stops it as an error
@@ -34,64 +33,33 @@ KERNEL_ARGUMENTS = [
 
 def describe_machine() -> str:
     """Time, Python, platform, CPUs, GPU, git revision and every installed package, one per line."""
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    changed = " (with uncommitted changes)" if output_of("git", "status", "--porcelain") else ""
+    gpu = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    revision = output_of("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     packages = {f"{one.name}=={one.version}" for one in importlib.metadata.distributions()}
-    head = f"""\
-time: {time}
-python: {platform.python_version()}
-platform: {platform.system()} {platform.machine()}
-cpus: {cpu_share()}
-gpu: {output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader") or "none"}
-git: {output_of("git", "rev-parse", "HEAD") or "none"}{changed}
-"""
-    return "\n".join([head, *sorted(packages, key=str.lower), ""])
+    return f"""\
+time: {datetime.now(UTC).isoformat(timespec="seconds")}
+python: {platform.python_version()} on {platform.system()} {platform.machine()}, {cpu_share()} CPUs
+gpu: {gpu or "none"}
+git: {revision or "none"}
+
+""" + "\n".join([*sorted(packages, key=str.lower), "", ""])
 
 
 def output_of(*command: str) -> str:
     """What a command prints when it runs in the project's root; "" if it is missing or fails."""
-    try:
+    with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
+        return done.stdout.strip()
+    return ""
 
 
 def cpu_share() -> int:
     """The number of CPUs this process may use. A container's quota counts: threads beyond it wait for each other."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
+    with suppress(OSError, ValueError):  # there is no cgroup v2, or the quota is "max"
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, min(cpus, int(quota) // int(period)))
-    except (OSError, ValueError):  # there is no cgroup v2, or the quota is "max"
-        return cpus
-
-
-@contextmanager
-def this_kernel(run_dir: Path) -> Iterator[str]:
-    """Yield the name of a kernel that is the running interpreter, in a known environment.
-
-    What the machine calls `python3` may be another one: a spec in the user's home wins over the environment's own.
-    """
-    inherited, python_path = os.environ.get("JUPYTER_PATH", ""), os.environ.get("PYTHONPATH")
-    with tempfile.TemporaryDirectory(prefix="rezero-kernel-") as folder:
-        env = {
-            MARK: str(run_dir.resolve()),
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), python_path])),  # this clone's rezero and no other
-            "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto misses the widgets that we take from it
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences a warning of the debugger, which nobody uses here
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # an inherited Agg would drop the figures
-            "IPYTHONDIR": folder,  # no start-up files of the user, and no history
-            "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),  # else forks warn
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu_share())),
-        }
-        write_kernel_spec(Path(folder, "kernels", "rezero"), {"env": env}, KERNEL_ARGUMENTS)
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, inherited]))
-        try:
-            yield "rezero"
-        finally:
-            os.environ["JUPYTER_PATH"] = inherited
+    return cpus
 
 
 def end_leftovers(run_dir: Path) -> None:
@@ -110,15 +78,14 @@ def end_leftovers(run_dir: Path) -> None:
 class Engine(NBClientEngine):
     """papermill's engine, except that a dead kernel, an interrupt and sys.exit(0) fail the cell that was running.
 
-    papermill records a cell whose kernel died, and all cells after it, as completed, and takes sys.exit(0) for success.
+    papermill calls a cell whose kernel died, and all cells after it, completed, and takes sys.exit(0) for success.
     """
 
     @classmethod
     def execute_managed_notebook(cls, manager, kernel_name, **options) -> None:
-        book = manager.nb
-        for key in ("input_path", "output_path"):  # a record must not name somebody's machine
-            book.metadata.papermill[key] = shown(Path(book.metadata.papermill[key]))
-        cells = [cell for cell in book.cells if cell.cell_type == "code"]
+        record, cells = manager.nb.metadata.papermill, [cell for cell in manager.nb.cells if cell.cell_type == "code"]
+        for key in ("input_path", "output_path"):  # which must not name somebody's machine
+            record[key] = shown(Path(record[key]))
         try:
             super().execute_managed_notebook(manager, kernel_name, **options)
         except (Exception, KeyboardInterrupt) as error:
@@ -136,20 +103,34 @@ class Engine(NBClientEngine):
 papermill_engines.register("rezero", Engine)
 
 
-def execute(notebook: Path, copy: Path, parameters: dict, kernel: str) -> str | None:
-    """Execute `notebook` in its folder into `copy`, its output streamed; returns what went wrong, or None."""
+def execute(notebook: Path, copy: Path, parameters: dict) -> str:
+    """Execute `notebook` in its folder into `copy`, which lies in a run's folder; returns what went wrong, or ""."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of parameters that we have checked
+    env = {
+        MARK: str(copy.parent.resolve()),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),  # this clone's rezero
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto misses the widgets that we take from it
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences a warning of the debugger, which nobody uses here
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # an inherited Agg would drop the figures
+        "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),  # else forks warn
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu_share())),
+    }
+    numbers = {cell.source: n for n, cell in enumerate(nbformat.read(notebook, as_version=4).cells, start=1)}
     source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, copy))  # for str.format
-    streams = {"stdout_file": sys.stdout, "stderr_file": sys.stderr, "coalesce_streams": True, "progress_bar": False}
-    options = {"kernel_name": kernel, "language": "python", "start_timeout": 180, "iopub_timeout": 60} | streams
+    options = {"kernel_name": "python3", "language": "python", "start_timeout": 180, "iopub_timeout": 60}
+    options |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr, "coalesce_streams": True, "progress_bar": False}
+    options |= {"force_raise_errors": True, "cwd": notebook.parent}
     try:
-        papermill.execute_notebook(source, target, parameters, "rezero", cwd=notebook.parent, **options)
+        with tempfile.TemporaryDirectory(prefix="rezero-ipython-", ignore_cleanup_errors=True) as empty:
+            env["IPYTHONDIR"] = empty  # no start-up files of the user
+            # The running interpreter. What the machine calls `python3` may be another: a spec in the user's home wins.
+            spec = kernelspec.KernelSpec(**get_kernel_dict(KERNEL_ARGUMENTS), env=env)
+            options["kernel_manager_class"] = type("OwnKernel", (AsyncKernelManager,), {"kernel_spec": spec})
+            papermill.execute_notebook(source, target, parameters, "rezero", **options)
     except papermill.PapermillExecutionError as error:
-        last = error.cell_index + 2  # papermill has put two cells with the error before the failed one
-        cells = nbformat.read(copy, as_version=4).cells[: last + 1]
-        number = sum(not PAPERMILL_TAGS & set(cell.metadata.get("tags", [])) for cell in cells)  # in the source
+        number = numbers.get(error.source, "of parameters")
         return f"cell {number} (In [{error.exec_count or ' '}]): {error.ename}: {error.evalue}"
     except (Exception, KeyboardInterrupt) as error:  # not in a cell: the copy could not be written, as on a full disk
         copy.unlink(missing_ok=True)
         return f"{shown(copy)} was not written: {type(error).__name__}: {error}"
-    return None
+    return ""

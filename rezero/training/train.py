@@ -101,7 +101,7 @@ def train(
                 raise OSError(said) from error
             raise
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
-    return Trained(load.with_adapter(policy, run_dir / "best"), policy)
+    return Trained(load.with_weights(policy, run_dir / "best"), policy)
 
 
 def policies_to_compare(trained: Trained, config: Config, run_dir: str | Path, last: bool = False) -> dict[str, Policy]:
@@ -110,10 +110,10 @@ def policies_to_compare(trained: Trained, config: Config, run_dir: str | Path, l
     `last` takes the policy after the last step instead of the best on dev, for comparisons on dev, where the score of
     the best is biased because dev selected it.
     """
-    policies = {"before training": load.untrained(trained.last, config.policy)}
+    policies = {"before training": load.with_weights(trained.last, config.policy)}
     warm = resolve(run_dir) / "warm"
     if warm.is_dir():
-        policies["after the warm start"] = load.with_adapter(trained.last, warm)
+        policies["after the warm start"] = load.with_weights(trained.last, warm)
     return policies | {"after training": trained.last if last else trained.best}
 
 
