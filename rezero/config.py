@@ -3,7 +3,6 @@
 `Config` stops at the door: `load_task`, `load_policy`, `warm_start` and `train` take it and hand on what is needed.
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,14 +13,13 @@ import yaml
 from rezero.files import parse_record
 
 PROFILES = Path(__file__).with_name("profiles")
-RENAMED = Path(__file__).with_name("renamed.yaml")  # names of the first version -> how to set them now
+# Fields and notebook parameters of the first version -> what to write in `overrides` now
+RENAMED: dict[str, str] = yaml.safe_load(Path(__file__).with_name("renamed.yaml").read_text("utf-8"))
 
 
 @dataclass(frozen=True)
 class WarmStart:
     """Supervised fine-tuning on scripted episodes, for a policy that does not know the protocol."""
-
-    __pydantic_config__ = {"extra": "forbid"}
 
     steps: int = 0  # optimiser steps; 0: no warm start
     episodes: int = 400  # scripted episodes on training questions
@@ -37,8 +35,6 @@ class WarmStart:
 class Curriculum:
     """How training questions are drawn: by how often they are solved, or by whether their first search misses."""
 
-    __pydantic_config__ = {"extra": "forbid"}
-
     by: Literal["samples", "first_search"] = "samples"
     samples: int = 2  # by "samples": episodes per question that measure it; 0: questions are drawn uniformly
     solved_weight: float = 0.1  # sampling weight of a question that every sample solved (one solved sometimes: 1)
@@ -50,8 +46,6 @@ class Curriculum:
 class Collapse:
     """When training stops because the policy is losing what it had learned; see `training.sentinel`."""
 
-    __pydantic_config__ = {"extra": "forbid"}
-
     drop: float = 0.1  # dev accuracy lies this far below its best
     patience: int = 3  # for this many evaluations in a row
     window: int = 20  # or a metric is out of bounds on average over this many steps
@@ -62,17 +56,13 @@ class Collapse:
 class Config:
     """Everything a run depends on. Tokens are those of the policy's own tokenizer; paths count from the root."""
 
-    __pydantic_config__ = {"extra": "forbid"}
-
     profile: str = "laptop"
     seed: int = 0  # one seed for sampling, the order of the data and torch
-
     # task
     corpus: str = "data/larkspur"  # folder with chunks.jsonl (or .csv) and questions.jsonl
     split: Literal["disjoint", "by_row"] = "disjoint"  # the file's own, or by chunk; by_row: as published, it leaks
     engine: str = "bm25"  # a name in search.ENGINES, or "module:function"
     engine_options: dict = field(default_factory=dict)  # the engine's options, such as {"k1": 1.2}
-
     # episodes
     k: int = 2  # passages per search
     prompt_style: str = "short"  # a key of protocol.PROMPTS
@@ -80,7 +70,6 @@ class Config:
     turn_tokens: int = 40  # sampled tokens per turn
     episode_tokens: int = 800  # everything after the prompt, retrieved text included
     temperature: float = 1.0  # of training episodes; evaluation is greedy
-
     # policy
     policy: str = "data/policy"  # folder of the starting policy, or a model's name on the Hugging Face hub
     backend: Literal["transformers", "unsloth"] = "transformers"  # what loads and generates; unsloth needs a GPU
@@ -91,12 +80,10 @@ class Config:
     vllm: bool = True  # unsloth: vLLM in the same process generates; False: the model itself
     gpu_share: float = 0.5  # unsloth: share of the GPU's memory that vLLM takes
     warm_start: WarmStart = field(default_factory=WarmStart)
-
     # reward
     reward_set: str = "recovery"  # a name in rewards.REWARD_SETS
     reward_weights: dict[str, float] = field(default_factory=dict)  # {reward: weight}; replaces the set if not empty
     clip_shaping: bool = False  # if no episode of a group is correct, its other rewards are capped at 0
-
     # training
     steps: int = 60  # optimiser steps
     questions_per_step: int = 8  # groups per step
@@ -104,7 +91,6 @@ class Config:
     micro_batch: int = 16  # episodes per forward and backward pass
     grpo: dict = field(default_factory=dict)  # further fields of TRL's GRPOConfig, by TRL's names
     curriculum: Curriculum = field(default_factory=Curriculum)
-
     # evaluation and checkpoints
     eval_every: int = 10  # steps between evaluations on dev; the policy of the best one is kept
     eval_questions: int = 0  # dev questions per evaluation, drawn across kinds; 0: all
@@ -122,17 +108,16 @@ class Config:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; want at least 1")
         if self.backend == "unsloth" and not (self.lora_rank and self.max_context):
-            raise ValueError(
-                f"backend='unsloth' needs lora_rank={self.lora_rank} and max_context={self.max_context} above 0"
-            )
+            has = f"lora_rank={self.lora_rank} and max_context={self.max_context}"
+            raise ValueError(f"backend='unsloth' needs {has} above 0")
         if self.load_in_4bit and self.backend != "unsloth":
             raise ValueError(f"load_in_4bit=True needs backend='unsloth'; it is {self.backend!r}")
         if self.warm_start.steps and not self.lora_rank:
             raise ValueError(f"warm_start.steps={self.warm_start.steps} trains an adapter: lora_rank=0 must be above 0")
         if self.episodes_per_step % self.micro_batch:
+            product = f"{self.questions_per_step} x {self.num_generations} = {self.episodes_per_step}"
             raise ValueError(
-                f"micro_batch={self.micro_batch} must divide questions_per_step x num_generations = "
-                f"{self.questions_per_step} x {self.num_generations} = {self.episodes_per_step}"
+                f"micro_batch={self.micro_batch} must divide questions_per_step x num_generations = {product}"
             )
 
     def to_dict(self) -> dict:
@@ -146,24 +131,18 @@ def load_config(profile: str = "laptop", **overrides) -> Config:
     """A profile with some fields replaced; an override of None leaves the profile's value.
 
     Entries of `grpo`, `warm_start`, `curriculum` and `collapse` are replaced one by one, other dicts as a whole.
-
-    Raises:
-        ValueError: an unknown profile or field, or a value of another type than the field's. Names what is allowed.
+    ValueError for an unknown profile or field, or a value of another type, names what is allowed.
     """
-    values, renamed = read_profile(profile), read_renamed()
-    for name, value in overrides.items():
-        if name in renamed and name not in Config.__dataclass_fields__:
-            raise ValueError(f"{name} is now set by overrides {{{renamed[name]}}}")
-        if value is not None:
-            both = name in MERGED and isinstance(value, dict)
-            values[name] = values.get(name, {}) | value if both else value
-    return parse_config(values, f"profile {profile!r}")
+    for name in overrides.keys() & RENAMED.keys():
+        raise ValueError(f"{name} is now set by overrides {{{RENAMED[name]}}}")
+    changes = {name: value for name, value in overrides.items() if value is not None}
+    return parse_config(_merged(read_profile(profile), changes), f"profile {profile!r}")
 
 
 def parse_config(values: dict, where: str) -> Config:
     """`values` as a `Config`; ValueError names `where` and the field."""
     try:
-        config = parse_record(json.dumps(values), Config)
+        config = parse_record(values, Config)
     except (ValueError, TypeError) as error:  # json's TypeError names what is no plain value
         raise ValueError(f"{where}: {error}") from None
     for name, value in config.grpo.items():
@@ -177,13 +156,12 @@ def read_profile(name: str) -> dict:
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
         raise ValueError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
-    values = yaml.safe_load((PROFILES / f"{name}.yaml").read_text("utf-8"))
-    base = read_profile(values.pop("base")) if "base" in values else {}
-    for key in base.keys() & values.keys() & set(MERGED):
-        values[key] = base[key] | values[key]
-    return base | values | {"profile": name}
+    values = yaml.safe_load((PROFILES / f"{name}.yaml").read_text("utf-8")) | {"profile": name}
+    return _merged(read_profile(values.pop("base")), values) if "base" in values else values
 
 
-def read_renamed() -> dict[str, str]:
-    """Fields and notebook parameters of the first version, and what to write in `overrides` now."""
-    return yaml.safe_load(RENAMED.read_text("utf-8"))
+def _merged(values: dict, changes: dict) -> dict:
+    for name, value in changes.items():
+        groups = name in MERGED and isinstance(value, dict)
+        values[name] = values.get(name, {}) | value if groups else value
+    return values

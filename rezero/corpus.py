@@ -23,21 +23,22 @@ def save_chunks(path: str | Path, chunks: Iterable[Chunk]) -> Path:
     return write_jsonl(path, (asdict(chunk) for chunk in chunks))
 
 
-def load_chunks(path: str | Path, limit: int | None = None) -> list[Chunk]:
-    """The first `limit` chunks (None: all) of a file, or of the chunks.jsonl or chunks.csv in a corpus folder.
+def load_chunks(path: str | Path) -> list[Chunk]:
+    """The chunks of a file, or of the chunks.jsonl or chunks.csv in a corpus folder.
 
     A line of a .jsonl file has our fields (id, title, text, source), those of BEIR (_id, title, text) or those of
     Search-R1 (id, contents). A .csv file has the columns of AutoDidact (chunk_id, content, metadata).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another ending, other fields, an empty text or a repeated id. Names the file and the line.
+    ValueError for other fields, an empty text or a repeated id names the file and the line.
     """
-    path = _chunks_file(resolve(path))
+    path = resolve(path)
+    if path.is_dir():
+        files = [path / f"chunks{ending}" for ending in READERS]
+        found = next(filter(Path.is_file, files), None)
+        if not found:
+            raise FileNotFoundError(f"{path}: holds no corpus; want one of {', '.join(file.name for file in files)}")
+        path = found
     if path.suffix not in READERS:
         raise ValueError(f"{path}: cannot read chunks from {path.suffix!r}; allowed: {', '.join(READERS)}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; want at least 1, or None for all chunks")
     chunks: dict[str, Chunk] = {}
     for where, chunk in READERS[path.suffix](path):
         if not chunk.text.strip():
@@ -45,41 +46,24 @@ def load_chunks(path: str | Path, limit: int | None = None) -> list[Chunk]:
         if chunk.id in chunks:
             raise ValueError(f"{where}: the id {chunk.id!r} was used before")
         chunks[chunk.id] = chunk
-        if len(chunks) == limit:
-            break
     if not chunks:
         raise ValueError(f"{path}: holds no chunk")
     return list(chunks.values())
 
 
-def _chunks_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    candidates = [path / f"chunks{ending}" for ending in READERS]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    names = ", ".join(candidate.name for candidate in candidates)
-    raise FileNotFoundError(f"{path}: holds no corpus; want one of {names}")
-
-
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Chunk]]:
     for where, row in numbered_rows(path):
-        if "contents" in row and "id" in row:
-            title, text = split_contents(_text(row, "contents", where))
-            yield where, Chunk(str(row["id"]), title, text)
-        elif "text" in row and ("id" in row or "_id" in row):
-            texts = {name: _text(row, name, where) for name in ("title", "text", "source") if name in row}
-            yield where, Chunk(str(row["id" if "id" in row else "_id"]), **{"title": "", **texts})
-        else:
+        id = row.get("id", row.get("_id"))
+        texts = {name: row[name] for name in ("title", "text", "source", "contents") if name in row}
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise ValueError(f"{where}: {name} is {text!r}, a {type(text).__name__}; want text")
+        if id is None or texts.keys().isdisjoint(("text", "contents")):
             want = "id, title, text, source, or _id, title, text (BEIR), or id, contents (Search-R1)"
             raise ValueError(f"{where}: has the fields {', '.join(row)}; want {want}")
-
-
-def _text(row: dict, name: str, where: str) -> str:
-    if not isinstance(row[name], str):
-        raise ValueError(f"{where}: {name} is {row[name]!r}, a {type(row[name]).__name__}; want text")
-    return row[name]
+        if "contents" in texts:
+            texts = dict(zip(("title", "text"), split_contents(texts["contents"]), strict=True))
+        yield where, Chunk(str(id), **{"title": "", **texts})
 
 
 def split_contents(contents: str) -> tuple[str, str]:

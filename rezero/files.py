@@ -2,17 +2,19 @@
 
 import json
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_args
+from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
+_adapter = cache(TypeAdapter)
 
 
 def resolve(path: str | Path) -> Path:
@@ -29,19 +31,17 @@ def shown(path: Path) -> str:
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to a temporary file beside `path` and rename it. An OSError (a full disk) names the file."""
     path = resolve(path)
+    new = path.with_name(f".{path.name}.{uuid4().hex}")
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with new.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(handle)
-            os.chmod(name, 0o644)  # mkstemp's 0600 would hide a shared run folder from its other readers
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+                os.fsync(file.fileno())
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
     return path
 
 
@@ -51,8 +51,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno and error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from None
+        error.filename = error.filename or str(path)
         raise
 
 
@@ -75,7 +74,12 @@ def append_text(path: str | Path, lines: str) -> Path:
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
-            size = _cut_unfinished_line(file, path)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                size = file.truncate(file.read().rfind(b"\n") + 1)
+                warnings.warn(f"{path}: cut off an unfinished last line", stacklevel=2)
             try:
                 while left:  # more than one write happens only on an almost full disk, or for gigabytes
                     left = left[file.write(left) :]
@@ -86,99 +90,61 @@ def append_text(path: str | Path, lines: str) -> Path:
     return path
 
 
-def _cut_unfinished_line(file, path: Path) -> int:
-    """Truncate `file` after its last line end; returns the size that is left."""
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return 0
-    file.seek(-1, os.SEEK_END)
-    if file.read() == b"\n":
-        return size
-    file.seek(0)
-    kept = file.read().rfind(b"\n") + 1
-    file.truncate(kept)
-    warnings.warn(f"{path}: cut off an unfinished last line", stacklevel=3)
-    return kept
-
-
 def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
-    """The objects of a JSON Lines file, in order; blank lines are skipped.
+    """The objects of a JSON Lines file, in order; blank lines are skipped. ValueError names file and line.
 
-    Args:
-        appended: the file grew line by line, so a damaged last line is what a killed process left behind. It is
-            skipped with a warning. Any other damage is an error, as it is in a file that was written at once.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not a JSON object. The message names file and line.
+    `appended`: the file grew line by line, so a damaged last line is what a killed process left behind. It is skipped
+    with a warning. Any other damage is an error, as it is in a file that was written at once.
     """
     return (row for _, row in numbered_rows(path, appended))
 
 
 def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[str, dict]]:
     """`read_jsonl` with the place of each object, "file:line", for error messages."""
-    for where, row in _parse_lines(path, appended, json.loads):
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: want one JSON object per line, got {type(row).__name__}")
-        yield where, row
-
-
-def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:
-    """Pairs (file:line, record) of a JSON Lines file whose lines hold the fields of the dataclass `kind`.
-
-    Raises as `read_jsonl`, and as `parse_record` with file and line.
-    """
-    yield from _parse_lines(path, appended, lambda line: parse_record(line, kind))
-
-
-def parse_record(text: str | bytes, kind: type):
-    """A JSON object as the dataclass `kind`: lists become tuples, nested objects dataclasses, as the fields' types say.
-
-    Raises:
-        ValueError: a field is missing, unknown or of another type. One line with the field, its value, what is allowed.
-    """
-    try:
-        return _adapter(kind).validate_json(text, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    if first["type"] in ("missing", "missing_argument"):
-        raise ValueError(f"{place} is missing")
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        for name in first["loc"][:-1]:
-            kind = {one.name: one.type for one in fields(kind)}.get(name, kind)
-        raise ValueError(f"unknown field {place!r}; allowed: {', '.join(one.name for one in fields(kind))}")
-    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    raise ValueError(f"{place} is {first['input']!r:.80}; want {wanted}" if place else wanted)
-
-
-@cache
-def _adapter(kind: type) -> TypeAdapter:
-    return TypeAdapter(kind)
-
-
-def _parse_lines(path: str | Path, appended: bool, parse: Callable[[bytes], object]) -> Iterator[tuple[str, object]]:
-    """Pairs (file:line, what `parse` makes of the line)."""
     path = resolve(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
+            where = f"{path}:{number}"
             try:
-                parsed = parse(line)
-            except ValueError as error:
-                if _is_json(line):
-                    raise ValueError(f"{path}:{number}: {error}") from None
+                row = json.loads(line)
+            except ValueError as error:  # not JSON, or a character that was cut in two
                 if not appended or file.read().strip():
-                    raise ValueError(f"{path}:{number}: not valid JSON: {error}") from None
-                warnings.warn(f"{path}:{number}: skipped a damaged last line: {error}", stacklevel=3)
+                    raise ValueError(f"{where}: not valid JSON: {error}") from None
+                warnings.warn(f"{where}: skipped a damaged last line: {error}", stacklevel=2)
                 return
-            yield f"{path}:{number}", parsed
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}: want one JSON object per line, got {type(row).__name__}")
+            yield where, row
 
 
-def _is_json(line: bytes) -> bool:
+def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:
+    """Pairs (file:line, record) of a JSON Lines file whose lines hold the fields of the dataclass `kind`."""
+    for where, row in numbered_rows(path, appended):
+        try:
+            record = parse_record(row, kind)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        yield where, record
+
+
+def parse_record(row: dict, kind: type):
+    """Plain data as the dataclass `kind`: lists become tuples, nested objects dataclasses, as the fields' types say.
+
+    ValueError for a field that is missing, unknown or of another type: one line with its value and what is allowed.
+    """
     try:
-        json.loads(line)
-    except ValueError:  # not JSON, or a character that was cut in two
-        return False
-    return True
+        return _adapter(kind).validate_json(json.dumps(row), strict=True, extra="forbid")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        raise ValueError(f"{place} is missing")
+    if first["type"] == "unexpected_keyword_argument":
+        for name in first["loc"][:-1]:
+            kind = {one.name: one.type for one in fields(kind)}.get(name, kind)
+            kind = next(filter(is_dataclass, (kind, *get_args(kind))))  # of a tuple or a union the dataclass inside
+        raise ValueError(f"unknown field {place!r}; allowed: {', '.join(one.name for one in fields(kind))}")
+    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    raise ValueError(f"{place} is {first['input']!r:.80}; want {wanted}" if place else wanted)

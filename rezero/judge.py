@@ -1,7 +1,6 @@
 """Is an answer correct? Exact match and F1 over normalized text (SQuAD, Rajpurkar et al. 2016; numbers, dates, units).
 
-Only text decides here. For a model that judges by meaning see `extras.model_judge`; data/judge/agreement.py measures
-how well each judge agrees with people.
+`extras.model_judge` judges by meaning; data/judge/agreement.py measures how well each judge agrees with people.
 """
 
 import re
@@ -28,8 +27,7 @@ _UNIT |= {f"{name}s": unit for name, unit in _UNIT.items() if len(name) > 1 and 
 
 
 def _any(words: Iterable[str]) -> str:
-    """A pattern that matches any of the words, the longest first."""
-    return f"(?:{'|'.join(sorted(map(re.escape, words), key=len, reverse=True))})"
+    return f"(?:{'|'.join(sorted(map(re.escape, words), key=len, reverse=True))})"  # the longest first
 
 
 def _scaled(scale: int, match: re.Match) -> str:
@@ -37,7 +35,6 @@ def _scaled(scale: int, match: re.Match) -> str:
 
 
 def _date(match: re.Match) -> str:
-    """The day, the name of the month and the year, if there is one, of a match of the date rule."""
     year, number, last, day, name, name_first, day_second = match.groups()
     if year:
         return f"{int(last)} {MONTHS[int(number) - 1]} {year}"
@@ -99,29 +96,24 @@ def normalize(text: str) -> str:
 def exact_match(prediction: str | None, answers: Iterable[str]) -> bool:
     """Whether the normalized prediction equals a normalized answer. A prediction of which nothing is left never does.
 
-    Raises:
-        TypeError: `answers` is a string; one accepted answer is still a list.
+    TypeError if `answers` is a string: one accepted answer is still a list.
     """
-    said = normalize(prediction or "")
-    return bool(said) and any(said == normalize(answer) for answer in _listed(answers))
+    said, accepted = normalize(prediction or ""), _normalized(answers)
+    return bool(said) and said in accepted
 
 
 def f1(prediction: str | None, answers: Iterable[str]) -> float:
-    """The word overlap with the closest answer, [0, 1]: the harmonic mean of precision and recall of words.
-
-    Raises what `exact_match` raises.
-    """
-    said = normalize(prediction or "").split()
-    best = 0.0
-    for answer in _listed(answers):
-        wanted = normalize(answer).split()
+    """The word overlap with the closest answer, [0, 1]: the harmonic mean of precision and recall of words."""
+    said, best = normalize(prediction or "").split(), 0.0
+    for answer in _normalized(answers):
+        wanted = answer.split()
         common = sum((Counter(said) & Counter(wanted)).values())
         if common:
             best = max(best, 2 * common / (len(said) + len(wanted)))
     return best
 
 
-def _listed(answers: Iterable[str]) -> Iterable[str]:
+def _normalized(answers: Iterable[str]) -> list[str]:
     if isinstance(answers, str):
         raise TypeError(f"answers is a string, {answers[:40]!r}; want a list of accepted answers")
-    return answers
+    return [normalize(answer) for answer in answers]

@@ -74,8 +74,6 @@ class Turn:
     engine: str = ""  # the name of the engine that answered
     fault: str = ""  # what an engine that fails on purpose did to the hits; "" when nothing
 
-    __pydantic_config__ = {"extra": "forbid"}
-
 
 @dataclass(frozen=True)
 class Episode:
@@ -102,8 +100,6 @@ class Episode:
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     completion_ids: tuple[int, ...] = field(default=(), repr=False)
     env_mask: tuple[int, ...] = field(default=(), repr=False)
-
-    __pydantic_config__ = {"extra": "forbid"}
 
     @property
     def answer(self) -> str | None:

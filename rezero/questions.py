@@ -12,7 +12,7 @@ import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
 from rezero.corpus import Chunk
-from rezero.files import numbered_rows, read_jsonl, read_records, resolve, write_jsonl
+from rezero.files import numbered_rows, parse_record, write_jsonl
 
 Kind = Literal["direct", "reworded", "alias", "two-hop"]
 Split = Literal["train", "dev", "test"]
@@ -22,11 +22,7 @@ SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}  # of a file that names no spli
 
 @dataclass(frozen=True)
 class Question:
-    """One question with everything needed to judge an answer and to tell whether the evidence was seen.
-
-    `rewrites` are queries that a careful searcher could write, in order, after a first query made of the question's
-    words missed. They measure the room to retry and feed the scripted searcher; no policy ever sees them.
-    """
+    """One question with everything needed to judge an answer and to tell whether the evidence was seen."""
 
     id: str
     text: str
@@ -35,65 +31,51 @@ class Question:
     gold_texts: tuple[str, ...] = ()  # their texts, filled in when loading, for transcripts that carry no hits
     kind: Kind = "direct"
     split: Split = "train"
+    # Queries that a careful searcher could write, in order, after a first query made of the question's words missed.
+    # They measure the room to retry and feed the scripted searcher; no policy ever sees them.
     rewrites: tuple[str, ...] = ()
-
-    __pydantic_config__ = {"extra": "forbid"}
 
 
 def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> list[Question]:
     """Read questions from JSON Lines; with `chunks`, fill in `gold_texts`.
 
-    The fields are ours or, with `chunks`, AutoDidact's: {"id": chunk id, "question", "answer"}.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a field is missing, unknown or of another type, or a gold chunk does not exist. Names file:line.
+    The fields are ours or AutoDidact's: {"id": chunk id, "question", "answer"}. There the second question of chunk 17
+    gets the id "17.2". ValueError for a wrong field, or a gold chunk that does not exist, names file and line.
     """
-    path = resolve(path)
     texts = None if chunks is None else {chunk.id: chunk.text for chunk in chunks}
-    if texts is not None and "question" in next(read_jsonl(path), ()):
-        return _load_autodidact(path, texts)
-    return [_with_gold_texts(question, texts, where) for where, question in read_records(path, Question)]
+    counts: Counter = Counter()
+    questions = []
+    for where, row in numbered_rows(path):
+        if "question" in row:
+            gold = str(row.get("id"))
+            counts[gold] += 1
+            row = {"text": row["question"], "answers": [row.get("answer")], "gold_chunk_ids": [gold]}
+            row["id"] = f"{gold}.{counts[gold]}"
+        try:
+            questions.append(_with_gold_texts(parse_record(row, Question), texts))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    return questions
 
 
-def _with_gold_texts(question: Question, texts: dict[str, str] | None, where: str) -> Question:
-    for name in ("answers", "gold_chunk_ids"):
-        values = getattr(question, name)
-        if not values or not all(value.strip() for value in values):
-            raise ValueError(f"{where}: {name} is {list(values)!r}; want at least one, none of them blank")
+def _with_gold_texts(question: Question, texts: dict[str, str] | None) -> Question:
+    parts = {"text": (question.text,), "answers": question.answers, "gold_chunk_ids": question.gold_chunk_ids}
+    for name, values in parts.items():
+        if not values or not all(map(str.strip, values)):
+            raise ValueError(f"{name} is {list(values)!r}; want at least one, none of them blank")
     if texts is None:
         return question
     for gold in question.gold_chunk_ids:
         if gold not in texts:
-            raise ValueError(f"{where}: gold chunk {gold!r} is none of the {len(texts)} chunks of the corpus")
+            raise ValueError(f"gold chunk {gold!r} is none of the {len(texts)} chunks of the corpus")
     return replace(question, gold_texts=tuple(texts[gold] for gold in question.gold_chunk_ids))
-
-
-def _load_autodidact(path: Path, texts: dict[str, str]) -> list[Question]:
-    """Questions as AutoDidact and ReZero publish them. The second question of chunk 17 gets the id "17.2"."""
-    counts: Counter = Counter()
-    questions = []
-    for where, row in numbered_rows(path):
-        for name in ("id", "question", "answer"):
-            if not str(row.get(name) or "").strip():
-                raise ValueError(f"{where}: no {name}; want id, question, answer")
-            if name != "id" and not isinstance(row[name], str):
-                raise ValueError(f"{where}: {name} is {row[name]!r}, a {type(row[name]).__name__}; want text")
-        gold = str(row["id"])
-        if gold not in texts:
-            raise ValueError(f"{where}: the chunk {gold!r} is not in the corpus")
-        counts[gold] += 1
-        questions.append(Question(f"{gold}.{counts[gold]}", row["question"], (row["answer"],), (gold,), (texts[gold],)))
-    return questions
 
 
 def save_questions(path: str | Path, questions: Iterable[Question]) -> Path:
     """Write questions as JSON Lines, without the gold texts, which stand in the chunks."""
-    rows = []
-    for question in questions:
-        row = asdict(question)
+    rows = [asdict(question) for question in questions]
+    for row in rows:
         del row["gold_texts"]
-        rows.append(row)
     return write_jsonl(path, rows)
 
 
@@ -116,15 +98,18 @@ def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: in
     """Assign splits so that no chunk is gold in two of them, for any corpus.
 
     Questions that share a gold chunk, directly or through others, form a group. Groups are assigned, the largest
-    first, to the split that is furthest below its share; the seed decides among groups of the same size.
-
-    Args:
-        shares: split -> share of the questions; shares need not add up to 1.
+    first, to the split that is furthest below its share; the seed decides among groups of the same size. `shares` has
+    the share of each split; they need not add up to 1.
     """
     for name in shares:
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is unknown; allowed: {', '.join(SPLITS)}")
-    groups = _connected(questions)
+    joined = DisjointSet(range(len(questions)))  # indices of questions, and the ids of chunks that connect them
+    for index, question in enumerate(questions):
+        for gold in question.gold_chunk_ids:
+            joined.add(gold)
+            joined.merge(index, gold)
+    groups = [[one for one in group if isinstance(one, int)] for group in joined.subsets()]
     random.Random(seed).shuffle(groups)
     groups.sort(key=len, reverse=True)
     total = sum(shares.values()) or 1
@@ -136,19 +121,6 @@ def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: in
         filled[split] += len(group)
         split_of |= dict.fromkeys(group, split)
     return [replace(question, split=split_of[index]) for index, question in enumerate(questions)]
-
-
-def _connected(questions: list[Question]) -> list[list[int]]:
-    """Groups of question indices that are connected by gold chunks."""
-    joined = DisjointSet(range(len(questions)))
-    for index, question in enumerate(questions):
-        for gold in question.gold_chunk_ids:
-            joined.add(gold)
-            joined.merge(index, gold)
-    groups = defaultdict(list)
-    for index in range(len(questions)):
-        groups[joined[index]].append(index)
-    return list(groups.values())
 
 
 def spread(questions: list[Question], n: int, seed: int = 0) -> list[Question]:

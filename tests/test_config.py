@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rezero.config import PROFILES, Collapse, Config, load_config, parse_config, read_renamed
+from rezero.config import PROFILES, RENAMED, Collapse, Config, load_config, parse_config
 from rezero.files import ROOT
 from rezero.training.sentinel import collapse
 
@@ -58,7 +58,7 @@ def test_bad_values_are_refused_in_one_line(arguments, said):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", read_renamed())
+@pytest.mark.parametrize("name", RENAMED)
 def test_names_of_the_first_version_tell_the_new_way(name):
     with pytest.raises(ValueError, match=f"^{name} is now set by overrides") as caught:
         load_config(**{name: 1})

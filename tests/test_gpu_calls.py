@@ -42,8 +42,14 @@ TEXTS = [  # (package, file, text): what else rezero/extras/unsloth.py relies on
 def calls_in(source: str) -> list[tuple[str, list[str]]]:
     """(the last two parts of what is called, names of the keyword arguments) of every call."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    names = [".".join(ast.unparse(call.func).split(".")[-2:]) for call in calls]
-    return list(zip(names, [[word.arg for word in call.keywords if word.arg] for call in calls], strict=True))
+    return [(".".join(ast.unparse(call.func).split(".")[-2:]), keywords(call)) for call in calls]
+
+
+def keywords(call: ast.Call) -> list[str]:
+    """The names of a call's keyword arguments, also of those that stand in `**dict(name=value)`."""
+    words = [word for word in call.keywords if word.arg]
+    grouped = [word.value for word in call.keywords if not word.arg and ast.unparse(word.value).startswith("dict(")]
+    return [word.arg for word in words] + [name for group in grouped for name in keywords(group)]
 
 
 @cache
@@ -64,7 +70,7 @@ def arguments(source: str, name: str) -> set[str]:
 def test_a_wrong_argument_is_found():
     source = "class A:\n  n: int = 1\n  def f(self): ...\n  def f(self, a, *, b=1, **more): ...\ndef g(c): ..."
     assert [arguments(source, name) for name in ("A", "A.f", "g")] == [{"n"}, {"self", "a", "b"}, {"c"}]
-    assert calls_in("self.x.f(1, b=2, **c)\ng(d=1)") == [("x.f", ["b"]), ("g", ["d"])]
+    assert calls_in("self.x.f(1, b=2, **c)\ng(**dict(d=1))")[:2] == [("x.f", ["b"]), ("g", ["d"])]
 
 
 def test_the_table_names_all_that_is_imported_and_nothing_else():

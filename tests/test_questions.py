@@ -40,10 +40,10 @@ PUBLISHED = {"id": "c1", "question": "Q?", "answer": "x"}
         (ROW, ROW | {"answers": [41]}, r"answers.0 is 41; want a valid string"),
         (ROW, ROW | {"answers": ["a", " "]}, r"answers is \['a', ' '\]; want at least one, none of them blank"),
         (ROW, ROW | {"gold_chunk_ids": ["c9"]}, "gold chunk 'c9' is none of the 4 chunks of the corpus"),
-        (PUBLISHED, PUBLISHED | {"id": "z"}, "the chunk 'z' is not in the corpus"),
-        (PUBLISHED, {"id": "c1", "question": "Q?"}, "no answer; want id, question, answer"),
-        (PUBLISHED, PUBLISHED | {"question": " "}, "no question"),
-        (PUBLISHED, PUBLISHED | {"answer": 5}, "answer is 5, a int; want text"),
+        (PUBLISHED, PUBLISHED | {"id": "z"}, "gold chunk 'z' is none of the 4 chunks"),
+        (PUBLISHED, {"id": "c1", "question": "Q?"}, "answers.0 is None; want a valid string"),
+        (PUBLISHED, PUBLISHED | {"question": " "}, r"text is \[' '\]; want at least one, none of them blank"),
+        (PUBLISHED, PUBLISHED | {"answer": 5}, "answers.0 is 5; want a valid string"),
     ],
 )
 def test_messages_name_the_line_and_what_is_allowed(tmp_path, good, row, message):

@@ -178,7 +178,7 @@ def test_command(tmp_path, capsys, questions, engine):
     assert "unknown reward 'retyr'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["reward-lab", "--weights", "[1]"])
-    assert "invalid read_weights value: '[1]'" in capsys.readouterr().err
+    assert "argument --weights: '[1]'; want a mapping" in capsys.readouterr().err
 
 
 def test_heat_map_marks_what_is_flagged():

@@ -227,7 +227,6 @@ def test_while_it_loads_it_answers_and_can_be_stopped(tmp_path):
         (["--corpus", "no-such-folder"], "no-such-folder"),
         (["--engine", "bm52", "--corpus", "data/larkspur"], "unknown engine 'bm52'"),
         (["--engine", "bm25"], "engine 'bm25' needs at least one chunk"),
-        (["--options", "{k1", "--corpus", "data/larkspur"], "--options is '{k1'; want a mapping"),
         (["--host", "127.0.0.1.1"], "error: "),
     ],
 )

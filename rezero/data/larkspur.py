@@ -16,10 +16,7 @@ def load_generator() -> ModuleType:
 
 
 def make_corpus(seed: int, folder: str | Path, missions: int = 40) -> Path:
-    """Write another corpus like the shipped one to `folder`: chunks.jsonl, questions.jsonl and noise.jsonl.
-
-    The same seed gives the same bytes; seed 0 with 40 missions gives those of the shipped corpus.
-    """
+    """Write another corpus like the shipped one, which is that of seed 0 with 40 missions, to `folder`."""
     generator, folder = load_generator(), resolve(folder)
     generator.save(folder, *generator.build(seed, missions))
     return folder

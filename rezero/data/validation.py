@@ -39,21 +39,18 @@ def validate(questions: Iterable[Question], chunks: Iterable[Chunk]) -> list[str
 
 
 def _problems(question: Question, texts: dict[str, str]) -> Iterator[str]:
-    deictic = DEICTIC.search(question.text)
+    deictic, golds = DEICTIC.search(question.text), question.gold_chunk_ids
     if deictic:
         yield f"deictic: {deictic[0]!r}"
     answer = question.answers[0] if question.answers else ""
-    if not answer or not all(variant.strip() for variant in question.answers):
+    if not answer or not all(map(str.strip, question.answers)):
         yield "empty answer"
     elif f" {normalized(answer)} " in f" {normalized(question.text)} ":
         yield f"answer {answer!r} stands in the question"
-    unknown = [gold for gold in question.gold_chunk_ids if gold not in texts]
-    if not question.gold_chunk_ids:
-        yield "no gold chunk"
-    elif unknown:
-        yield from (f"unknown gold chunk {gold!r}" for gold in unknown)
-    elif answer not in texts[question.gold_chunk_ids[-1]]:
-        yield f"answer {answer!r} is not in {question.gold_chunk_ids[-1]}"
+    unknown = [f"unknown gold chunk {gold!r}" for gold in golds if gold not in texts]
+    yield from unknown if golds else ["no gold chunk"]
+    if golds and not unknown and answer not in texts[golds[-1]]:
+        yield f"answer {answer!r} is not in {golds[-1]}"
 
 
 def leakage(questions: Iterable[Question]) -> list[dict]:

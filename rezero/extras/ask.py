@@ -5,10 +5,9 @@ Corvane?"). It is supported when the policy answers what it says; refuted when b
 unit, and differ; else not found. The first two need a retrieved passage with the answer and every name and number that
 the claim is about (or half of its other words), and no claim is refuted while such a passage has what it says.
 
-Limits: only the end of a claim is checked. Words are compared (`judge.normalize`), not meanings, so synonyms, converted
-units and conclusions from two passages are not recognized, and a policy that misreads a passage causes a wrong verdict.
-Of 164 claims made from training questions (tests/test_ask.py, slow) 55 of 95 true ones were supported and one refuted,
-28 of 69 false ones refuted and none supported; the rest were not found.
+Only the end of a claim is checked, and words are compared (`judge.normalize`), not meanings. Of 164 claims made from
+training questions (tests/test_ask.py, slow) 55 of 95 true ones were supported and one refuted, because the policy
+misread its passage; 28 of 69 false ones were refuted and none supported.
 """
 
 import json
@@ -32,7 +31,7 @@ from rezero.text import STOP_WORDS, clean, keywords
 
 # What a claim ends with: a number with its unit, else words that begin with a capital or a digit, else the last word.
 VALUE = re.compile(r"(?<=\s)(?:(?:[A-Z\d]\S*\s+)*(?:[-+]?[\d.,]+\s+[a-z°%]\S*|[-+]?[A-Z\d]\S*)|\S+)$")
-PLAIN = re.compile(r"(.+) (is|was|are|were) ((?:an?|the) [a-z -]+|[a-z-]+(?: [a-z-]+)?)")  # ... was a poor weld
+PLAIN = re.compile(r".+ (?:is|was|are|were) ((?:an?|the) [a-z -]+|[a-z-]+(?: [a-z-]+)?)")  # ... was a poor weld
 COPULA = re.compile(r"(.+) (is|was|are|were)(?: an?| the)?")
 UNCHECKED = re.compile(  # negations, bounds, lists, several sentences: no answer tells whether they are true
     r"\b(?:not?|never|none|nobody|nothing|neither|nor|without|cannot|than|at least|at most)\b|n['’]t\b|\w{4}[.;!?]\s|"
@@ -45,6 +44,8 @@ ENDS = {"malformed": "two malformed turns", "turn_limit": "no turns left", "toke
 
 def run_ask(question, claim, policy: str, profile: str, engine: str, options: dict | None, corpus: str) -> None:
     """Print the episode of a question or, with a claim, of the claim's question, and the verdict with its passages."""
+    if (question is None) == (claim is None):
+        raise ValueError("ask wants a question in quotes, or --verify CLAIM")
     config = find_settings(policy, profile, engine, options)
     text, value = (question, "") if claim is None else masked(claim)
     episode = ask(text, config, corpus)
@@ -57,15 +58,13 @@ def run_ask(question, claim, policy: str, profile: str, engine: str, options: di
 
 def find_settings(policy: str, profile: str, engine: str, options: dict | None) -> Config:
     """What to ask with: `profile`, else what the run or the export that `policy` belongs to recorded, else "laptop"."""
-    folder = resolve(policy or ".")
+    config, folder = load_config(profile or "laptop"), resolve(policy or ".")
     if (folder / "best").is_dir():
         folder = find_run(folder) / "best"
     above = "config.json" if folder.name in ("best", "warm") else "rezero.json"
     recorded = next(filter(Path.is_file, (folder / "rezero.json", folder.parent / above)), None)
     if recorded and not profile:
         config = parse_config(json.loads(recorded.read_text("utf-8")), str(recorded))
-    else:
-        config = load_config(profile or "laptop")
     if policy:
         config = replace(config, policy=str(folder) if folder.is_dir() else policy)
     if engine and engine != config.engine:
@@ -96,23 +95,21 @@ def masked(claim: str) -> tuple[str, str]:
         want = "one sentence of three words or more that ends with the name, number or word in question"
         raise ValueError(f"cannot check {claim!r}; want {want}, without 'not', 'and', 'more than' or the like")
     plain = PLAIN.fullmatch(claim)
-    if plain:
-        return f"What {plain[2]} {plain[1]}?", plain[3]
-    value = VALUE.search(claim)
-    start = claim[: value.start()].strip()
+    value = plain[1] if plain else VALUE.search(claim)[0]
+    start = claim.removesuffix(value).strip()
     copula = COPULA.fullmatch(start)
-    return f"What {copula[2]} {copula[1]}?" if copula else f"{start} what?", value[0]
+    return f"What {copula[2]} {copula[1]}?" if copula else f"{start} what?", value
 
 
 def verify(episode: Episode, claim: str, value: str) -> tuple[str, str, list[Hit]]:
     """By the rule above: "supported", "refuted" or "not found"; why; and the passages that it rests on."""
-    answer, question = episode.answer or "", normalize(episode.question.text)
+    answer, question = episode.answer or "", episode.question.text
     said, claimed = normalize(answer), normalize(value)
     hits = {hit.chunk_id: hit for turn in episode.searches for hit in turn.hits}
     texts = {id: normalize(f"{hit.title} {hit.text}") for id, hit in hits.items()}
-    about = [id for id, text in texts.items() if _is_about(text, keywords(episode.question.text).split())]
+    about = [id for id, text in texts.items() if _is_about(text, keywords(question).split())]
     basis = [hits[id] for id in about if _within(said, texts[id])]
-    if not said or not basis or _within(said, question):  # the words of the question are no answer
+    if not said or not basis or _within(said, normalize(question)):  # the words of the question are no answer
         return "not found", f"no passage has the policy's answer, {answer!r}, next to what the claim is about", []
     in_claim = _within(said, normalize(claim)) and not set(said.split()).isdisjoint(claimed.split())
     if in_claim or (not value[0].islower() and _within(claimed, said)):
@@ -131,11 +128,11 @@ def _is_about(text: str, words: list[str]) -> bool:
 
 def _differ(answer: str, value: str) -> bool:
     """Whether they are two names, two dates or two numbers of one unit, each with a word that the other lacks."""
-    one, other = set(normalize(answer).split()), set(normalize(value).split())
-    if one <= other or other <= one:
+    pair = [set(normalize(text).split()) for text in (answer, value)]
+    if pair[0] <= pair[1] or pair[1] <= pair[0]:
         return False
-    if all(any(word[0].isdigit() for word in words) for words in (one, other)):
-        units, others = ({"month" if w in MONTHS else w for w in words if w[0].isalpha()} for words in (one, other))
+    if all(any(word[0].isdigit() for word in words) for words in pair):
+        units, others = ({"month" if w in MONTHS else w for w in words if w[0].isalpha()} for words in pair)
         return units <= others or others <= units
     return answer[0].isupper() and value[0].isupper()
 
@@ -149,8 +146,7 @@ def show(episode: Episode) -> str:
     lines = [f"question  {printable(episode.question.text)}"]
     for number, turn in enumerate(episode.turns, start=1):
         lines += ["", f"turn {number}"]
-        if turn.thought:
-            lines.append(_line("thought", turn.thought))
+        lines += [_line("thought", turn.thought)] if turn.thought else []
         lines.append(_line(turn.action, turn.argument or turn.text))
         lines += [passage(hit, f"[{i}]") for i, hit in enumerate(turn.hits, start=1)]
         if turn.error:
@@ -163,7 +159,7 @@ def show(episode: Episode) -> str:
 
 def passage(hit: Hit, mark: str = "-") -> str:
     head = f"    {mark} {printable(hit.title) or '(no title)'} ({printable(hit.chunk_id)}, score {hit.score:.3g})"
-    return "\n".join([head, textwrap.indent(textwrap.fill(printable(hit.text), 92), " " * 8)])
+    return f"{head}\n{textwrap.indent(textwrap.fill(printable(hit.text), 92), ' ' * 8)}"
 
 
 def printable(text: str) -> str:
@@ -172,4 +168,4 @@ def printable(text: str) -> str:
 
 
 def _line(name: str, text: str) -> str:
-    return "\n".join(textwrap.wrap(f"{name:10}{printable(text)}", 100, initial_indent="  ", subsequent_indent=" " * 12))
+    return textwrap.fill(f"{name:10}{printable(text)}", 100, initial_indent="  ", subsequent_indent=" " * 12)

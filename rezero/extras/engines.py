@@ -207,6 +207,7 @@ class Noise:
     kind: str
     title: str
     text: str
+    chunk_id: str = ""  # of the passage that it was made from
 
 
 def load_noise(path: str | Path) -> list[tuple[str, Chunk]]:

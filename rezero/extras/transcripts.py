@@ -29,14 +29,13 @@ _PROMPT = re.compile(r"(\s*<\|.*?)<\|(?:im_start|start_header_id)\|>assistant\b"
 def read_transcript(transcript: list[dict] | str | dict) -> tuple[list[dict], list[dict]]:
     """(prompt, messages), each a list of {"role", "content"}; the messages begin with the assistant's first.
 
-    Args:
-        transcript: chat messages, also OpenAI's with tool calls; or a string, which begins with the policy's words or
-            is a whole chat in its template; or an object with "messages", or with "prompt" and "completion" (TRL's),
-            each of either kind. A single assistant message may contain a whole trajectory and is read as a string is.
+    A transcript is chat messages, also OpenAI's with tool calls; or a string, which begins with the policy's words or
+    is a whole chat in its template; or an object with "messages", or with "prompt" and "completion" (TRL's), each of
+    either kind. A single assistant message may contain a whole trajectory and is read as a string is.
     """
     if isinstance(transcript, dict) and "completion" in transcript:
         before = transcript.get("prompt") or []
-        before = [{"role": "user", "content": before}] if isinstance(before, str) else _read_messages(before)
+        before = _read_messages([{"role": "user", "content": before}] if isinstance(before, str) else before)
         prompt, messages = read_transcript(transcript["completion"])
         return before + prompt, messages
     if isinstance(transcript, dict) and "messages" in transcript:
@@ -104,43 +103,42 @@ def _read_messages(messages) -> list[dict]:
     if not isinstance(messages, list | tuple):
         want = 'a list of {"role", "content"}, a string, or an object with "messages" or "prompt" and "completion"'
         raise ValueError(f"a transcript is of type {type(messages).__name__}; want {want}")
-    for i, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise ValueError(f'message {i}: want {{"role", "content"}}, got {type(message).__name__}')
-        if message.get("role") not in ROLES:
-            raise ValueError(f"message {i}: role {message.get('role')!r}; allowed: {', '.join(ROLES)}")
-    has_tools = any(message.get("tool_calls") for message in messages)
+    has_tools = any(isinstance(message, dict) and message.get("tool_calls") for message in messages)
     read = []
     for i, message in enumerate(messages):
-        where = f"message {i}"
-        if message["role"] == "assistant":
-            content = _assistant_text(message, where, is_final=has_tools and i == len(messages) - 1)
-        else:
-            content = _text(message.get("content"), where)
-        read.append({"role": message["role"], "content": content})
+        try:
+            read.append(_read_message(message, is_final=has_tools and i == len(messages) - 1))
+        except ValueError as error:
+            raise ValueError(f"message {i}: {error}") from None
     return read
 
 
-def _assistant_text(message: dict, where: str, is_final: bool) -> str:
+def _read_message(message, is_final: bool) -> dict:
     """The message in our tags; text beside a call is a thought, and the final text of a chat with tools an answer."""
-    calls = message.get("tool_calls") or []
-    text = _text(message.get("content") or "", where)
+    if not isinstance(message, dict):
+        raise ValueError(f'want {{"role", "content"}}, got {type(message).__name__}')
+    role, content, calls = message.get("role"), message.get("content"), message.get("tool_calls") or []
+    if role not in ROLES:
+        raise ValueError(f"role {role!r}; allowed: {', '.join(ROLES)}")
+    if isinstance(content, str) or (role == "assistant" and not content):
+        content = [{"text": content or ""}]
+    if not isinstance(content, list) or not all(
+        isinstance(p, dict) and isinstance(p.get("text"), str) for p in content
+    ):
+        raise ValueError(f'content must be text or a list of {{"type": "text", "text"}}, got {content!r:.80}')
+    text = "".join(part["text"] for part in content)
+    if role != "assistant":
+        return {"role": role, "content": text}
     if not isinstance(calls, list):
-        raise ValueError(f"{where}: tool_calls must be a list, got {type(calls).__name__}")
+        raise ValueError(f"tool_calls must be a list, got {type(calls).__name__}")
     if calls and text.strip() and not _TAG.search(text):
         text = f"<think>{text}</think>"
     elif is_final and not calls and text.strip() and not _TURN_END.search(text):
         thought, mark, answer = text.rpartition("</think>")
         text = f"{thought}{mark}<answer>{answer.strip()}</answer>"
     reasoning = message.get("reasoning_content") or message.get("reasoning")
-    return (f"<think>{reasoning}</think>" if reasoning else "") + text + "".join(map(_call, calls))
-
-
-def _text(content, where: str) -> str:
-    parts = [{"text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in parts):
-        raise ValueError(f'{where}: content must be text or a list of {{"type": "text", "text"}}, got {content!r:.80}')
-    return "".join(part["text"] for part in parts)
+    said = [f"<think>{reasoning}</think>" if reasoning else "", text, *map(_call, calls)]
+    return {"role": role, "content": "".join(said)}
 
 
 def _call(call) -> str:
@@ -149,7 +147,7 @@ def _call(call) -> str:
     try:
         arguments = function["arguments"]
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        key = next((key for key in QUERY_KEYS if key in arguments), None) or next(iter(arguments))
+        key = next(key for key in (*QUERY_KEYS, *arguments) if key in arguments)
         queries = arguments[key] if isinstance(arguments[key], list) else [arguments[key]]
         if SEARCH_TOOL.search(function["name"]):
             return "".join("<search>" + query + "</search>" for query in queries)

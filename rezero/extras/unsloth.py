@@ -30,7 +30,7 @@ def load_unsloth(
 ) -> Policy:
     """The model `name` through Unsloth, with a fresh adapter on its top `layers` layers (0: all).
 
-    The arguments are those of `Config`. Raises what `check_gpu` raises, and ValueError when the memory is too small.
+    The arguments are those of `Config`. ValueError when the memory is too small.
     """
     check_gpu(backend="unsloth", vllm=vllm, load_in_4bit=load_in_4bit)
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(resolve(".cache/unsloth")))  # not the working directory
@@ -40,14 +40,9 @@ def load_unsloth(
 
     try:
         model, tokenizer = FastLanguageModel.from_pretrained(
-            model_name=find_model(name)[0],
-            max_seq_length=max_context,
-            dtype=best_dtype(),
-            load_in_4bit=load_in_4bit,
-            fast_inference=vllm,
-            gpu_memory_utilization=gpu_share,
-            max_lora_rank=rank,
-            random_state=seed,
+            **dict(model_name=find_model(name)[0], dtype=best_dtype(), load_in_4bit=load_in_4bit, random_state=seed),
+            **dict(max_seq_length=max_context, max_lora_rank=rank),
+            **dict(fast_inference=vllm, gpu_memory_utilization=gpu_share),
         )
     except (RuntimeError, ValueError, MemoryError) as error:
         if "memory" not in str(error):
@@ -57,18 +52,13 @@ def load_unsloth(
     # When Unsloth goes on without vLLM, or with a shorter context, it only prints that.
     room = model.vllm_engine.model_config.max_model_len if hasattr(model, "vllm_engine") else 0
     if vllm and room < max_context:
-        raise ValueError(
-            f"vLLM has room for episodes of {room} tokens (0: Unsloth went on without vLLM and printed why): raise "
-            f"gpu_share={gpu_share}, lower max_context={max_context} and episode_tokens, or set vllm=False"
-        )
+        has = f"vLLM has room for episodes of {room} tokens (0: Unsloth went on without vLLM and printed why)"
+        want = f"raise gpu_share={gpu_share}, lower max_context={max_context} and episode_tokens, or set vllm=False"
+        raise ValueError(f"{has}: {want}")
     model = FastLanguageModel.get_peft_model(
         model,
-        r=rank,
-        lora_alpha=rank,
-        target_modules=TARGETS,
-        finetune_last_n_layers=layers or None,
-        use_gradient_checkpointing="unsloth",
-        random_state=seed,
+        **dict(r=rank, lora_alpha=rank, target_modules=TARGETS, finetune_last_n_layers=layers or None),
+        **dict(use_gradient_checkpointing="unsloth", random_state=seed),
     )
     model.peft_config["default"].base_model_name_or_path = name  # not the 4-bit copy that Unsloth loads
     kind = EngineGeneration if vllm else ModelGeneration
@@ -108,11 +98,9 @@ class EngineGeneration(WholeGeneration):
         from vllm import SamplingParams
 
         sampling = SamplingParams(
-            max_tokens=max_new_tokens,
-            temperature=self.temperature,
-            **dict(top_p=1.0, top_k=0, min_p=0.0),  # the whole distribution
-            **dict(stop=STOPS, include_stop_str_in_output=True, skip_special_tokens=False),
-            stop_token_ids=[self.policy.end_of_turn],
+            **dict(max_tokens=max_new_tokens, stop=STOPS, stop_token_ids=[self.policy.end_of_turn]),
+            **dict(include_stop_str_in_output=True, skip_special_tokens=False),
+            **dict(temperature=self.temperature, top_p=1.0, top_k=0, min_p=0.0),  # the whole distribution
         )
         prompts = [{"prompt_token_ids": ids} for ids in self.ids]
         engine = self.policy.model.vllm_engine
@@ -126,18 +114,12 @@ class ModelGeneration(WholeGeneration):
     def _turns(self, max_new_tokens: int) -> list[list[int]]:
         model, tokenizer = self.policy.model, self.policy.tokenizer
         ids, mask = pad_left(self.ids, tokenizer.pad_token_id, model.device)
+        ends = dict(stop_strings=STOPS, tokenizer=tokenizer, eos_token_id=self.policy.end_of_turn)
         draws = dict(do_sample=True, temperature=self.temperature, top_p=1.0, top_k=0)
+        draws = draws if self.temperature else dict(do_sample=False)
+        options = dict(max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **ends, **draws)
         with weights_of(model, self.weights):
-            rows = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                stop_strings=STOPS,
-                tokenizer=tokenizer,
-                eos_token_id=self.policy.end_of_turn,
-                pad_token_id=tokenizer.pad_token_id,
-                **(draws if self.temperature else dict(do_sample=False)),
-            )
+            rows = model.generate(input_ids=ids, attention_mask=mask, **options)
         new = rows[:, ids.shape[1] :]
         lengths = (new != tokenizer.pad_token_id).sum(1).tolist()  # rows that ended earlier are padded on the right
         return [row[:length].tolist() for row, length in zip(new, lengths, strict=True)]

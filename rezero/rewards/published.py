@@ -6,7 +6,7 @@ turns. Whether the environment replied to a turn is known from the episode and n
 
 import re
 from difflib import SequenceMatcher
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 import difflib_fast
 
@@ -14,10 +14,9 @@ from rezero.judge import exact_match
 from rezero.protocol import Episode, holds
 from rezero.questions import Question
 
-THINK = re.compile(r"<think>[\s\S]*?</think>")
-SEARCH = re.compile(r"<search>[\s\S]*?</search>")
-ANSWER = re.compile(r"<answer>[\s\S]*?</answer>")
-INFORMATION = re.compile(r"<information>[\s\S]*?</information>")
+THINK, SEARCH, ANSWER, INFORMATION = (
+    re.compile(rf"<{tag}>[\s\S]*?</{tag}>") for tag in ("think", "search", "answer", "information")
+)
 INFO_LIKE = re.compile(r"<info\w*>[\s\S]*?</info\w*>", re.IGNORECASE)
 MARKDOWN_TAG = re.compile(r"(\*\*|\*|_)</?(?:think|search|answer|information|info)>\1")
 PLAIN_THINK = re.compile(r"<think>([^<>]+)</think>")
@@ -32,7 +31,7 @@ def correctness(episode: Episode) -> float:
     """1 for a correct answer in a clean last turn, else 0.
 
     A last turn is clean when nothing follows it and it has an `<answer>` pair but no `<search>` or `<information>`
-    pair, not even inside its thought. The original lets the model in training judge the whole message. Here the words
+    pair, not even inside its thought. The original lets the model in training judge the whole message; here the words
     inside `<answer>` must equal an accepted answer (`judge.exact_match`), so no thought can persuade the judge.
     """
     last = episode.turns[-1] if episode.turns else None
@@ -48,17 +47,12 @@ def keeps_format(episode: Episode) -> float:
 
     The format: at least one `<think>` pair; exactly one `<answer>` pair or at least one `<search>` pair, not both; the
     last `</think>` stands before the action; no pair that looks like information; no tag wrapped in `**`, `*` or `_`;
-    the text ends in `</search>` or `</answer>`.
-    Quirks: only the last message counts, so earlier turns may be malformed. Ending with a search is worth as much as
-    ending with an answer. Two answers beside a search pass, but two answers alone do not.
+    the text ends in `</search>` or `</answer>`. Quirks: only the last message counts, ending with a search is worth as
+    much as ending with an answer, and two answers beside a search pass, but two answers alone do not.
     """
-    last = episode.turns[-1] if episode.turns else None
-    if last is None or MARKDOWN_TAG.search(last.text) or INFO_LIKE.search(last.text):
-        return 0.0
-    text = last.text
-    answers = len(ANSWER.findall(text)) == 1
-    searches = bool(SEARCH.search(text))
-    if answers == searches or not THINK.search(text):
+    text = episode.turns[-1].text if episode.turns else ""
+    answers, searches = len(ANSWER.findall(text)) == 1, bool(SEARCH.search(text))
+    if answers == searches or not THINK.search(text) or MARKDOWN_TAG.search(text) or INFO_LIKE.search(text):
         return 0.0
     action = text.find("<answer>" if answers else "<search>")
     return float(text.rfind("</think>") < action and text.strip().endswith(("</search>", "</answer>")))
@@ -70,8 +64,8 @@ def retry(episode: Episode) -> float:
     Quirks: the first search is paid as well, whether a search failed is not asked, and the answer need not be correct.
     Gamed by five searches for anything.
     """
-    last = episode.turns[-1] if episode.turns else None
-    return retry_always(episode) if last is not None and ANSWER.search(last.text) else 0.0
+    text = episode.turns[-1].text if episode.turns else ""
+    return retry_always(episode) if ANSWER.search(text) else 0.0
 
 
 def retry_always(episode: Episode) -> float:
@@ -90,10 +84,10 @@ def retry_always(episode: Episode) -> float:
 def em_chunk(episode: Episode) -> float:
     """1 if the whole text of every gold chunk was retrieved by some search, else 0 (the headline run's version).
 
-    Quirk: no answer is needed. The original has one gold chunk per question; a two-hop question needs both of its own.
+    Quirk: no answer is needed. The original has one gold chunk per question; here a two-hop question needs both.
     """
     golds = _golds(episode)
-    return float(bool(golds) and all(_retrieved(episode, chunk_id, text) for chunk_id, text in golds))
+    return float(bool(golds) and all(_retrieved(episode, *gold) for gold in golds))
 
 
 def em_chunk_last(episode: Episode) -> float:
@@ -105,8 +99,7 @@ def em_chunk_last(episode: Episode) -> float:
     if not golds:
         return 0.0
     chunk_id, text = golds[-1]
-    paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]
-    return float(_retrieved(episode, chunk_id, paragraphs[-1] if paragraphs else ""))
+    return float(_retrieved(episode, chunk_id, text.rstrip().rpartition("\n\n")[2].strip()))
 
 
 def search_strategy(episode: Episode) -> float:
@@ -163,8 +156,8 @@ def search_diversity(episode: Episode) -> float:
 
 
 def _without_operators(query: str) -> str:
-    """The query in lower case first, as in the original, so that " OR " and " AND " stay as words."""
-    return " ".join(re.sub(r"[^\w\s]", " ", OPERATOR.sub("", query.lower())).split())
+    lower = query.lower()  # first, as in the original, so that " OR " and " AND " stay as words
+    return " ".join(re.sub(r"[^\w\s]", " ", OPERATOR.sub("", lower)).split())
 
 
 def similarity(a: str, b: str) -> float:
@@ -184,16 +177,13 @@ def question_of(episode: Episode) -> Question:
 def _golds(episode: Episode) -> list[tuple[str, str]]:
     """(id, text) of every gold chunk; the text is "" where it is unknown and only the id can tell."""
     question = question_of(episode)
-    texts = question.gold_texts or ("",) * len(question.gold_chunk_ids)
-    return list(zip(question.gold_chunk_ids, texts, strict=True))
+    return list(zip_longest(question.gold_chunk_ids, question.gold_texts, fillvalue=""))
 
 
 def _retrieved(episode: Episode, chunk_id: str, text: str) -> bool:
     """Whether some search retrieved `text`, or the chunk of that id where the text is unknown ("")."""
     for turn in episode.turns:
-        if turn.hits:
-            if any(text in hit.text if text else hit.chunk_id == chunk_id for hit in turn.hits):
-                return True
-        elif holds(turn.information or "", text):
+        found = any(text in hit.text if text else hit.chunk_id == chunk_id for hit in turn.hits)
+        if found or (not turn.hits and holds(turn.information or "", text)):
             return True
     return False

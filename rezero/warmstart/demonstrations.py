@@ -15,8 +15,7 @@ from rezero.text import keywords
 from rezero.warmstart.scripted import MISSED, SENTENCE_END, Thought, asked_stems, play, quote, searcher, stems
 
 VERDICTS = {True: "found", False: MISSED}  # whether all gold passages were seen -> how a thought says so
-MAX_ASKED = 10  # words of the question that a thought repeats
-MAX_NEAREST = 10  # words of a sentence that `nearest` quotes
+MAX_WORDS = 10  # of the question that a thought repeats, and of a sentence that `nearest` quotes
 
 
 def scripted_episodes(task: Task, settings: WarmStart, seed: int) -> list[Episode]:
@@ -25,19 +24,20 @@ def scripted_episodes(task: Task, settings: WarmStart, seed: int) -> list[Episod
     Questions are drawn without replacement; once all have been drawn, drawing starts again. Those whose first search
     misses are drawn twice as often, to balance the more common verdict "found".
     """
-    k, max_turns, prompt_style = task.sampling.k, task.sampling.max_turns, task.sampling.prompt_style
-    train = [to_the_point(question, task.engine, k) for question in task.questions["train"]]
+    sampling, rng = task.sampling, random.Random(seed)
+    train = [to_the_point(question, task.engine, sampling.k) for question in task.questions["train"]]
     if not train:
         raise ValueError("a warm start needs training questions; the corpus has none")
-    misses = first_search_misses(train, task.engine, k)
+    misses = first_search_misses(train, task.engine, sampling.k)
     pool = train + [question for question, missed in zip(train, misses, strict=True) if missed]
-    rng, questions = random.Random(seed), []
+    questions = []
     while len(questions) < settings.episodes:
         questions += rng.sample(pool, len(pool))
     questions = questions[: settings.episodes]
     think = weighing(questions) if settings.quotes else lambda question, turns, found: VERDICTS[found]
-    script = searcher(settings.retry, max_turns - 1, think)  # the last turn is left for the answer
-    return play(script, questions, task.engine, k=k, max_turns=max_turns, seed=seed, prompt_style=prompt_style)
+    script = searcher(settings.retry, sampling.max_turns - 1, think)  # the last turn is left for the answer
+    played = dict(k=sampling.k, max_turns=sampling.max_turns, prompt_style=sampling.prompt_style)
+    return play(script, questions, task.engine, seed=seed, **played)
 
 
 def to_the_point(question: Question, engine: Engine, k: int) -> Question:
@@ -74,7 +74,7 @@ def weighing(questions: list[Question]) -> Thought:
             others = [other for other in others if other.answers != question.answers]
             source = max(others, key=lambda other: len(wanted & stems(other.text)), default=None)
         fact = quote_with_title(source, turns) if source else nearest(question, turns[-1])
-        asked = " ".join(keywords(question.text).split()[:MAX_ASKED])
+        asked = " ".join(keywords(question.text).split()[:MAX_WORDS])
         return f"{asked}? {fact}: {VERDICTS[found]}"
 
     return think
@@ -82,19 +82,17 @@ def weighing(questions: list[Question]) -> Thought:
 
 def quote_with_title(question: Question, turns: tuple[Turn, ...]) -> str:
     gold = question.gold_chunk_ids[-1]
-    title = next((hit.title for turn in turns for hit in turn.hits if hit.chunk_id == gold), "")
+    title = next(hit.title for turn in turns for hit in turn.hits if hit.chunk_id == gold)
     return f"{title} | {quote(question, turns)}" if title else quote(question, turns)
 
 
 def nearest(question: Question, turn: Turn) -> str:
     """The sentence in `turn`'s passages that shares the most words with `question`, from the first shared word on."""
     asked = asked_stems(question)
-    sentences = []
-    for hit in turn.hits:
-        sentences += [sentence.split() for sentence in SENTENCE_END.split(neutralize(hit.text))]
+    sentences = [sentence for hit in turn.hits for sentence in SENTENCE_END.split(neutralize(hit.text))]
     if not sentences:  # the search returned no passage
         return "nothing"
-    best = max(sentences, key=lambda words: len(stems(" ".join(words)) & asked))
-    first_shared = next((place for place, word in enumerate(best) if stems(word) & asked), 0)
-    start = max(0, min(first_shared, len(best) - MAX_NEAREST))
-    return " ".join(best[start : start + MAX_NEAREST]).rstrip(".,;")
+    words = max(sentences, key=lambda sentence: len(stems(sentence) & asked)).split()
+    first_shared = next((place for place, word in enumerate(words) if stems(word) & asked), 0)
+    start = max(0, min(first_shared, len(words) - MAX_WORDS))
+    return " ".join(words[start : start + MAX_WORDS]).rstrip(".,;")

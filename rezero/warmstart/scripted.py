@@ -24,18 +24,11 @@ RETRY, GIVE_UP = "search again with other words", "give up"
 UNKNOWN = "unknown"  # the answer of a searcher that gives up
 MAX_QUOTE = 20  # words of a quote on either side of the answer
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n{2,}")
-_STEM = Stemmer.Stemmer("english").stemWord
+STEMMER = Stemmer.Stemmer("english")
 
 
 def play(
-    script: Script,
-    questions: list[Question],
-    engine: Engine,
-    *,
-    k: int,
-    max_turns: int = 20,
-    seed: int = 0,
-    prompt_style: str = "short",
+    script: Script, questions: list[Question], engine: Engine, *, k: int, max_turns=20, seed=0, prompt_style="short"
 ) -> list[Episode]:
     """One scripted episode per question. All episodes advance together, so that the engine gets batches of queries."""
     rng = random.Random(seed)
@@ -56,7 +49,7 @@ def play(
 
 
 def verdict_then_quote(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
-    """The verdict, then the quoted passage: the smallest policy learns to judge the passages as a whole."""
+    """The smallest policy learns to judge the passages as a whole, so the verdict comes first."""
     return f"{FOUND} {quote(question, turns)}" if found else MISSED
 
 
@@ -97,22 +90,17 @@ def refine(question: Question, turns: tuple[Turn, ...]) -> list[str]:
     read = [hit for turn in turns for hit in turn.hits]
     seen = {hit.chunk_id for hit in read}
     golds = zip(question.gold_chunk_ids, question.gold_texts, strict=False)
-    wanted = stems(" ".join(text for gold, text in golds if gold not in seen))
-    new = wanted - stems(" ".join((question.text, *question.answers)))
-    helpful = {}  # stem -> the word as it stands in the last passage that has it
-    for hit in read:
-        helpful |= {stem(word): word for word in keywords(hit.text).split() if stem(word) in new}
+    wanted = stems(*(text for gold, text in golds if gold not in seen))
+    new = wanted - stems(question.text, *question.answers)
+    words_read = keywords(" ".join(hit.text for hit in read)).split()
+    helpful = {stem(word): word for word in words_read if stem(word) in new}
     longest = sorted(helpful.values(), key=len, reverse=True)
     hindsight = [word for word in words if stem(word) in wanted] + longest[: 2 * len(turns)]
-    shortened = [words[:n] for n in range(len(words) - 1, 0, -1)]
+    shortened = [" ".join(words[:n]) for n in range(len(words) - 1, 0, -1)]
     sent = {"", *(normalized(turn.argument) for turn in turns)}
     answers = [f" {normalized(answer)} " for answer in question.answers]
-    queries = []
-    for query in dict.fromkeys(map(" ".join, [hindsight, *shortened])):
-        form = normalized(query)
-        if form not in sent and not any(answer in f" {form} " for answer in answers):
-            queries.append(query)
-    return queries
+    new_ones = [query for query in dict.fromkeys([" ".join(hindsight), *shortened]) if normalized(query) not in sent]
+    return [query for query in new_ones if not any(answer in f" {normalized(query)} " for answer in answers)]
 
 
 def quote(question: Question, turns: tuple[Turn, ...]) -> str:
@@ -123,35 +111,30 @@ def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     """
     gold = question.gold_chunk_ids[-1]
     text = neutralize(next(hit.text for turn in turns for hit in turn.hits if hit.chunk_id == gold))
-    asked = asked_stems(question)
-    verbatim = re.escape(question.answers[0])
+    asked, verbatim = asked_stems(question), re.escape(question.answers[0])
     whole_words = re.search(rf"(?<!\w){verbatim}(?!\w)", text, re.IGNORECASE)
     answer = whole_words or re.search(verbatim, text, re.IGNORECASE)
     if not answer:
         about = asked | stems(question.answers[0])
         best = max(SENTENCE_END.split(text), key=lambda sentence: len(stems(sentence) & about))
         return " ".join(best.split()[:MAX_QUOTE])
-    before = SENTENCE_END.split(text[: answer.start()])[-1]
-    after = SENTENCE_END.split(text[answer.end() :])[0]
+    before, after = SENTENCE_END.split(text[: answer.start()])[-1], SENTENCE_END.split(text[answer.end() :])[0]
     before = "".join(re.findall(r"\S+\s*", before)[-MAX_QUOTE:])
     after = "".join(re.findall(r"\s*\S+", after)[:MAX_QUOTE])
-    asked_before, asked_after = _find_asked(before, asked), _find_asked(after, asked)
-    if asked_after and not asked_before:
-        return answer[0] + after[: asked_after.end()]
-    return before[asked_before.start() if asked_before else 0 :] + answer[0]
-
-
-def _find_asked(text: str, asked: set[str]) -> re.Match | None:
-    return next((match for match in re.finditer(r"[a-z]{4,}", text) if stem(match[0]) in asked), None)
+    starts = [match.start() for match in re.finditer(r"[a-z]{4,}", before) if stem(match[0]) in asked]
+    ends = [match.end() for match in re.finditer(r"[a-z]{4,}", after) if stem(match[0]) in asked]
+    if ends and not starts:
+        return answer[0] + after[: ends[0]]
+    return before[starts[0] if starts else 0 :] + answer[0]
 
 
 def asked_stems(question: Question) -> set[str]:
-    return stems(" ".join((question.text, *question.rewrites)))
+    return stems(question.text, *question.rewrites)
 
 
-def stems(text: str) -> set[str]:
-    return {stem(word) for word in keywords(text).split()}
+def stems(*texts: str) -> set[str]:
+    return {stem(word) for word in keywords(" ".join(texts)).split()}
 
 
 def stem(word: str) -> str:
-    return _STEM(word.lower())
+    return STEMMER.stemWord(word.lower())

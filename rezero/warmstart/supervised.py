@@ -7,7 +7,6 @@ the tokens that the policy would sample, and nothing that it reads (the prompt, 
 from math import gcd
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
@@ -33,12 +32,10 @@ def starting_policy(config: Config, task: Task, run_dir: str | Path) -> Policy:
     With `config.lora_rank` it carries a trainable adapter: the one in `run_dir`/warm if it is there, else a fresh one
     that `warm_start` has trained for `config.warm_start.steps`.
     """
-    run_dir = resolve(run_dir)
-    state = start_processes(config)
+    run_dir, state = resolve(run_dir), start_processes(config)
     check_policy(config, task)
-    warm = run_dir / "warm"
+    adapter = run_dir / "warm" if (run_dir / "warm").is_dir() else None
     with naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
-        adapter = warm if warm.is_dir() else None
         policy = load_trainable(config, adapter) if config.lora_rank else load_policy(config.policy)
         if state.is_main_process:
             record_config(run_dir, config)
@@ -52,16 +49,16 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) 
 
     A run that was killed goes on from its last checkpoint in `run_dir`/warm_checkpoints.
     """
-    run_dir, limit = resolve(run_dir), task.sampling.episode_tokens
-    rows = [encode(policy, episode) for episode in scripted_episodes(task, config.warm_start, config.seed)]
+    run_dir, settings, limit = resolve(run_dir), config.warm_start, task.sampling.episode_tokens
+    rows = [encode(policy, episode) for episode in scripted_episodes(task, settings, config.seed)]
     rows = [row for row in rows if len(row["labels"]) <= limit]  # no rollout could hold the others
     if not rows:
         raise ValueError(f"no scripted episode fits in episode_tokens={limit}; raise it, or lower k={task.sampling.k}")
     policy.model.train()
-    trainer = trainer_class(policy, config.warm_start, config.backend)(
+    trainer = trainer_class(policy, settings, config.backend)(
         model=policy.model,
         processing_class=policy.tokenizer,
-        args=trainer_settings(config.warm_start, run_dir, config.seed, config.micro_batch, config.grpo["optim"]),
+        args=trainer_settings(settings, run_dir, config.seed, config.micro_batch, config.grpo["optim"]),
         train_dataset=Dataset.from_list(rows),
         callbacks=[Log(run_dir / "warm.jsonl")],
     )
@@ -82,37 +79,33 @@ def encode(policy: Policy, episode: Episode) -> dict[str, list[int]]:
 
 
 def trainer_class(policy: Policy, settings: WarmStart, backend: str) -> type:
-    """TRL's SFTTrainer, with a loss in which verdict tokens weigh `settings.found_weight` or `settings.missed_weight`.
-
-    Logits are computed only at positions that have a label. Unsloth replaces TRL's loss by its own, which takes no
-    weights, so with that backend the trainer is returned as it is.
-    """
+    """TRL's SFTTrainer, in whose loss verdict tokens weigh `settings.found_weight` or `settings.missed_weight`."""
     from trl import SFTTrainer
 
-    if backend == "unsloth":
+    if backend == "unsloth":  # it replaces TRL's loss by its own, which takes no weights
         return SFTTrainer
     found, missed = verdict_tokens(policy)
 
     class Trainer(SFTTrainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             labels = inputs.pop("labels")[:, 1:]
-            learned = (labels != IGNORED).any(0).nonzero()[:, 0]  # positions with a label in some row of the batch
+            # Logits are computed only at positions that have a label in some row of the batch.
+            learned = (labels != IGNORED).any(0).nonzero()[:, 0]
             labels = labels[:, learned].flatten()
             logits = model(**inputs, use_cache=False, logits_to_keep=learned).logits.flatten(0, 1).float()
-            weights = torch.ones_like(labels, dtype=torch.float32)
-            weights[labels == found] = settings.found_weight
-            weights[labels == missed] = settings.missed_weight
             correct = (logits.argmax(-1) == labels)[labels != IGNORED].float().mean()
             self._metrics["train"]["mean_token_accuracy"].append(correct.item())
-            losses = cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-            return (losses * weights).sum() / num_items_in_batch
+            weights = logits.new_ones(logits.shape[-1])
+            weights[found], weights[missed] = settings.found_weight, settings.missed_weight
+            losses = cross_entropy(logits, labels, weights, ignore_index=IGNORED, reduction="none")
+            return losses.sum() / num_items_in_batch
 
     return Trainer
 
 
 def verdict_tokens(policy: Policy) -> tuple[int, int]:
     """The tokens at which a thought that says "found" after a quote first differs from one that says "not found"."""
-    found, missed = (policy.encode(f"fact: {verdict}") for verdict in (VERDICTS[True], VERDICTS[False]))
+    found, missed = (policy.encode(f"fact: {VERDICTS[verdict]}") for verdict in (True, False))
     return next(pair for pair in zip(found, missed, strict=False) if pair[0] != pair[1])
 
 
@@ -124,13 +117,10 @@ def trainer_settings(settings: WarmStart, run_dir: Path, seed: int, micro_batch:
     return SFTConfig(
         output_dir=str(run_dir / "warm_checkpoints"),
         max_steps=settings.steps,
-        per_device_train_batch_size=per_pass,
-        gradient_accumulation_steps=settings.batch // per_pass,
-        train_sampling_strategy="group_by_length",
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.steps // 20,
-        **dict(seed=seed, data_seed=seed),
-        **dict(optim=optim, lr_scheduler_type="linear", weight_decay=0.0, max_grad_norm=1.0, loss_type="nll"),
+        **dict(per_device_train_batch_size=per_pass, gradient_accumulation_steps=settings.batch // per_pass),
+        **dict(train_sampling_strategy="group_by_length", seed=seed, data_seed=seed),
+        **dict(learning_rate=settings.learning_rate, warmup_steps=settings.steps // 20, lr_scheduler_type="linear"),
+        **dict(optim=optim, weight_decay=0.0, max_grad_norm=1.0, loss_type="nll"),
         **dict(max_length=None, packing=False, padding_free=False, dataset_kwargs={"skip_prepare_dataset": True}),
         **dict(logging_steps=1, report_to="none", disable_tqdm=True),
         **dict(save_strategy="steps", save_steps=50, save_total_limit=1),
