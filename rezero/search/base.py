@@ -35,7 +35,7 @@ class Hit:
 
 
 class Hits(list):
-    """The hits of one query, best first; the engine that answered; the faults that it made on purpose, if any."""
+    """The hits of one query, best first; which engine answered; which faults it made on purpose ("stale+shuffled")."""
 
     def __init__(self, hits: Sequence[Hit] = (), engine: str = "", *faults: str):
         super().__init__(hits)

@@ -16,8 +16,8 @@ BM25S_UNTIL = 100_000  # passages; bm25s scores each of them for every query, ta
 def bm25(chunks: Sequence[Chunk], k1: float = 1.5, b: float = 0.75, backend: str = "auto") -> Search:
     """BM25 as Lucene computes it (Kamphuis et al. 2020), over stemmed words without stop words.
 
-    `backend` is "bm25s"; "tantivy" (see `extras.large`), whose k1 is 1.2 and b 0.75 and cannot be changed; or "auto":
-    tantivy above 100,000 passages if it is installed and k1 and b are the defaults, else bm25s.
+    `backend` is "bm25s"; "tantivy" (see `extras.large`), with k1 1.2 and b 0.75; or "auto": tantivy above 100,000
+    passages if it is installed and k1 and b are the defaults, else bm25s.
     """
     if backend not in ("auto", "bm25s", "tantivy"):
         raise ValueError(f"unknown backend {backend!r} of engine 'bm25'; allowed: auto, bm25s, tantivy")

@@ -51,9 +51,8 @@ def dense(chunks: Sequence[Chunk], embedder="wordllama", cache: str | Path | Non
 def nearest(fast, store, queries, k: int) -> list[list[tuple[int, float]]]:
     """Per query, pairs (position, score) of the `k` nearest rows, best first, ties by position.
 
-    FAISS alone would let the results of a query depend on the others in its batch. The last digits of a score change
-    with the size of the batch, so the scores of candidates are computed again, pair by pair. And of rows that tie for
-    the last place FAISS returns arbitrary ones, so a query whose candidates end in a tie is searched again, for more.
+    FAISS's scores change in the last digits with the size of the batch, so those of candidates are computed again, pair
+    by pair. Of rows that tie for the last place it returns arbitrary ones, so it is asked for more until the tie ends.
     `fast` is searched, perhaps on a GPU; `store` holds the same rows on the CPU. `queries`: float32 (n, d).
     """
     found: list = [None] * len(queries)
@@ -61,8 +60,7 @@ def nearest(fast, store, queries, k: int) -> list[list[tuple[int, float]]]:
     spare = 2
     while len(left):
         width = min(k + spare, store.ntotal)
-        index = fast if width <= GPU_WIDTH else store
-        scores, positions = index.search(queries[left], width)
+        scores, positions = (fast if width <= GPU_WIDTH else store).search(queries[left], width)
         exact = score_again(store, queries[left], positions)
         orders = np.lexsort((positions, -exact), axis=1)[:, :k]  # highest score first, then lowest position
         for row, (query, order) in enumerate(zip(left, orders, strict=True)):
@@ -130,7 +128,7 @@ def embed(texts: list[str], name: str, encode: Callable, cache: str | Path | Non
     for start in tqdm(range(0, len(missing), BATCH), desc=f"embed with {name}", delay=1):
         some = missing[start : start + BATCH]
         fresh = dict(zip(some, encode([text_of[key] for key in some]), strict=True))
-        known |= fresh
+        known.update(fresh)
         if folder:  # a batch becomes a file of its own, so that two processes that encode at once lose nothing
             folder.mkdir(parents=True, exist_ok=True)
             temporary = folder / f"{uuid.uuid4()}.tmp"

@@ -27,8 +27,7 @@ def faulty(
 ) -> Search:
     """An engine whose queries meet faults at the given rates, each at most one; `Hits.fault` names it if it did harm.
 
-    A fault is drawn by the seed, the query's words and the turn, so that asking again may escape it. Where two engines
-    around each other did harm, the fault is "stale+shuffled".
+    A fault is drawn by the seed, the query's words and the turn, so that asking again may escape it.
     """
     rates = dict(empty=empty, irrelevant=irrelevant, stale=stale, shuffled=shuffled, truncated=truncated, outage=outage)
     for name, rate in rates.items():
