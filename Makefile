@@ -23,7 +23,7 @@ sweep: $(STAMP)  ## notebook 03 in full: every reward set with three seeds, one 
 	$(BIN)/python -m rezero run 03 $(ARGS)
 
 smollm: $(STAMP)  ## train SmolLM2-135M on the CPU: warm start, then GRPO; ARGS="-p steps=10"
-	$(BIN)/python -m rezero.policy.hub
+	$(BIN)/python -m rezero.extras.smollm
 	$(BIN)/python -m rezero run 02 -p profile=smollm $(ARGS)
 
 test: $(STAMP)  ## run the tests; ARGS="-m slow", see tests/README.md

@@ -22,16 +22,14 @@ def make_parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, more: str = ""):
         return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}").add_argument
 
-    def add_overrides(add) -> None:
-        text = "override a parameter; the value is YAML: write 1.0e-6, not 1e-6"
-        add("-p", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=text)
+    overrides = dict(nargs="+", action="extend", default=[], metavar="NAME=VALUE")
+    overrides["help"] = "override a parameter; the value is YAML: write 1.0e-6, not 1e-6"
+    corpus = "a file of chunks, or a folder with chunks.jsonl or chunks.csv"
 
-    add = command(
-        "run", "execute the notebooks into papermill_runs/<run_id>/", "Relative paths count from the project's root. "
-        "Exit status: 0, 1 a notebook failed, 2 a wrong argument, 130 interrupted."
-    )  # fmt: skip
+    status = "Exit status: 0, 1 a notebook failed, 2 a wrong argument, 130 interrupted."
+    add = command("run", "execute the notebooks into papermill_runs/<run_id>/", status)
     add("notebooks", nargs="*", help="numbers or names, such as 00 02; default: all")
-    add_overrides(add)
+    add("-p", **overrides)
     add("-f", metavar="FILE", help="YAML file of parameters; -p wins over it")
     add("--launcher", choices=["local", "ray"], help="of notebook 03's arms, as -p launcher=...")
     add("--run-id", help="name of the run's folder; default: UTC time and git revision")
@@ -43,47 +41,37 @@ def make_parser() -> argparse.ArgumentParser:
     for add in (train, command("warm-start", "make a profile's warm start, and stop there")):
         add("--profile", default="laptop", help="default: %(default)s")
         add("--run-dir", required=True, metavar="DIR", help="goes on with the run that is there, if any")
-        add_overrides(add)
+        add("-p", **overrides)
 
-    add = command(
-        "reward-lab", "show what each reward pays honest and cheating scripts", "It also shows where cheating pays "
-        "and which rewards make up the advantage."
-    )  # fmt: skip
+    add = command("reward-lab", "show what each reward pays honest and cheating scripts")
     add("--engine", nargs="+", default=["bm25"], help="default: bm25; several are played in turn")
     add("--questions", type=int, default=0, metavar="N", help="N dev questions across kinds; default: all")
     add("--traces", metavar="FILE", help="score these recorded episodes instead")
     add("--weights", type=read_weights, metavar="JSON", help='one more weighting: {"correctness": 4}')
     add("--out", default="papermill_runs/lab", help="folder of pay.csv, pay.png; default: %(default)s")
 
-    corpus = "a file of chunks, or a folder with chunks.jsonl or chunks.csv"
-    add = command(
-        "ask", "put one question to a policy, or check one claim", "One greedy episode. Budgets, prompt, engine and "
-        "corpus are those that the policy's run or export recorded, else the profile's."
-    )  # fmt: skip
+    recorded = "Budgets, prompt, engine and corpus are those that the policy's run or export recorded."
+    add = command("ask", "put one question to a policy, or check one claim", recorded)
     add("question", nargs="?", help="in quotes")
-    add("--verify", metavar="CLAIM", help="check a statement that ends with the name or number in question: supported, "
-        "refuted or not found; rezero/extras/ask.py has the rule")  # fmt: skip
-    add("--policy", default="", metavar="PATH_OR_NAME", help="a run's folder, an export or another policy's folder, or "
-        "a model's name on the hub; default: the profile's")  # fmt: skip
+    add("--verify", metavar="CLAIM", help="check a statement that ends with the name or number in question")
+    add("--policy", default="", metavar="PATH_OR_NAME", help="a run's, an export's or a policy's folder, or a hub name")
     add("--engine", default="", help="default: the profile's")
     add("--corpus", default="", metavar="PATH", help=f"{corpus}; default: the profile's")
-    add("--options", type=read_options, metavar="YAML", help="of the engine: '{k1: 1.2}'")
+    add("--options", metavar="YAML", help="of the engine: '{k1: 1.2}'")
     add("--profile", default="", help="a file in rezero/profiles")
 
     nothing = "Nothing is uploaded without --push."
     add = command("export", "write a run's best policy as a model folder with a card", nothing)
     add("run_dir", help="the folder that holds the run's config.json and best/, or one above it")
     add("--out", default="", metavar="DIR", help="must not exist; default: export/ in the run's folder")
-    add("--gguf", action="store_true", help="convert it for llama.cpp, too, with its convert_hf_to_gguf.py: on PATH, "
-        "or $LLAMA_CPP is its path or that of a clone")  # fmt: skip
-    add("--push", default="", metavar="OWNER/NAME", help="upload it there, with the token in $HF_TOKEN; a new "
-        "repository is private")  # fmt: skip
+    add("--gguf", action="store_true", help="convert it with llama.cpp's converter, on PATH or at $LLAMA_CPP")
+    add("--push", default="", metavar="OWNER/NAME", help="upload it with the token in $HF_TOKEN; private when new")
 
     password = "There is no password: a host other than loopback is open to all who reach it."
     add = command("serve", "answer the Search-R1 /retrieve protocol with an engine, until Ctrl-C", password)
     add("--engine", default="bm25", help="default: %(default)s")
     add("--corpus", default="", metavar="PATH", help=f"{corpus}; not for remote engines")
-    add("--options", type=read_options, default={}, metavar="YAML", help="of the engine: '{k1: 1.2}'")
+    add("--options", default="{}", metavar="YAML", help="of the engine: '{k1: 1.2}'")
     add("--host", default="127.0.0.1", help="default: %(default)s")
     add("--port", type=int, default=8000, help="0 takes a free one; default: %(default)s")
     add("--topk", type=int, default=3, help="for a request without topk; default: %(default)s")
@@ -101,7 +89,7 @@ def read_options(text: str) -> dict:
     try:
         return dict(yaml.safe_load(text))
     except (yaml.YAMLError, TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no mapping such as '{{k1: 1.2}}'") from None
+        raise ValueError(f"--options is {text!r}; want a mapping such as '{{k1: 1.2}}'") from None
 
 
 def call_run(args) -> int:
@@ -151,7 +139,8 @@ def call_ask(args) -> None:
 
     if (args.question is None) == (args.verify is None):
         raise ValueError("ask wants a question in quotes, or --verify CLAIM")
-    run_ask(args.question, args.verify, args.policy, args.profile, args.engine, args.options, args.corpus)
+    options = None if args.options is None else read_options(args.options)
+    run_ask(args.question, args.verify, args.policy, args.profile, args.engine, options, args.corpus)
 
 
 def call_export(args) -> None:
@@ -164,7 +153,7 @@ def call_serve(args) -> None:
     from rezero.extras.serve import serve
 
     limits = dict(topk=args.topk, max_topk=args.max_topk, max_queries=args.max_queries, max_length=args.max_length)
-    serve(args.engine, args.corpus, args.options, args.host, args.port, **limits)
+    serve(args.engine, args.corpus, read_options(args.options), args.host, args.port, **limits)
 
 
 CALLS = {

@@ -1,7 +1,7 @@
 """Is an answer correct? Exact match and F1 over normalized text (SQuAD, Rajpurkar et al. 2016; numbers, dates, units).
 
-Only text decides here. For a model that judges by meaning, and for how well each judge agrees with people, see
-`extras.model_judge`.
+Only text decides here. For a model that judges by meaning see `extras.model_judge`; data/judge/agreement.py measures
+how well each judge agrees with people.
 """
 
 import re

@@ -24,19 +24,15 @@ SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}  # of a file that names no spli
 class Question:
     """One question with everything needed to judge an answer and to tell whether the evidence was seen.
 
-    Attributes:
-        answers: accepted answers. The first stands verbatim in the last gold chunk.
-        gold_chunk_ids: every chunk that must be seen to answer (two for a two-hop question, in the order of the hops).
-        gold_texts: their texts, filled in when loading, for transcripts that carry no hits.
-        rewrites: queries that a careful searcher could write, in order, after a first query made of the question's
-            words missed. They measure the room to retry and feed the scripted searcher; no policy ever sees them.
+    `rewrites` are queries that a careful searcher could write, in order, after a first query made of the question's
+    words missed. They measure the room to retry and feed the scripted searcher; no policy ever sees them.
     """
 
     id: str
     text: str
-    answers: tuple[str, ...]
-    gold_chunk_ids: tuple[str, ...]
-    gold_texts: tuple[str, ...] = ()
+    answers: tuple[str, ...]  # accepted answers; the first stands verbatim in the last gold chunk
+    gold_chunk_ids: tuple[str, ...]  # every chunk that must be seen to answer, in the order of the hops
+    gold_texts: tuple[str, ...] = ()  # their texts, filled in when loading, for transcripts that carry no hits
     kind: Kind = "direct"
     split: Split = "train"
     rewrites: tuple[str, ...] = ()

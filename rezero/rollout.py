@@ -36,15 +36,8 @@ class _Running:
         self.mask += [mask] * len(ids)
 
     def episode(self) -> Episode:
-        return Episode(
-            question=self.question,
-            turns=tuple(self.turns),
-            outcome=self.outcome,
-            prompt=tuple(self.prompt),
-            prompt_ids=tuple(self.prompt_ids),
-            completion_ids=tuple(self.ids),
-            env_mask=tuple(self.mask),
-        )
+        ids = dict(prompt_ids=tuple(self.prompt_ids), completion_ids=tuple(self.ids), env_mask=tuple(self.mask))
+        return Episode(self.question, tuple(self.turns), self.outcome, tuple(self.prompt), **ids)
 
 
 def rollout(
@@ -60,10 +53,8 @@ def rollout(
 ) -> list[Episode]:
     """One episode per question, in the order of `questions`. The model is in evaluation mode meanwhile.
 
-    Args:
-        generator: of the draws; None draws from torch's global one.
-        progress: the name of a progress bar over batches; None shows none.
-        seconds: if given, the time spent is added under the keys "generation" and "search".
+    Draws come from `generator`, or from torch's global one. `progress` names a progress bar over batches. The time
+    spent is added to `seconds` under the keys "generation" and "search".
     """
     seconds = {} if seconds is None else seconds
     episodes: list[Episode] = []

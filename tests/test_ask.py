@@ -121,9 +121,9 @@ KELD = "The pilot of Corvane was Bram Keld, for 12 days in June."
 )
 def test_the_verdict_on_a_claim(claim, answer, texts, verdict):
     question, value = ask.masked(claim)
-    found = ask.verify(episode(question, answer, *texts), claim, value)
-    assert found.name == verdict
-    assert verdict == "not found" or [hit.text for hit in found.hits] == texts[:1]
+    name, _, hits = ask.verify(episode(question, answer, *texts), claim, value)
+    assert name == verdict
+    assert verdict == "not found" or [hit.text for hit in hits] == texts[:1]
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_how_often_a_verdict_is_wrong():
     played = rollout(load_policy(config.policy), task.engine, asked, replace(task.sampling, temperature=0.0))
     counts = Counter()
     for episode, (_, value, text, true) in zip(played, rows, strict=True):
-        counts[true, ask.verify(episode, text, value).name] += 1
+        counts[true, ask.verify(episode, text, value)[0]] += 1
     print("\n", counts)
     assert counts[True, "supported"] + counts[False, "refuted"] > 0.4 * len(rows)
     assert counts[True, "refuted"] + counts[False, "supported"] <= 3

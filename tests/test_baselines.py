@@ -1,6 +1,7 @@
 """Baselines: a policy that would search for ever must answer, from what it was given; a random one runs, too."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -53,11 +54,12 @@ def test_who_writes_what(written, wide, questions):
 
 
 def test_the_oracle_brings_all_gold_with_its_titles_above_what_was_found(engine, questions, chunks):
-    shown = play(searcher(), questions, gold_engine(engine, questions, k=2), k=2)
+    oracle = gold_engine(engine, questions)
+    shown = play(searcher(), questions, oracle, k=2)
     assert [[hit.chunk_id for hit in e.turns[0].hits] for e in shown] == [["c1", "c2"], ["c1", "c2"]]
     assert shown[1].turns[0].hits[1].title == chunks[1].title
     assert [e.evidence_search for e in shown] == [1, 1]
-    alone = play(searcher(), questions, gold_engine(engine, questions, k=1), k=1)
+    alone = play(searcher(), questions, oracle, k=1)
     assert [[hit.chunk_id for hit in e.turns[0].hits] for e in alone] == [["c1"], ["c1", "c2"]]
 
 
@@ -82,7 +84,7 @@ def test_an_answer_that_never_closes_is_wrong(written, wide, questions):
 def test_a_real_generation_goes_on_from_what_was_given(policy, wide, questions):
     """With nothing forced, the stand-in gives the very episodes of a rollout."""
     greedy = replace(wide.sampling, temperature=0.0)
-    free = replace(policy, backend=lambda _, *args: ForcedGeneration(policy, {}, 99, *args))
+    free = replace(policy, backend=partial(ForcedGeneration, policy, {}, 99))
     assert rollout(free, wide.engine, questions, greedy) == rollout(policy, wide.engine, questions, greedy)
     given = baselines(policy, wide, questions)[2].episodes[0]
     assert given.completion_ids[: len(policy.encode(given.turns[0].text))] == tuple(policy.encode(given.turns[0].text))

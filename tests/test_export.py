@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from rezero.__main__ import main
 from rezero.config import load_config
 from rezero.extras import export as module
+from rezero.extras import smollm
 from rezero.extras.export import export, find_run
 from rezero.files import ROOT, write_jsonl, write_text
 from rezero.policy import hub
@@ -73,8 +74,9 @@ def test_a_byte_level_tokenizer_is_not_taken_for_sentencepiece(policy, tmp_path)
     claims = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}, right["decoder"]]}
     write_text(path, json.dumps(right | {"model": right["model"] | {"byte_fallback": True}, "decoder": claims}))
     before = Tokenizer.from_file(str(path))
-    module.say_byte_level(path)
-    after, told = Tokenizer.from_file(str(path)), json.loads(path.read_text())
+    after = Tokenizer.from_file(str(path))
+    module.mend_byte_level(after)
+    told = json.loads(after.to_str())
     assert not told["model"]["byte_fallback"] and told["decoder"]["type"] == "ByteLevel"
     text = "Gralrond at 57.5 kg\n <search>é 日本</search>"
     assert after.encode(text).ids == before.encode(text).ids
@@ -219,7 +221,7 @@ def test_a_push_goes_to_a_private_repository(run, calls, tmp_path, monkeypatch, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (ROOT / hub.CACHE / SMOLLM).is_dir() and hub.missing(), reason="SmolLM2 is not installed: make smollm"
+    not (ROOT / hub.CACHE / SMOLLM).is_dir() and smollm.missing(), reason="SmolLM2 is not installed: make smollm"
 )
 def test_smollm_merged_writes_the_same_greedy_episodes(engine, tmp_path):
     """Both compute in float32, yet the merged weights were rounded: a near tie may flip (see `write_model`)."""

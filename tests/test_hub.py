@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rezero.config import load_config
+from rezero.extras import smollm as package
 from rezero.files import ROOT
 from rezero.policy import hub
 from rezero.policy.base import Policy, save_policy
@@ -111,7 +112,7 @@ def test_a_model_that_is_nowhere(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"no model 'nobody/nothing'.*hub"):
         load_policy("nobody/nothing")
     monkeypatch.setattr(hub, "CACHE", str(tmp_path))
-    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="make smollm"):
         load_policy(SMOLLM)
 
@@ -127,7 +128,7 @@ def test_out_of_memory_names_what_to_lower():
 # SmolLM2 itself: half a minute when it has been unpacked, which takes another, once
 
 needs_smollm = pytest.mark.skipif(
-    not (ROOT / hub.CACHE / SMOLLM).is_dir() and hub.missing(), reason="SmolLM2 is not installed: make smollm"
+    not (ROOT / hub.CACHE / SMOLLM).is_dir() and package.missing(), reason="SmolLM2 is not installed: make smollm"
 )
 
 
@@ -181,7 +182,6 @@ def test_smollm_batched_over_turns_is_generate_of_transformers(smollm):
 
 @pytest.mark.slow
 @needs_smollm
-@pytest.mark.xfail(raises=ImportError, strict=True, reason="rezero.training cannot be imported yet; then remove this")
 def test_smollm_warm_start_and_a_step_of_grpo(questions, engine, tmp_path):
     from rezero.training.train import train
     from rezero.warmstart.supervised import starting_policy

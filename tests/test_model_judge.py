@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import pytest
 from test_remote import stand_in
 
+from data.judge import agreement as measure
+from data.judge.agreement import agreement
 from rezero.extras import model_judge as module
-from rezero.extras.model_judge import JudgeError, agreement, build_prompt, model_judge, named_judge, text_judge, verdict
+from rezero.extras.model_judge import build_prompt, model_judge, named_judge, text_judge, verdict
 from rezero.files import ROOT, read_jsonl
 from rezero.judge import exact_match
+from rezero.policy.base import save_policy
 
 PAIRS = list(read_jsonl("data/judge/pairs.jsonl"))
 PAIR = ("What froze?", ["the valve", "valve"], "a frozen valve")
@@ -72,10 +75,10 @@ def test_replies_are_cached_by_judge_and_prompt_and_survive_a_damaged_line(tmp_p
 def test_what_was_answered_before_a_failure_is_kept(tmp_path):
     def breaks(prompts):
         yield "yes"
-        raise JudgeError("gone")
+        raise ConnectionError("gone")
 
     pairs = [PAIR, ("Who?", ["me"], "you")]
-    with pytest.raises(JudgeError, match="gone"):
+    with pytest.raises(ConnectionError, match="gone"):
         model_judge(breaks, "a", tmp_path / "c.jsonl")(pairs)
     assert model_judge(lambda prompts: ["no"] * len(prompts), "a", tmp_path / "c.jsonl")(pairs) == ["right", "wrong"]
 
@@ -124,24 +127,15 @@ def test_an_endpoint_is_asked_until_it_replies(server, tmp_path, monkeypatch, sc
 )
 def test_an_endpoint_that_gives_no_reply_is_an_error_that_names_it(server, status, body, message):
     server.script[:] = [(status, body)]
-    with pytest.raises(JudgeError, match=rf"^model 'm': {server.url}/chat/completions .*{message}.*$"):
+    with pytest.raises(ConnectionError, match=rf"^model 'm': {server.url}/chat/completions .*{message}.*$"):
         list(module.openai_compatible(server.url, "m")(["?"]))
     assert "authorization" not in map(str.lower, server.asked[0][3])  # no key, no header
 
 
-def test_a_local_judge_owns_its_weights(policy, tmp_path):
-    backend, prompts = module.local(policy, batch=2), [build_prompt(*PAIR), "short", "x " * 30]
-    before = list(backend(prompts))
-    weight = policy.model.get_input_embeddings().weight
-    kept = weight.detach().clone()
-    assert weight.requires_grad  # the policy can still be trained
-    try:
-        weight.data.zero_()
-        assert list(backend(prompts)) == before
-        assert list(module.local(policy)(prompts)) != before
-    finally:
-        weight.data.copy_(kept)
-    assert list(module.local(policy, batch=1)(prompts)) == before
+def test_a_local_judge_replies_to_each_prompt_by_itself(policy, tmp_path):
+    folder, prompts = str(save_policy(policy, tmp_path / "judge")), [build_prompt(*PAIR), "short", "x " * 30]
+    replies = list(module.local(folder, batch=2)(prompts))
+    assert replies == list(module.local(folder, batch=1)(prompts)) and len(set(replies)) > 1
 
 
 def test_pairs_are_labelled_and_distinct():
@@ -185,8 +179,7 @@ def test_judges_by_name_in_a_notebook_and_on_the_command_line(server, tmp_path, 
     server.script[:] = [(200, "eyes")]
     (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIRS[0]) + "\n")
     options = ["--pairs", str(tmp_path / "pairs.jsonl"), "--judge", f"{server.url} stand-in"]
-    monkeypatch.setattr("sys.argv", ["model_judge", *options])
-    module.main()
+    measure.main(options)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["exact", "match", "all", "1", "1.0"] in [row[:5] for row in rows]
     assert ["stand-in", "all", "1", "0.0"] in [row[1:5] for row in rows] and rows[-1][-1] == "1"

@@ -14,7 +14,7 @@ from conftest import CHUNKS, QUESTIONS
 from rezero.__main__ import main
 from rezero.analysis import figures
 from rezero.analysis import reward_lab as lab
-from rezero.analysis.cheaters import POLICIES, RETRIER
+from rezero.analysis.cheaters import CHEATERS, HONEST, RETRIER
 from rezero.config import load_config
 from rezero.evaluation.traces import read_traces, write_traces
 from rezero.files import read_jsonl
@@ -38,11 +38,6 @@ def paid():
 def flagged(paid):
     """(reward or weighting, its name) -> the cheaters that earn more than the honest retrier."""
     return lab.flags(paid).groupby(["pays", "name"])["cheater"].agg(set).to_dict()
-
-
-def test_the_fourteen():
-    assert len(POLICIES) == 14
-    assert [name for name, (_, honest) in POLICIES.items() if honest] == ["honest one-shot", RETRIER]
 
 
 @pytest.mark.parametrize("engine", ["bm25", "dense"])
@@ -171,14 +166,14 @@ def test_command(tmp_path, capsys, questions, engine):
     assert re.search("weighting +yours ", said) and "shares of the group advantage" in said
     assert (tmp_path / "pay.png").stat().st_size > 10_000
     table = pd.read_csv(tmp_path / "pay.csv", header=[0, 1], index_col=[0, 1])
-    assert table.index.get_level_values(1).tolist() == list(POLICIES) and "yours" in table["weighting"]
+    assert table.index.get_level_values(1).tolist() == [*HONEST, *CHEATERS] and "yours" in table["weighting"]
 
     path = write_traces(
         tmp_path / "t.jsonl", [({"policy": "x"}, e) for _, e in lab.play_all({"e": engine}, questions, k=2)]
     )
     assert main(["reward-lab", "--traces", str(path), "--out", str(tmp_path / "t")]) == 0
     assert (tmp_path / "t/pay.csv").read_text().splitlines()[-1].startswith("recorded,x,")
-    assert len(list(read_jsonl(path))) == len(POLICIES) * len(questions)
+    assert len(list(read_jsonl(path))) == 14 * len(questions)
     assert main(["reward-lab", "--traces", str(path), "--weights", '{"retyr": 1}']) == 2
     assert "unknown reward 'retyr'" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -113,5 +113,6 @@ def test_episodes_that_no_rollout_could_hold_are_left_out(policy, task, config, 
 
 def test_a_trainer_that_measures_no_accuracy_is_logged(tmp_path):
     """Such as Unsloth's, as a run on a GPU showed."""
-    supervised.Log(tmp_path / "warm.jsonl", 1).on_log(None, SimpleNamespace(global_step=1), None, {"loss": 2.5})
+    state = SimpleNamespace(global_step=1, max_steps=1)
+    supervised.Log(tmp_path / "warm.jsonl").on_log(None, state, None, {"loss": 2.5})
     assert list(read_jsonl(tmp_path / "warm.jsonl")) == [{"step": 1, "loss": 2.5, "token_accuracy": None}]

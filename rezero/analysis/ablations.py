@@ -1,18 +1,18 @@
 """Ablations: plan the arms of a sweep, and read what they left: curves, shares, paired differences.
 
-An arm is a dict of notebook 02's parameters, such as {"reward_set": "recovery", "overrides": {"engine": "dense"}}; its
-name is made of its words unless it has a "name". Arms are compared on dev, as their last step left them; test stays
-sealed. Nothing here trains, so reading can be repeated.
+An arm is a dict of notebook 02's parameters, such as {"reward_set": "recovery", "overrides": {"engine": "dense"}}. Arms
+are compared on dev, as their last step left them; test stays sealed. Nothing here trains, so reading can be repeated.
 """
 
 import hashlib
 import json
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rezero.analysis.power import holm, paired_shares, solve_power
+from rezero.analysis.power import Counts, holm, paired_shares, solve_power
 from rezero.config import MERGED, Config, parse_config
 from rezero.evaluation.evaluate import LABELS, MEANS, SHARES, Estimate, Report, evaluate, summarize
 from rezero.evaluation.traces import read_traces, write_traces
@@ -25,12 +25,12 @@ Runs = dict[tuple[str, int], Path]  # (arm, seed) -> its run folder
 Reports = dict[tuple[str, int], Report]  # (arm, seed) -> what it did on the same questions
 OVERVIEW = ("accuracy", "f1", "evidence", "searches", "retried")
 # Overrides that decide how difficult the training questions are for the starting policy.
-MATTER_FOR_DIFFICULTY = ("corpus", "split", "engine", "engine_options", "k", "prompt_style", "max_turns",
-                         "turn_tokens", "episode_tokens", "temperature", "policy", "curriculum")  # fmt: skip
+MATTER_FOR_DIFFICULTY = """corpus split engine engine_options k prompt_style max_turns turn_tokens episode_tokens
+temperature policy curriculum""".split()
 
 
 def named(arms: list[dict]) -> list[dict]:
-    """The arms with their names: {"reward_set": "recovery", "overrides": {"engine": "dense"}} is "recovery-dense"."""
+    """The arms, those without a "name" called by their words: the one above is "recovery-dense"."""
     made = []
     for arm in arms:
         values = [*arm.values(), *arm.get("overrides", {}).values()]
@@ -42,14 +42,9 @@ def named(arms: list[dict]) -> list[dict]:
 def plan(arms: list[dict], seeds: list[int], folder: str | Path, **shared) -> tuple[dict[str, dict], dict[str, str]]:
     """The jobs of a sweep, every arm with every seed: ({job: parameters of notebook 02}, {job: job to wait for}).
 
-    Arms that agree in all that matters for the difficulty of the training questions share one file of it in `folder`,
-    which the first of them writes and the others wait for.
-
-    Args:
-        shared: parameters of all arms. What an arm sets itself wins, in `overrides` entry by entry.
-
-    Raises:
-        ValueError: two different arms have the same name.
+    `shared` are parameters of all arms; what an arm sets itself wins, in `overrides` entry by entry. Arms that agree in
+    all that matters for the difficulty of the training questions share one file of it in `folder`, which the first of
+    them writes and the others wait for. Two different arms with the same name are a ValueError.
     """
     jobs: dict[str, dict] = {}
     first: dict[str, str] = {}  # file of difficulties -> the job that writes it
@@ -58,11 +53,14 @@ def plan(arms: list[dict], seeds: list[int], folder: str | Path, **shared) -> tu
         for arm in named(arms):
             parameters = {"test": False, **shared, "seed": seed, **arm}
             job = f"{parameters.pop('name')}-{parameters['seed']}"
-            overrides = _merged(shared.get("overrides", {}), arm.get("overrides", {}))
-            start = [parameters.get("profile"), *(overrides.get(name) for name in MATTER_FOR_DIFFICULTY)]
+            base, own = shared.get("overrides", {}), arm.get("overrides", {})
+            both = {name: base[name] | own[name] for name in MERGED if name in base and name in own}
+            overrides = base | own | both
+            start = [parameters.get("profile"), *map(overrides.get, MATTER_FOR_DIFFICULTY)]
             digest = hashlib.sha1(json.dumps(start, sort_keys=True).encode()).hexdigest()[:8]
             file = shown(resolve(folder) / f"difficulty-{digest}.jsonl")
-            parameters["overrides"] = _merged({"curriculum": {"file": file}}, overrides)
+            curriculum = {"file": file} | overrides.get("curriculum", {})
+            parameters["overrides"] = overrides | {"curriculum": curriculum}
             if jobs.setdefault(job, parameters) != parameters:
                 raise ValueError(f"two arms are called {arm['name']!r}; name one of them: {{'name': 'other', ...}}")
             if first.setdefault(file, job) != job:
@@ -70,27 +68,18 @@ def plan(arms: list[dict], seeds: list[int], folder: str | Path, **shared) -> tu
     return jobs, wait_for
 
 
-def _merged(base: dict, changes: dict) -> dict:
-    both = {name: base[name] | changes[name] for name in MERGED if name in base and name in changes}
-    return base | changes | both
-
-
 def arms_of(folders: dict[str, Path]) -> Runs:
     """The run folders of a sweep by (arm, seed)."""
-    runs = {}
-    for job, folder in folders.items():
-        arm, _, seed = job.rpartition("-")
-        runs[arm, int(seed)] = folder
-    return runs
+    pairs = [(job.rsplit("-", 1), folder) for job, folder in folders.items()]
+    return {(arm, int(seed)): folder for (arm, seed), folder in pairs}
 
 
 def curves(runs: Runs) -> pd.DataFrame:
     """The evaluations on dev during training, one row per arm, seed and step, for `figures.learning_curves`."""
     rows = []
     for (arm, seed), folder in runs.items():
-        for row in read_jsonl(folder / "metrics.jsonl", appended=True):
-            if row["kind"] == "eval":
-                rows.append(row | {"arm": arm, "seed": seed})
+        metrics = read_jsonl(folder / "metrics.jsonl", appended=True)
+        rows += [row | {"arm": arm, "seed": seed} for row in metrics if row["kind"] == "eval"]
     return pd.DataFrame(rows)
 
 
@@ -98,10 +87,8 @@ def read_reports(runs: Runs) -> Reports:
     """What each arm did on dev after its last step; as arm "start", what the first one did before GRPO."""
     reports: Reports = {}
     for (arm, seed), folder in runs.items():
-        episodes: dict[str, list] = {}
-        for labels, episode in read_traces(folder / "traces.jsonl"):
-            episodes.setdefault(labels["policy"], []).append(episode)
-        *_, before, after = episodes.values()
+        groups = groupby(read_traces(folder / "traces.jsonl"), key=lambda row: row[0]["policy"])
+        *_, before, after = [[episode for _, episode in rows] for _, rows in groups]
         if not reports:
             reports["start", seed] = summarize(before, "start")
         reports[arm, seed] = summarize(after, arm)
@@ -110,11 +97,10 @@ def read_reports(runs: Runs) -> Reports:
 
 def metrics_table(reports: Reports) -> pd.DataFrame:
     """One row per arm and seed, one column per metric."""
-    rows = []
-    for (arm, seed), report in reports.items():
-        values = {metric: estimate.value for metric, estimate in report.metrics.items()}
-        rows.append({"arm": arm, "seed": seed, **values})
-    return pd.DataFrame(rows)
+    columns = {}
+    for key, report in reports.items():
+        columns[key] = {metric: estimate.value for metric, estimate in report.metrics.items()}
+    return pd.DataFrame(columns).T.rename_axis(["arm", "seed"]).reset_index()
 
 
 def starting_policy(runs: Runs, config: Config) -> str | Path:
@@ -152,13 +138,8 @@ def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Pat
 
 
 def overview(reports: Reports, baselines: list[Report]) -> pd.DataFrame:
-    """The baselines, and below them every arm over all its seeds: "seeds", and three columns per metric of `OVERVIEW`.
-
-    Raises:
-        ValueError: they were asked different questions.
-    """
+    """The baselines, and below them every arm over all its seeds: "seeds", and three columns per `OVERVIEW` metric."""
     together = {(report.name, 0): report for report in baselines} | reports
-    _check_questions(together)
     tables = [arms_table(together, metric)[0].set_index("arm") for metric in OVERVIEW]
     seeds = pd.Series([arm for arm, _ in together]).value_counts().rename("seeds")
     return pd.concat([seeds.reindex(tables[0].index), *tables], axis=1)
@@ -176,18 +157,17 @@ def in_cells(table: pd.DataFrame) -> pd.DataFrame:
 def arms_table(reports: Reports, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(one row per arm with `metric`, `<metric>_low`, `<metric>_high`; one row per arm and seed) for `figures.arms`.
 
-    The interval resamples seeds and questions (`power.paired_shares`); where all seeds agree it is that of one of them.
+    The interval resamples seeds and questions; where all seeds agree it is that of one of them.
     """
     seeds = metrics_table(reports)[["arm", "seed", metric]]
     rows = []
-    for arm, values in seeds.groupby("arm", sort=False)[metric]:
+    for arm in _arms(reports):
         one = next(report[metric] for (name, _), report in reports.items() if name == arm)
         found = one.value, one.low, one.high
-        if values.nunique(dropna=False) > 1:
-            counts = _counts(reports, arm, metric)
-            questions = len(counts[0][0])
-            nothing = [[0.0] * questions], [[1.0] * questions]
-            found = paired_shares(nothing, counts, seed=0)[:3]
+        if seeds[metric][seeds.arm == arm].nunique(dropna=False) > 1:
+            sums, cases = _counts(reports, arm, metric)
+            nothing = np.zeros_like(sums[:1]), np.ones_like(cases[:1])
+            found = paired_shares(nothing, (sums, cases), seed=0)[:3]
         rows.append((arm, *found))
     return pd.DataFrame(rows, columns=["arm", metric, f"{metric}_low", f"{metric}_high"]), seeds
 
@@ -202,73 +182,58 @@ def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("a
 
     Paired over questions, resampled over questions and seeds (`power.paired_shares`); p is corrected by Holm's method
     for all rows. `n`: episodes per seed that the share is about. "4 in 5": the gain over the baseline's share that so
-    many episodes find with a power of 80% on different questions (`power.solve_power`; on the same questions a smaller
-    gain suffices).
-
-    Raises:
-        ValueError: no arm is called `baseline`, or the arms were asked different questions.
+    many episodes find with a power of 80% on different questions (on the same questions a smaller gain suffices).
     """
-    arms = list(dict.fromkeys(arm for arm, _ in reports))
+    arms = _arms(reports)
     if baseline not in arms:
         raise ValueError(f"baseline {baseline!r} is no arm; allowed: {', '.join(arms)}")
-    _check_questions(reports)
     rows = []
     for metric in metrics:
-        base = _counts(reports, baseline, metric)
-        share, n = np.sum(base[0]) / max(1, np.sum(base[1])), round(np.sum(base[1]) / len(base[1]))
+        sums, cases = _counts(reports, baseline, metric)
+        share, n = sums.sum() / max(1, cases.sum()), round(cases.sum() / len(cases))
+        try:
+            gain = solve_power(share, n=n, power=0.8) - share
+        except ValueError:  # with so few questions, or so high a share, no gain has this power
+            gain = np.nan
         for arm in arms:
             if arm != baseline:
-                found = paired_shares(base, _counts(reports, arm, metric), seed=0)
-                rows.append((arm, baseline, metric, *found, n, _detectable(share, n)))
-    frame = pd.DataFrame(rows, columns=["arm", "baseline", "metric", "difference", "low", "high", "p", "n", "4 in 5"])
-    frame["p"] = holm(frame["p"].tolist())
+                found = paired_shares((sums, cases), _counts(reports, arm, metric), seed=0)
+                rows.append((arm, baseline, metric, *found, n, gain))
+    frame = pd.DataFrame(rows, columns="arm baseline metric difference low high p n gain".split())
+    frame["p"] = holm(frame["p"])
     direction = (frame.difference > 0).map({True: "higher", False: "lower"})
     frame["in words"] = direction.where(frame["p"] < 0.05, "no difference shown")
-    return frame.rename(columns={"p": "p (Holm)"})
+    return frame.rename(columns={"p": "p (Holm)", "gain": "4 in 5"})
 
 
 def in_words(table: pd.DataFrame) -> str:
     """One line per metric of `paired_table`: what was shown, what was not, and what could have been."""
     lines = []
     for metric, rows in table.groupby("metric", sort=False):
-        baseline, said, silent = rows.baseline.iloc[0], [], []
-        for _, row in rows.iterrows():
-            if row["in words"] == "no difference shown":
-                silent.append(row.arm)
-            else:
-                said.append(
-                    f"{row.arm} is {row['in words']} than {baseline} by {abs(row.difference):.3f} "
-                    f"(95% interval of the difference {row.low:+.3f} to {row.high:+.3f}, p = {row['p (Holm)']:.4f})."
-                )
-        if silent:
-            said.append(f"No difference from {baseline} was shown for {', '.join(silent)}.")
-        n, gain = rows[["n", "4 in 5"]].iloc[0]
+        baseline, n, gain = rows[["baseline", "n", "4 in 5"]].iloc[0]
+        shown = rows["in words"] != "no difference shown"
+        said = [
+            f"{row.arm} is {row['in words']} than {baseline} by {abs(row.difference):.3f} "
+            f"(95% interval of the difference {row.low:+.3f} to {row.high:+.3f}, p = {row['p (Holm)']:.4f})."
+            for _, row in rows[shown].iterrows()
+        ]
+        if not shown.all():
+            said.append(f"No difference from {baseline} was shown for {', '.join(rows.arm[~shown])}.")
         power = "no gain is found 4 times in 5" if np.isnan(gain) else f"a gain of {gain:.3f} is found 4 times in 5"
         lines.append(f"{LABELS[metric]}: {' '.join(said)} With {n:.0f} episodes per seed {power}.")
     return "\n".join(lines)
 
 
-def _detectable(share: float, n: int) -> float:
-    try:
-        return solve_power(share, n=n, power=0.8) - share
-    except ValueError:  # with so few questions, or so high a share, no gain has this power
-        return float("nan")
-
-
-def _check_questions(reports: Reports) -> None:
+def _arms(reports: Reports) -> list[str]:
+    """The names of the arms, which must have been asked the same questions."""
     if len({tuple(sorted(report.frame["question_id"])) for report in reports.values()}) > 1:
         raise ValueError("the arms were asked different questions; compare arms that were asked the same ones")
+    return list(dict.fromkeys(arm for arm, _ in reports))
 
 
-def _counts(reports: Reports, arm: str, metric: str) -> tuple[list[list[float]], list[list[float]]]:
+def _counts(reports: Reports, arm: str, metric: str) -> Counts:
     """(successes or sums, cases) of an arm, each of shape (seeds, questions), questions in the order of their ids."""
     column, condition = SHARES.get(metric) or (MEANS[metric], None)
-    sums, cases = [], []
-    for (name, _), report in reports.items():
-        if name == arm:
-            frame = report.frame.set_index("question_id").sort_index()
-            values = frame[column].astype(float)
-            counted = frame[condition].astype(float) if condition else values * 0 + 1
-            sums.append((values * counted).to_list())
-            cases.append(counted.to_list())
-    return sums, cases
+    frames = [report.frame.sort_values("question_id") for (name, _), report in reports.items() if name == arm]
+    cases = np.array([frame[condition] if condition else [True] * len(frame) for frame in frames], float)
+    return np.array([frame[column] for frame in frames], float) * cases, cases

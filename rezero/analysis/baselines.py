@@ -19,58 +19,43 @@ from rezero.task import Task
 from rezero.text import keywords
 from rezero.warmstart.scripted import FIRST, FOUND, play, say, searcher
 
-Query = Callable[[Question], str]
-
 
 def baselines(policy: Policy, task: Task, questions: list[Question], judge: Judge | None = None) -> list[Report]:
-    """Reports of five baselines on `questions`, greedily.
+    """Five reports, of greedy episodes:
 
     - closed book: the policy answers without a search
     - single search: it may search once, in its own words
     - RAG: it answers from the k passages that the question itself retrieves
     - oracle passages: it answers from all gold passages, with what its words retrieve below them: how well it reads
     - scripted always-retry: `scripted.searcher`, which recognises the gold passages, reads without mistakes and uses
-      the questions' rewrites: what retrying could bring
-
-    Raises:
-        ValueError: a question has no texts of its gold chunks.
+      the questions' rewrites: what retrying could bring; nothing of it is sampled
     """
+    k, max_turns = task.sampling.k, task.sampling.max_turns
     ask = partial(must_answer, policy, questions=questions, judge=judge)
-    oracle = replace(task, engine=gold_engine(task.engine, questions, task.sampling.k))
+    oracle = replace(task, engine=gold_engine(task.engine, questions))
+    script = searcher(retry=1.0, max_searches=max_turns - 1)
+    scripted = play(script, questions, task.engine, k=k, max_turns=max_turns)
     return [
         ask(task, name="closed book", searches=0),
         ask(task, name="single search"),
-        ask(task, name=f"RAG, k={task.sampling.k}", query=lambda question: question.text),
+        ask(task, name=f"RAG, k={k}", query=lambda question: question.text),
         ask(oracle, name="oracle passages", query=lambda question: keywords(question.text)),
-        always_retry(task, questions, judge),
+        summarize(scripted, "scripted always-retry", judge),
     ]
 
 
 def must_answer(
-    policy: Policy,
-    task: Task,
-    questions: list[Question],
-    name: str,
-    searches: int = 1,
-    query: Query | None = None,
-    judge: Judge | None = None,
+    policy: Policy, task: Task, questions: list[Question], name: str, searches: int = 1, query=None, judge=None
 ) -> Report:
     """The policy's report when it may search at most `searches` times and the turn after that must be an answer.
 
-    Args:
-        query: writes the first search in the policy's place.
-
-    An answer that is malformed nevertheless is wrong.
+    `query`, of a question, is its first search in the policy's place. An answer that is still malformed is wrong.
     """
     given = {}
     for question in questions if query else ():
         prompt = policy.prompt_ids(build_prompt(question.text, task.sampling.prompt_style))
         given[tuple(prompt)] = policy.encode(say(FIRST, "search", query(question)))
-
-    def force(_, prompts, temperature, generator) -> ForcedGeneration:
-        return ForcedGeneration(policy, given, searches, prompts, temperature, generator)
-
-    forced = replace(policy, backend=force)
+    forced = replace(policy, backend=partial(ForcedGeneration, policy, given, searches))
     short = replace(task, sampling=replace(task.sampling, max_turns=searches + 1))
     return evaluate(forced, short, questions, name, judge=judge)
 
@@ -78,15 +63,12 @@ def must_answer(
 class ForcedGeneration:
     """A generation (see `Policy.start`) whose first turns may be given, and whose last turn is an answer.
 
-    Args:
-        given: prompt ids -> ids of the first turn.
-        searches: how many turns come before the last one.
+    `given`: prompt ids -> ids of the first turn; `searches`: how many turns come before the last one.
     """
 
-    def __init__(self, policy: Policy, given: dict, searches: int, prompts: list[list[int]], temperature, generator):
-        self.policy, self.given, self.left = policy, given, searches
+    def __init__(self, policy: Policy, given: dict, searches: int, _, prompts: list[list[int]], temperature, generator):
+        self.policy, self.given, self.left, self.ids = policy, given, searches, prompts
         self.start = partial(policy.start, temperature=temperature, generator=generator)
-        self.ids = prompts
 
     def generate(self, max_new_tokens: int) -> list[list[int]]:
         if self.given and self.left:
@@ -94,29 +76,26 @@ class ForcedGeneration:
             self.given = {}
         else:
             self.turns = self.start(self.ids).generate(max_new_tokens)
-            if not self.left:
-                self._make_answers(max_new_tokens)
+        if not self.left:
+            self._sample_again(max_new_tokens, lambda text: f"<think> {FOUND}")
+            self._sample_again(max_new_tokens, _opened_answer)
         self.left -= 1
         return self.turns
 
+    def _sample_again(self, max_new_tokens: int, opening: Callable[[str], str]) -> None:
+        """Replace each turn that is no answer by what the policy writes after an opening, which is made of its text."""
+        starts = {}
+        for row, turn in enumerate(self.turns):
+            text = self.policy.decode(turn)
+            if parse_turn(text).action != "answer":
+                starts[row] = self.policy.encode(opening(text))
+        if starts:
+            rest = self.start([self.ids[row] + opened for row, opened in starts.items()]).generate(max_new_tokens)
+            for (row, opened), sampled in zip(starts.items(), rest, strict=True):
+                self.turns[row] = opened + sampled
+
     def extend(self, rows: list[int], ids: list[list[int]]) -> None:
         self.ids = [self.ids[row] + self.turns[row] + new for row, new in zip(rows, ids, strict=True)]
-
-    def _make_answers(self, max_new_tokens: int) -> None:
-        """Sample turns that are no answer again: first after "found", then, if need be, after an opened answer."""
-        for opening in (_found, _opened_answer):
-            texts = [self.policy.decode(turn) for turn in self.turns]
-            rows = [row for row, text in enumerate(texts) if parse_turn(text).action != "answer"]
-            if not rows:
-                return
-            starts = {row: self.policy.encode(opening(texts[row])) for row in rows}
-            rest = self.start([self.ids[row] + starts[row] for row in rows]).generate(max_new_tokens)
-            for row, sampled in zip(rows, rest, strict=True):
-                self.turns[row] = starts[row] + sampled
-
-
-def _found(text: str) -> str:
-    return f"<think> {FOUND}"
 
 
 def _opened_answer(text: str) -> str:
@@ -125,38 +104,25 @@ def _opened_answer(text: str) -> str:
     return f"<think> {thought} </think><answer>"
 
 
-def gold_engine(engine: Engine, questions: list[Question], k: int) -> Engine:
-    """An engine that returns all gold passages of the question, above what `engine` finds; k passages together.
-
-    Titles are taken from `engine`.
-    """
+def gold_engine(engine: Engine, questions: list[Question]) -> Engine:
+    """An engine that returns all gold passages of the question, above what `engine` finds; k passages together."""
+    asked, texts = {question.id: question for question in questions}, {}
     for question in questions:
         if len(question.gold_texts) != len(question.gold_chunk_ids):
             raise ValueError(f"question {question.id!r} has no gold texts; load the questions with their chunks")
-    texts = {}
-    for question in questions:
         texts.update(zip(question.gold_chunk_ids, question.gold_texts, strict=True))
     found = respond([Turn("", "", "search", text) for text in texts.values()], engine, 3)
     titles = {hit.chunk_id: hit.title for turn in found for hit in turn.hits}
 
-    asked = [Turn("", "", "search", keywords(question.text)) for question in questions]
-    replies = respond(asked, engine, k, [SearchContext(question.id, 1) for question in questions])
-    hits = {}
-    for question, turn in zip(questions, replies, strict=True):
-        gold = [Hit(name, titles.get(name, ""), texts[name], 1.0) for name in question.gold_chunk_ids]
-        others = [hit for hit in turn.hits if hit.chunk_id not in question.gold_chunk_ids]
-        hits[question.id] = gold + others[: max(0, k - len(gold))]
-
-    def search(queries, k, contexts):
-        return [Hits(hits[context.question_id]) for context in contexts]
+    def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
+        results = []
+        replies = respond([Turn("", "", "search", query) for query in queries], engine, k, contexts)
+        for turn, context in zip(replies, contexts, strict=True):
+            gold_ids = asked[context.question_id].gold_chunk_ids
+            gold = [Hit(name, titles.get(name, ""), texts[name], 1.0) for name in gold_ids]
+            others = [hit for hit in turn.hits if hit.chunk_id not in gold_ids]
+            results.append(Hits(gold + others[: max(0, k - len(gold))]))
+        return results
 
     search.by_context = True
     return Engine("oracle", search)
-
-
-def always_retry(task: Task, questions: list[Question], judge: Judge | None = None) -> Report:
-    """The scripted searcher that never gives up before its last turn; nothing of it is sampled."""
-    sampling = task.sampling
-    script = searcher(retry=1.0, max_searches=sampling.max_turns - 1)
-    episodes = play(script, questions, task.engine, k=sampling.k, max_turns=sampling.max_turns)
-    return summarize(episodes, "scripted always-retry", judge)

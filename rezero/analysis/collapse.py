@@ -17,17 +17,15 @@ Run = tuple[list[dict], dict[str, float]]  # rows of metrics.jsonl in order, and
 
 
 def read_run(folder: Path) -> Run:
-    rows = list(read_jsonl(folder / "metrics.jsonl", appended=True))
     config = json.loads((folder / "config.json").read_text("utf-8"))
+    rows = list(read_jsonl(folder / "metrics.jsonl", appended=True))
     return rows, most_of(config["max_turns"], config["turn_tokens"])
 
 
 def read_runs(folder: Path) -> dict[str, Run]:
     """The run of a folder, as "this run", and the arms of a sweep that was run in it."""
-    runs = {"this run": read_run(folder)}
-    for path in sorted(folder.glob("ablations/*/metrics.jsonl")):
-        runs[path.parent.name] = read_run(path.parent)
-    return runs
+    arms = [path.parent for path in sorted(folder.glob("ablations/*/metrics.jsonl"))]
+    return {"this run": read_run(folder)} | {arm.name: read_run(arm) for arm in arms}
 
 
 def replay(run: Run, settings: Collapse) -> tuple[int, str] | None:
@@ -42,16 +40,16 @@ def replay(run: Run, settings: Collapse) -> tuple[int, str] | None:
 
 def kept_step(run: Run, end: float = float("inf")) -> int:
     """The step whose policy is in best/ when a run ends at step `end`: the first one with the best dev accuracy."""
-    curve = [(row["step"], row["accuracy"]) for row in run[0] if row["kind"] == "eval" and row["step"] <= end]
-    return max(curve, key=lambda point: point[1])[0]
+    evals = [row for row in run[0] if row["kind"] == "eval" and row["step"] <= end]
+    return max(evals, key=lambda row: row["accuracy"])["step"]
 
 
 def margins(runs: dict[str, Run], window: int) -> DataFrame:
-    """The highest value of each metric of `sentinel.LIMITS` in each run over `window` steps, as the sentinel sees it."""
-    table = {"limit": LIMITS}
+    """The highest value of each metric of `LIMITS` in each run over `window` steps, as the sentinel sees it."""
+    table = DataFrame({"limit": LIMITS})
     for name, (rows, most) in runs.items():
         steps = DataFrame([row for row in rows if row["kind"] == "train"]).reindex(columns=list(LIMITS))
         windows = steps.rolling(window)
         highest = windows.mean().clip(upper=windows.median()).max()
-        table[name] = {metric: highest[metric] / most.get(metric, 1) for metric in LIMITS}
-    return DataFrame(table)
+        table[name] = highest / [most.get(metric, 1) for metric in LIMITS]
+    return table

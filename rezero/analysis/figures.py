@@ -4,14 +4,11 @@ As in `plots`, every function takes tidy data, returns matplotlib Axes, and rais
 empty column.
 """
 
-from itertools import pairwise
-
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
-from pandas import DataFrame
+from pandas import DataFrame, MultiIndex, Series
 
 from rezero.analysis.plots import colors, legend_right, need, percent_axis, step_axis
 from rezero.evaluation.evaluate import LABELS
@@ -25,21 +22,16 @@ WATCHED = {  # metric -> title and unit of its panel
     "searches": ("Searches", "share of the maximum"),
     "policy_tokens": ("Sampled tokens", "share of the maximum"),
 }
-KEYS = {"--": "limit", ":": "stopped"}  # dashes of a line -> its entry in the legend
 
 
 def learning_curves(frame: DataFrame) -> np.ndarray:
-    """Accuracy and P(retried | missed) on dev by step, one column per arm: the mean and the range of its seeds.
-
-    The means of the other arms stand in grey, to compare with. `frame` is that of `ablations.curves`.
-    """
-    metrics = ("accuracy", "retried")
+    """Accuracy and P(retried | missed) by step, a column per arm of `ablations.curves`: the mean and range of seeds."""
     need(frame, "arm", "seed", "step", "accuracy")
     need(frame, "retried", filled=False)  # without a miss there is no share
-    arms = frame.groupby("arm", sort=False)
+    arms, seeds = frame.groupby("arm", sort=False), frame.seed.nunique()
     size = {"figsize": (max(6, 1.2 + 2.1 * len(arms)), 5.4), "layout": "constrained"}
     figure, axes = plt.subplots(2, len(arms), sharex=True, sharey="row", squeeze=False, **size)
-    for row, metric in zip(axes, metrics, strict=True):
+    for row, metric in zip(axes, ("accuracy", "retried"), strict=True):
         spread = {arm: part.groupby("step")[metric].agg(["mean", "min", "max"]) for arm, part in arms}
         for ax, (arm, own), color in zip(row, spread.items(), colors(len(arms)), strict=True):
             for other in spread.values():
@@ -50,20 +42,16 @@ def learning_curves(frame: DataFrame) -> np.ndarray:
             step_axis(ax)
         row[0].set(ylabel=LABELS[metric], ylim=(max(0, row[0].get_ylim()[0]), None))
         percent_axis(row[0].yaxis)
-    seeds = frame.seed.nunique()
     grey = "; grey: means of the other arms" if len(arms) > 1 else ""
     figure.suptitle(f"Dev set: mean and range of {seeds} seed{'s' if seeds > 1 else ''}{grey}", size="medium")
     return axes
 
 
 def watched(runs: dict, limits: dict[str, float], stops: dict[str, int]) -> np.ndarray:
-    """Dev accuracy and what the sentinel watches, one panel per metric and one line per run.
+    """Dev accuracy and what the sentinel watches, one panel per metric that is logged, and one line per run.
 
-    Args:
-        runs: name -> `collapse.Run`. A metric that no run logged has no panel.
-        limits: metric -> its limit, a dashed line; values far above it leave the panel. A metric that the run has a
-            maximum for is drawn as a share of it.
-        stops: name of a run -> the step at which the sentinel stops it, a dotted line.
+    `runs`: name -> `collapse.Run`; metrics with a maximum are drawn as shares of it. `limits`: metric -> its limit, a
+    dashed line; values far above it leave the panel. `stops`: run -> where the sentinel stops it, a dotted line.
     """
     frames = {name: (DataFrame(rows), most) for name, (rows, most) in runs.items()}
     shown = ["accuracy", *(name for name in limits if any(name in frame for frame, _ in frames.values()))]
@@ -82,32 +70,29 @@ def watched(runs: dict, limits: dict[str, float], stops: dict[str, int]) -> np.n
     for ax in axes.flat[len(shown) :]:
         ax.remove()
     lines = axes[0, 0].get_legend_handles_labels()[0]
-    lines += [plt.Line2D([], [], color="0.3", linestyle=dashes, label=name) for dashes, name in KEYS.items()]
+    for dashes, name in {"--": "limit", ":": "stopped"}.items():
+        lines.append(plt.Line2D([], [], color="0.3", linestyle=dashes, label=name))
     figure.legend(handles=lines, loc="outside upper left", ncols=len(lines), frameon=False)
     return axes
 
 
-def matrix(frame: DataFrame, value: str = "accuracy", title: str = "", ax: Axes | None = None) -> Axes:
-    """Shares of each arm in each place with their 95% intervals: one row per arm, one column per place.
-
-    `frame` is that of `ablations.matrix`: a row per arm and place, with columns arm, tested, `value`, `<value>_low`
-    and `<value>_high`.
-    """
+def matrix(frame: DataFrame, value: str = "accuracy", title: str = "") -> plt.Axes:
+    """The shares of `ablations.matrix` with their 95% intervals: one row per arm, one column per place."""
     need(frame, "arm", "tested", value, f"{value}_low", f"{value}_high")
     table = frame.pivot(index="arm", columns="tested")
     table = table.reindex(index=frame.arm.unique()).reindex(columns=frame.tested.unique(), level="tested")
     below = (100 * table[f"{value}_low"]).map("{:.0f}".format) + "–" + table[f"{value}_high"].map("{:.0%}".format)
-    ax = heat(table[value], below, title, LABELS.get(value, value), ax)
+    ax = heat(table[value], below, title, LABELS.get(value, value))
     ax.set(xlabel="tested on", ylabel="trained as")
     return ax
 
 
-def heat(table: DataFrame, below=None, title: str = "", label: str = "share", ax: Axes | None = None) -> Axes:
+def heat(table: DataFrame, below: DataFrame | None = None, title: str = "", label: str = "share") -> plt.Axes:
     """A table of shares in [0, 1] as a heat map, index down, columns across; `below` has what stands below each."""
     if table.empty or not (((table >= 0) & (table <= 1)) | table.isna()).all(axis=None):
         raise ValueError(f"heat wants a table of shares between 0 and 1, got\n{table}")
     size = max(5, 2 + 1.1 * table.shape[1], 1 + 0.09 * len(title)), 1.6 + 0.5 * table.shape[0]
-    ax = ax or plt.figure(figsize=size, layout="constrained").gca()
+    _, ax = plt.subplots(figsize=size, layout="constrained")
     words = table.map("{:.0%}".format) + ("" if below is None else "\n" + below)
     bar = {"label": label, "format": PercentFormatter(1)}
     sns.heatmap(table, annot=words, fmt="", vmin=0, vmax=1, cmap="Blues", linewidths=1, cbar_kws=bar, ax=ax)
@@ -118,13 +103,13 @@ def heat(table: DataFrame, below=None, title: str = "", label: str = "share", ax
     return ax
 
 
-def heat_map(table: DataFrame, marked: DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
+def heat_map(table: DataFrame, marked: DataFrame, title: str = "") -> plt.Axes:
     """Any numbers, shaded from the lowest to the highest of each column; cells `marked` True are outlined and bold.
 
-    Rows and columns have two levels, (part, name), as in `reward_lab.means`; a gap separates the parts.
+    Rows and columns have two levels, (part, name), as in `reward_lab.means`. A gap separates the parts.
     """
     height, width = table.shape
-    ax = ax or plt.figure(figsize=(2.6 + 0.5 * width, 2 + 0.32 * height), layout="constrained").gca()
+    _, ax = plt.subplots(figsize=(2.6 + 0.5 * width, 2 + 0.32 * height), layout="constrained")
     shade = (table - table.min()) / (table.max() - table.min()).replace(0, 1)
     words = {"annot": table, "fmt": ".2f", "annot_kws": {"size": 8, "color": "0.1"}}
     look = {"vmin": 0, "vmax": 2, "cmap": "Blues", "linewidths": 1, "cbar": False}  # no blue too dark to read on
@@ -149,31 +134,21 @@ def heat_map(table: DataFrame, marked: DataFrame, title: str = "", ax: Axes | No
     return ax
 
 
-def _parts(index) -> list[tuple[int, int, str]]:
-    """(start, end, name) of each run of equal first levels of a two-level index."""
-    parts = index.get_level_values(0)
-    starts = [0, *(np.flatnonzero(parts[1:] != parts[:-1]) + 1), len(parts)]
-    return [(start, end, parts[start]) for start, end in pairwise(starts)]
+def _parts(index: MultiIndex) -> list[tuple[int, int, str]]:
+    """(start, end, name) of each part."""
+    places = Series(range(len(index))).groupby(index.get_level_values(0), sort=False)
+    return [(rows.min(), rows.max() + 1, part) for part, rows in places]
 
 
-def arms(frame: DataFrame, seeds: DataFrame | None = None, value: str = "accuracy", ax: Axes | None = None) -> Axes:
-    """The share `value` of each arm with its interval, one row per arm, first on top; its seeds as small dots below.
-
-    `frame` has one row per arm with columns arm, `value`, `<value>_low` and `<value>_high`; `seeds` has one row per
-    arm and seed with columns arm and `value`.
-    """
+def arms(frame: DataFrame, seeds: DataFrame, value: str = "accuracy") -> plt.Axes:
+    """The shares of `ablations.arms_table` with their intervals, the first arm on top, and its seeds as small dots."""
     need(frame, "arm", value, f"{value}_low", f"{value}_high")
-    ax = ax or plt.figure(figsize=(6.5, 1.2 + 0.45 * len(frame)), layout="constrained").gca()
+    _, ax = plt.subplots(figsize=(6.5, 1.2 + 0.45 * len(frame)), layout="constrained")
     (blue, orange), places = colors(2), list(frame.arm)
     errors = np.maximum([frame[value] - frame[f"{value}_low"], frame[f"{value}_high"] - frame[value]], 0)
     ax.errorbar(frame[value], range(len(frame)), xerr=errors, fmt="o", color=blue, label="95% interval")
-    if seeds is not None:
-        need(seeds, "arm", value)
-        strange = sorted(set(seeds.arm) - set(places))
-        if strange:
-            raise ValueError(f"seeds of an unknown arm: {strange[0]!r}; have: {', '.join(places)}")
-        rows = [places.index(arm) + 0.22 for arm in seeds.arm]
-        ax.scatter(seeds[value], rows, s=14, color=orange, label="one seed")
+    rows = [places.index(arm) + 0.22 for arm in seeds.arm]
+    ax.scatter(seeds[value], rows, s=14, color=orange, label="one seed")
     ax.set_yticks(range(len(frame)), places)
     ax.set(xlabel=LABELS.get(value, value.replace("_", " ")), ylim=(len(frame) - 0.5, -0.5))
     percent_axis(ax.xaxis)

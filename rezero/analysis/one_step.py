@@ -1,36 +1,40 @@
 """One step of GRPO by hand: a group of episodes of one question, their rewards and their advantages."""
 
-from dataclasses import replace
-
 import torch
 from pandas import DataFrame
 
 from rezero.policy.base import Policy
 from rezero.protocol import Episode
 from rezero.rewards import score
+from rezero.rewards.published import correctness
 from rezero.rollout import rollout
 from rezero.task import Task
 
 
 def sample_group(policy: Policy, task: Task, weights: dict[str, float], n: int = 8, seed: int = 0) -> list[Episode]:
-    """`n` sampled episodes of the first training question whose group has different rewards, at the task's temperature.
+    """`n` sampled episodes of one training question: a group that shows the most that one can show.
 
-    Of 40 questions at most; if all of their groups earn equal rewards, the last of these groups.
+    Of the first 40 reworded questions, the first of which an episode recovered from a miss and answered correctly, but
+    not all did as well; else the first whose rewards differ; else the first.
     """
     generator = torch.Generator(policy.model.device).manual_seed(seed)
-    reworded = [question for question in task.questions["train"] if question.kind == "reworded"]
-    for question in (reworded or task.questions["train"])[:40]:
-        group = rollout(policy, task.engine, [question] * n, replace(task.sampling), generator=generator)
-        if len({score(episode, weights)[0] for episode in group}) > 1:
-            break
-    return group
+    train = task.questions["train"]
+    reworded = [question for question in train if question.kind == "reworded"]
+    shown: list[Episode] = []
+    for question in (reworded or train)[:40]:
+        group = rollout(policy, task.engine, [question] * n, task.sampling, generator=generator)
+        differ = len({score(episode, weights)[0] for episode in group}) > 1
+        if differ and any(episode.recovered and correctness(episode) for episode in group):
+            return group
+        if not shown or (differ and len({score(episode, weights)[0] for episode in shown}) == 1):
+            shown = group
+    return shown
 
 
 def group_table(group: list[Episode], weights: dict[str, float]) -> DataFrame:
     """One row per episode: its searches and answer, each reward, their weighted sum, and the advantage.
 
-    The advantage is (reward - mean) / (standard deviation + 0.0001) within the group, as TRL computes it with
-    scale_rewards="group".
+    The advantage is (reward - mean) / (standard deviation + 0.0001), as TRL computes it with scale_rewards="group".
     """
     rows = []
     for episode in group:

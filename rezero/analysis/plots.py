@@ -10,8 +10,8 @@ from itertools import combinations, cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pandas import DataFrame
@@ -34,11 +34,40 @@ def style() -> None:
     sns.set_theme(style="whitegrid", palette="colorblind", rc=look)
 
 
-def reward_curves(metrics: DataFrame, smooth: int = 9) -> np.ndarray:
-    """Two panels by step: the weighted sum of the rewards, and each reward on its own.
+def need(frame: DataFrame, *columns: str, filled: bool = True) -> None:
+    """Raise a ValueError if one of `columns` is missing from `frame` or, with `filled`, has no value."""
+    bad = [c for c in columns if c not in frame or (filled and frame[c].isna().all())]
+    if bad:
+        have = [str(c) for c in frame if frame[c].notna().any()]
+        raise ValueError(f"missing or empty: {', '.join(bad)}; have: {', '.join(have) or 'no rows'}")
 
-    Faint lines are the measured values, bold ones their centred mean over `smooth` steps.
-    """
+
+def colors(n: int) -> list:
+    return sns.color_palette("colorblind", n)
+
+
+def step_axis(ax: plt.Axes) -> None:
+    """Count training steps along x: in whole numbers, which panels that share the axis show as well."""
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    ax.tick_params(labelbottom=True)
+    ax.set_xlabel("step")
+
+
+def percent_axis(axis: Axis) -> None:
+    """Label an axis of shares in percent, with decimals only if its present range is short."""
+    low, high = axis.get_view_interval()
+    decimals = 0 if high - low > 0.05 else 1 if high - low > 0.005 else 2
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(PercentFormatter(1, decimals))
+
+
+def legend_right(ax: plt.Axes, **options) -> plt.Axes:
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False, **options)
+    return ax
+
+
+def reward_curves(metrics: DataFrame, smooth: int = 9) -> np.ndarray:
+    """The weighted sum of the rewards, and each of them, by step: measured (faint), centred mean of `smooth` (bold)."""
     rows = _rows(metrics, "train", "reward")
     names = [c for c in rows if c.startswith("rewards/") and not c.endswith("_std") and rows[c].notna().any()]
     _, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
@@ -55,9 +84,9 @@ def reward_curves(metrics: DataFrame, smooth: int = 9) -> np.ndarray:
     return axes
 
 
-def advantages(rewards: Sequence[float], advantages: Sequence[float], ax: Axes | None = None) -> Axes:
+def advantages(rewards: Sequence[float], advantages: Sequence[float]) -> plt.Axes:
     """The advantages of the episodes of one question as bars, the first on top, each beside its reward."""
-    ax = ax or plt.figure(figsize=(7, 0.9 + 0.3 * len(rewards)), layout="constrained").gca()
+    _, ax = plt.subplots(figsize=(7, 0.9 + 0.3 * len(rewards)), layout="constrained")
     numbers = range(1, len(rewards) + 1)
     better, worse = colors(2)
     bars = ax.barh(numbers, advantages, color=[worse if advantage < 0 else better for advantage in advantages])
@@ -70,11 +99,11 @@ def advantages(rewards: Sequence[float], advantages: Sequence[float], ax: Axes |
     return ax
 
 
-def dev_curve(metrics: DataFrame, ax: Axes | None = None) -> Axes:
+def dev_curve(metrics: DataFrame) -> plt.Axes:
     """Accuracy and P(retried | missed) on dev by step, with their intervals as bands."""
     rows = _rows(metrics, "eval", "accuracy", "accuracy_low", "accuracy_high")
     need(rows, "retried", "retried_low", "retried_high", filled=False)  # without a miss there is no share
-    ax = ax or plt.figure(figsize=(7, 3.6), layout="constrained").gca()
+    _, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
     for name, color, marker in zip(("accuracy", "retried"), colors(2), "os", strict=True):
         ax.plot(rows.step, rows[name], color=color, marker=marker, label=LABELS[name], clip_on=False)
         ax.fill_between(rows.step, rows[f"{name}_low"], rows[f"{name}_high"], color=color, alpha=0.2, linewidth=0)
@@ -85,15 +114,11 @@ def dev_curve(metrics: DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def training_health(metrics: DataFrame) -> np.ndarray:
-    """Five small panels: those of `HEALTH`, and the seconds per step, stacked by phase.
-
-    Unsloth's trainer does not measure the entropy; its panel then says so.
-    """
+    """Five panels: those of `HEALTH` (Unsloth's trainer does not measure the entropy), and the seconds by phase."""
     rows = _rows(metrics, "train", *(name for name in HEALTH if name != "entropy"), "seconds/generation")
     _, panels = plt.subplot_mosaic("abc;dee", figsize=(11.5, 5.4), sharex=True, layout="constrained")
-    axes = np.array(list(panels.values()))
-    *panels, last = axes
-    for ax, (name, title) in zip(panels, HEALTH.items(), strict=True):
+    *axes, last = panels.values()
+    for ax, (name, title) in zip(axes, HEALTH.items(), strict=True):
         if name in rows:
             ax.plot(rows.step, rows[name], color=colors(1)[0])
         else:
@@ -107,56 +132,64 @@ def training_health(metrics: DataFrame) -> np.ndarray:
     last.set(title="Seconds per step", ylim=(0, None))
     step_axis(last)
     legend_right(last, reverse=True)  # in the order of the stack
-    return axes
+    return np.array([*axes, last])
 
 
-def searches_histogram(frame: DataFrame, hue: str = "policy", ax: Axes | None = None) -> Axes:
+def _rows(metrics: DataFrame, kind: str, *columns: str) -> DataFrame:
+    """The metrics of one kind ("train" or "eval"), in the order of their steps."""
+    rows = metrics[metrics.kind == kind]
+    if rows.empty:
+        raise ValueError(f"no metrics of kind {kind!r}; have: {', '.join(metrics.kind.unique())}")
+    need(rows, "step", *columns)
+    return rows.sort_values("step")
+
+
+def searches_histogram(frame: DataFrame) -> plt.Axes:
     """Share of the episodes of each policy by their number of searches; the legend has the means."""
-    groups = _groups(frame, hue, "searches")
-    shares = DataFrame({name: part.searches.value_counts(normalize=True) for name, part in groups.items()})
-    shares = shares.reindex(range(frame.searches.max() + 1), fill_value=0).fillna(0)
-    shares.columns = [f"{name} (mean {part.searches.mean():.2f})" for name, part in groups.items()]
-    ax = ax or plt.figure(figsize=(7.5, 3.4), layout="constrained").gca()
-    shares.plot.bar(ax=ax, color=colors(len(groups)), width=0.8, rot=0)
+    need(frame, "policy", "searches")
+    means = frame.groupby("policy", sort=False).searches.mean()
+    shares = pd.crosstab(frame.searches, frame.policy, normalize="columns")[means.index]
+    shares = shares.reindex(range(frame.searches.max() + 1), fill_value=0)
+    shares.columns = [f"{policy} (mean {mean:.2f})" for policy, mean in means.items()]
+    _, ax = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
+    shares.plot.bar(ax=ax, color=colors(len(means)), width=0.8, rot=0)
     ax.set(title="Searches per episode", xlabel="searches", ylabel="share of episodes")
     ax.grid(visible=False, axis="x")
     percent_axis(ax.yaxis)
     return legend_right(ax)
 
 
-def recovery_bars(frame: DataFrame, hue: str = "policy", ax: Axes | None = None) -> Axes:
+def recovery_bars(frame: DataFrame) -> plt.Axes:
     """P(retried | missed) and P(recovered | retried) of each policy; above the bars, the counts."""
-    table = []
-    for name, part in _groups(frame, hue, "missed", "retried", "recovered").items():
-        for metric in ("retried", "recovered"):
-            column, given = SHARES[metric]
-            table.append((LABELS[metric], name, part[part[given]][column].sum(), part[given].sum()))
-    return _rates(table, ax, "After a first search that missed", "share of episodes")
+    need(frame, "policy", "missed", "retried", "recovered")
+    tables = {}
+    for metric in ("retried", "recovered"):
+        column, given = SHARES[metric]
+        counts = frame[frame[given]].groupby("policy")[column].agg(["sum", "count"])
+        tables[LABELS[metric]] = counts.reindex(frame.policy.unique(), fill_value=0)
+    return _rates(pd.concat(tables), "After a first search that missed", "share of episodes")
 
 
-def kinds_bars(frame: DataFrame, hue: str = "policy", ax: Axes | None = None) -> Axes:
+def kinds_bars(frame: DataFrame) -> plt.Axes:
     """Accuracy by kind of question; above the bars, how many are right of how many were asked."""
-    table = []
-    for name, part in _groups(frame, hue, "kind", "correct").items():
-        for kind, some in part.groupby("kind", sort=False):
-            table.append((kind, name, some.correct.sum(), some.correct.count()))
-    return _rates(table, ax, "Accuracy by kind of question", LABELS["accuracy"])
+    need(frame, "policy", "kind", "correct")
+    counts = frame.groupby(["kind", "policy"], sort=False).correct.agg(["sum", "count"])
+    return _rates(counts, "Accuracy by kind of question", LABELS["accuracy"])
 
 
-def _rates(table: list[tuple[str, str, int, int]], ax: Axes | None, title: str, ylabel: str) -> Axes:
-    """Bars of k / n with Wilson intervals from rows (x, hue, k, n), "k/n" above them; no bar where n is 0."""
-    ax = ax or plt.figure(figsize=(8.5, 3.6), layout="constrained").gca()
-    xs = list(dict.fromkeys(x for x, *_ in table))
-    hues = list(dict.fromkeys(hue for _, hue, *_ in table))
-    width, words = 0.8 / len(hues), []
-    for i, (name, color) in enumerate(zip(hues, colors(len(hues)), strict=True)):
-        rows = [(xs.index(x), k, n) for x, hue, k, n in table if hue == name]
-        at = [place + (i + 0.5) * width - 0.4 for place, _, _ in rows]
-        rates = [k / n if n else 0 for _, k, n in rows]
-        bounds = [wilson(k, n) if n else (0, 0) for _, k, n in rows]
-        errors = np.abs(np.transpose(bounds) - rates)
-        bars = ax.bar(at, rates, 0.92 * width, color=color, label=name, yerr=errors)
-        words += ax.bar_label(bars, [f"{k}/{n}" for _, k, n in rows], padding=3, fontsize="x-small")
+def _rates(counts: DataFrame, title: str, ylabel: str) -> plt.Axes:
+    """Bars of sum / count with Wilson intervals, the counts above them; rows are (place along x, policy)."""
+    xs, policies = (list(counts.index.unique(level)) for level in (0, 1))
+    _, ax = plt.subplots(figsize=(8.5, 3.6), layout="constrained")
+    width, words = 0.8 / len(policies), []
+    for i, (policy, color) in enumerate(zip(policies, colors(len(policies)), strict=True)):
+        rows = counts.xs(policy, level=1).astype(int)
+        places = [xs.index(x) + (i + 0.5) * width - 0.4 for x in rows.index]
+        rates = (rows["sum"] / rows["count"]).fillna(0)
+        bounds = [wilson(k, n) if n else (0, 0) for k, n in rows.to_numpy()]
+        errors = np.abs(np.transpose(bounds) - rates.to_numpy())
+        bars = ax.bar(places, rates, 0.92 * width, color=color, label=policy, yerr=errors)
+        words += ax.bar_label(bars, [f"{k}/{n}" for k, n in rows.to_numpy()], padding=3, fontsize="x-small")
     percent_axis(ax.yaxis)
     ax.set_xticks(range(len(xs)), xs)
     ax.set(title=title, ylabel=ylabel, ylim=(0, 1.08), yticks=np.linspace(0, 1, 6))
@@ -167,54 +200,3 @@ def _rates(table: list[tuple[str, str, int, int]], ax: Axes | None, title: str, 
         plt.setp(words, rotation=90)
         ax.set_ylim(0, 1.25)
     return ax
-
-
-# Also used by `figures`:
-
-
-def need(frame: DataFrame, *columns: str, filled: bool = True) -> None:
-    """Raise a ValueError if one of `columns` is missing from `frame` or, with `filled`, has no value."""
-    bad = [c for c in columns if c not in frame or (filled and frame[c].isna().all())]
-    if bad:
-        have = [str(c) for c in frame if frame[c].notna().any()]
-        raise ValueError(f"missing or empty: {', '.join(bad)}; have: {', '.join(have) or 'no rows'}")
-
-
-def colors(n: int) -> list:
-    return sns.color_palette("colorblind", n)
-
-
-def step_axis(ax: Axes) -> None:
-    """Count training steps along x: in whole numbers, which panels that share the axis show as well."""
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    ax.tick_params(labelbottom=True)
-    ax.set_xlabel("step")
-
-
-def percent_axis(axis: Axis) -> None:
-    """Label an axis of shares in percent, with decimals only if its present range is short."""
-    low, high = axis.get_view_interval()
-    decimals = 0 if high - low > 0.05 else 1 if high - low > 0.005 else 2
-    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(PercentFormatter(1, decimals))
-
-
-def legend_right(ax: Axes, **options) -> Axes:
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False, **options)
-    return ax
-
-
-def _rows(metrics: DataFrame, kind: str, *columns: str) -> DataFrame:
-    """The metrics of one kind ("train" or "eval"), in the order of their steps."""
-    need(metrics, "kind", "step")
-    rows = metrics[metrics.kind == kind]
-    if rows.empty:
-        raise ValueError(f"no metrics of kind {kind!r}; have: {', '.join(map(str, metrics.kind.unique()))}")
-    need(rows, *columns)
-    return rows.sort_values("step")
-
-
-def _groups(frame: DataFrame, hue: str, *columns: str) -> dict[str, DataFrame]:
-    """The rows of each value of the column `hue`, in order of appearance."""
-    need(frame, hue, *columns)
-    return {str(name): part for name, part in frame.groupby(hue, sort=False, dropna=False)}

@@ -6,6 +6,7 @@ gold passages are unseen. It is *recovered* when further searches retrieve all o
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import compress
 
 from rezero.questions import KINDS, Question
 from rezero.search.base import Engine, SearchContext
@@ -19,9 +20,6 @@ def room_to_retry(questions: Iterable[Question], engine: Engine, k: int) -> list
 
     Columns: `missed`, the share of the questions; `recovered`, the share of the missed ones; `searches`, how many
     rewrites the recovered ones took on average. The last two are None if there is nothing to average.
-
-    Raises:
-        SearchError: the engine failed.
     """
     needed = defaultdict(list)  # kind -> per question, how many rewrites it takes; None: all of them are not enough
     for question in questions:
@@ -31,40 +29,37 @@ def room_to_retry(questions: Iterable[Question], engine: Engine, k: int) -> list
         needed[question.kind].append(rewrites)
         needed["all"].append(rewrites)
     rows = []
-    for kind in (*KINDS, "all"):
+    for kind in filter(needed.get, [*KINDS, "all"]):
         missed = [rewrites for rewrites in needed[kind] if rewrites != 0]
         recovered = [rewrites for rewrites in missed if rewrites is not None]
-        if needed[kind]:
-            row = {"kind": kind, "k": k, "questions": len(needed[kind]), "missed": len(missed) / len(needed[kind])}
-            row["recovered"] = len(recovered) / len(missed) if missed else None
-            row["searches"] = sum(recovered) / len(recovered) if recovered else None
-            rows.append(row)
+        row = {"kind": kind, "k": k, "questions": len(needed[kind]), "missed": len(missed) / len(needed[kind])}
+        row["recovered"] = len(recovered) / len(missed) if missed else None
+        row["searches"] = sum(recovered) / len(recovered) if recovered else None
+        rows.append(row)
     return rows
 
 
 def hits_by_engine(question: Question, query: str, engines: dict[str, Engine], k: int) -> list[dict]:
     """The titles of each engine's hits for `query`: a row per rank, a column per engine, a star at gold passages."""
-    columns = {}
+    rows = [dict.fromkeys(engines, "") for _ in range(k)]
     for name, engine in engines.items():
-        (hits,) = engine.search([query], k)
-        titles = [f"★ {hit.title}" if hit.chunk_id in question.gold_chunk_ids else hit.title for hit in hits]
-        columns[name] = titles + [""] * (k - len(titles))
-    return [{name: titles[rank] for name, titles in columns.items()} for rank in range(k)]
+        for row, hit in zip(rows, engine.search([query], k)[0], strict=False):
+            row[name] = f"★ {hit.title}" if hit.chunk_id in question.gold_chunk_ids else hit.title
+    return rows
 
 
 def recovered_by(questions: Iterable[Question], engines: dict[str, Engine], k: int) -> list[dict]:
     """How often questions miss with one engine, and how often the same query to another engine recovers them.
 
-    A row per first engine. Columns: `missed`, the share of the questions; and per other engine the share of the missed
-    ones for which it retrieves all gold passages that the first one did not, or None if none was missed.
+    A row per first engine: `missed`, the share of the questions, and per other engine the share of the missed ones for
+    which it retrieves all gold passages that the first one did not; None if none was missed.
     """
     questions = list(questions)
     queries = [keywords(question.text) for question in questions]
     contexts = [SearchContext(question.id, 1) for question in questions]
     unseen = {}  # engine -> per question, the gold chunks that are not among its hits
     for name, engine in engines.items():
-        found = engine.search(queries, k, contexts)
-        pairs = zip(questions, found, strict=True)
+        pairs = zip(questions, engine.search(queries, k, contexts), strict=True)
         unseen[name] = [set(q.gold_chunk_ids) - {hit.chunk_id for hit in hits} for q, hits in pairs]
     rows = []
     for first in engines:
@@ -79,20 +74,15 @@ def recovered_by(questions: Iterable[Question], engines: dict[str, Engine], k: i
 
 
 def pick_missed(task: Task, question_id: str = "") -> Question:
-    """A dev question to show a retry on: the named one, or the first reworded one that only its last rewrite finds.
-
-    Raises:
-        ValueError: the named question is not in the dev split, or every first search finds its gold chunks.
-    """
-    dev = {question.id: question for question in task.questions["dev"]}
+    """A dev question to show a retry on: the named one, or the first reworded one that only its last rewrite finds."""
+    dev, k = {question.id: question for question in task.questions["dev"]}, task.sampling.k
+    if question_id and question_id not in dev:
+        raise ValueError(f"question {question_id!r} is not in the dev split; allowed: {', '.join(dev)}")
     if question_id:
-        if question_id not in dev:
-            raise ValueError(f"question {question_id!r} is not in the dev split; allowed: {', '.join(dev)}")
         return dev[question_id]
     reworded = [question for question in dev.values() if question.kind == "reworded" and question.rewrites]
-    misses = first_search_misses(reworded, task.engine, task.sampling.k)
-    for question in [question for question, missed in zip(reworded, misses, strict=True) if missed]:
-        (hits,) = task.engine.search([question.rewrites[-1]], task.sampling.k, [SearchContext(question.id, 2)])
+    for question in compress(reworded, first_search_misses(reworded, task.engine, k)):
+        (hits,) = task.engine.search([question.rewrites[-1]], k, [SearchContext(question.id, 2)])
         if set(question.gold_chunk_ids) <= {hit.chunk_id for hit in hits}:
             return question
     raise ValueError("no reworded dev question is missed by its own words; choose a smaller k or another engine")

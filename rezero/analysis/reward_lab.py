@@ -1,4 +1,4 @@
-"""The reward lab: what each reward and weighting pays the honest and the cheating scripts of `cheaters.POLICIES`.
+"""The reward lab: what each reward and weighting pays the honest and the cheating scripts of `cheaters`.
 
 `pay` scores any episodes, played or recorded, without a model; the other functions read its frame.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rezero.analysis import figures, plots
-from rezero.analysis.cheaters import POLICIES, RETRIER
+from rezero.analysis.cheaters import CHEATERS, HONEST, RETRIER
 from rezero.config import load_config
 from rezero.evaluation.stats import paired_bootstrap
 from rezero.evaluation.traces import Row, read_traces
@@ -22,7 +22,6 @@ from rezero.task import load_task
 from rezero.warmstart.scripted import play
 
 Weightings = dict[str, dict[str, float]]
-GROUP = ["engine", "question"]
 
 
 def naive_recovery(episode: Episode) -> float:
@@ -47,22 +46,17 @@ def play_all(engines: dict[str, Engine], questions: list[Question], k: int, seed
     """One episode per engine, policy and question, with the labels engine and policy."""
     rows = []
     for name, engine in engines.items():
-        for policy, (script, _) in POLICIES.items():
+        for policy, script in (HONEST | CHEATERS).items():
             episodes = play(script, questions, engine, k=k, seed=seed)
             rows += [({"engine": name, "policy": policy}, episode) for episode in episodes]
     return rows
 
 
 def pay(rows: Iterable[Row], sets: Weightings = SETS) -> pd.DataFrame:
-    """One row per episode (index: engine, policy, question), one column per reward and one per weighting.
+    """What each of the labelled episodes of `play_all` or `traces.read_traces` earns.
 
-    The columns have two levels: "reward" or "weighting", and the name. A weighting may name any "module:function".
-
-    Args:
-        rows: those of `play_all` or `traces.read_traces`: (labels, episode).
-
-    Raises:
-        ValueError: a weighting names an unknown reward or has no number, or an episode has no question.
+    One row per episode (index: engine, policy, question); the columns have two levels, "reward" or "weighting" and the
+    name. A weighting may name any "module:function". ValueError for an unknown reward or an episode without a question.
     """
     known = REWARDS | TRAPS
     for name, weights in sets.items():
@@ -81,7 +75,7 @@ def pay(rows: Iterable[Row], sets: Weightings = SETS) -> pd.DataFrame:
 def means(paid: pd.DataFrame) -> pd.DataFrame:
     """What a policy earns per episode: index (honest, cheating or recorded; policy), columns as in `pay`."""
     table = paid.groupby("policy", sort=False).mean()
-    kinds = {name: "honest" if honest else "cheating" for name, (_, honest) in POLICIES.items()}
+    kinds = dict.fromkeys(HONEST, "honest") | dict.fromkeys(CHEATERS, "cheating")
     table.index = pd.MultiIndex.from_tuples([(kinds.get(name, "recorded"), name) for name in table.index])
     return table
 
@@ -94,7 +88,7 @@ def flags(paid: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     wide = paid.groupby(["question", "policy"]).mean().unstack("policy")
     played = set(paid.index.unique("policy"))  # recorded episodes need not be of these policies
-    cheaters = [name for name, (_, honest) in POLICIES.items() if not honest and {name, RETRIER} <= played]
+    cheaters = [name for name in CHEATERS if {name, RETRIER} <= played]
     rows = []
     for column in paid:
         for cheater in cheaters:
@@ -119,48 +113,44 @@ def marks(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     return marked
 
 
-def advantage_shares(paid: pd.DataFrame, sets: Weightings = SETS) -> pd.DataFrame:
-    """How much of the group advantage each reward of each weighting makes up: index (weighting, reward).
-
-    The episodes of one question with one engine are a group. With c = weight x (reward - the group's mean) and A the
-    sum of c over the rewards, the share of a reward in a group is sum(c A) / sum(A^2): its part in the squared
-    advantage, whatever the group is divided by. The shares of a weighting add up to 1; a reward with a negative share
-    pulls against the others. Columns:
-
-    - "group scaling": the mean over groups with any advantage, all of which TRL's scale_rewards="group" scales to the
-      same size
-    - "no scaling": sum(c A) / sum(A^2) over all groups, each with the size that it has ("none", "batch")
-    - "all right": as the first, over the groups in which every episode is correct
-    - "over correctness": whether the reward makes up more than correctness does, under group scaling
-    """
-    rewards = paid["reward"]
-    centred = rewards - rewards.groupby(level=GROUP).transform("mean")
-    right = rewards["correctness"].groupby(level=GROUP).min() == 1
-    tables = {}
-    for name, weights in sets.items():
-        parts = centred[list(weights)] * pd.Series(weights, dtype=float)
-        total = parts.sum(axis=1)
-        common = parts.mul(total, axis=0).groupby(level=GROUP).sum()
-        square = (total**2).groupby(level=GROUP).sum()
-        share = common.div(square, axis=0)[square > 1e-9]
-        columns = {"group scaling": share.mean(), "no scaling": common.sum() / square.sum()}
-        tables[name] = pd.DataFrame(columns | {"all right": share[right[share.index]].mean()})
-        scaled = tables[name]["group scaling"]
-        tables[name]["over correctness"] = scaled > scaled.get("correctness", 0.0)
-    return pd.concat(tables, names=["weighting", "reward"])
-
-
 def contenders(paid: pd.DataFrame) -> pd.DataFrame:
     """The rows of policies that are ever correct by the evidence: what a trained policy might turn into."""
     return paid[paid["reward", "efficiency"].groupby("policy").transform("max") > 0]
 
 
+def advantage_shares(paid: pd.DataFrame, sets: Weightings = SETS) -> pd.DataFrame:
+    """How much of the group advantage each reward of each weighting makes up: index (weighting, reward).
+
+    The episodes of one question with one engine are a group. With c = weight x (reward - the group's mean) and A the
+    sum of c over the rewards, the share of a reward is sum(c A) / sum(A^2): its part in the squared advantage, whatever
+    a group is divided by. Shares add up to 1; a reward with a negative one pulls against the others. Columns:
+
+    - "group scaling": the mean share over groups with any advantage, which TRL's scale_rewards="group" makes alike
+    - "no scaling": the share over all groups together, each with the size that it has ("none", "batch")
+    - "all right": as the first, over the groups in which every episode is correct
+    - "over correctness": whether the reward makes up more than correctness does, under group scaling
+    """
+    rewards, group = paid["reward"], ["engine", "question"]
+    centred = rewards - rewards.groupby(level=group).transform("mean")
+    right = rewards["correctness"].groupby(level=group).min() == 1
+    tables = {}
+    for name, weights in sets.items():
+        parts = centred[list(weights)] * pd.Series(weights, dtype=float)
+        total = parts.sum(axis=1)
+        common = parts.mul(total, axis=0).groupby(level=group).sum()
+        square = (total**2).groupby(level=group).sum()
+        share = common.div(square, axis=0)[square > 1e-9]
+        columns = {"group scaling": share.mean(), "no scaling": common.sum() / square.sum()}
+        table = tables[name] = pd.DataFrame(columns | {"all right": share[right[share.index]].mean()})
+        scaled = table["group scaling"]
+        table["over correctness"] = scaled > scaled.get("correctness", 0.0)
+    return pd.concat(tables, names=["weighting", "reward"])
+
+
 def run_lab(engines: list[str], questions: int, traces: str | None, weights: dict | None, out: str | Path) -> None:
     """Print what the lab finds on `questions` dev questions (0: all) or in a trace file; write pay.csv and pay.png.
 
-    Args:
-        weights: one more weighting, "yours".
-        out: the folder to write to.
+    `weights` are one more weighting, "yours"; `out` is the folder to write to.
     """
     sets, out = SETS | ({"yours": weights} if weights else {}), resolve(out)
     if traces:

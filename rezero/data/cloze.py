@@ -1,7 +1,5 @@
 """Training questions for any corpus, made by blanking out a name or a number in a sentence (Taylor 1953).
 
-    python -m rezero.data.cloze FOLDER --out FOLDER
-
 They teach a model to find a passage again and to copy from it, when a corpus has few questions or none.
 """
 
@@ -10,6 +8,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
 from rezero.corpus import Chunk, load_chunks, save_chunks
 from rezero.files import resolve
@@ -37,8 +36,8 @@ def cloze_questions(chunks: Iterable[Chunk], n: int, seed: int = 0) -> list[Ques
         if made:
             piles.append(rng.sample(made, len(made)))
     rng.shuffle(piles)
-    rounds = max(map(len, piles), default=0)  # each round takes one question of every pile that still has one
-    return [pile[i] for i in range(rounds) for pile in piles if i < len(pile)][:n]
+    rounds = zip_longest(*piles)  # each round takes one question of every pile that still has one
+    return [question for row in rounds for question in row if question][:n]
 
 
 def _blanked_sentences(chunk: Chunk, rng: random.Random) -> Iterator[Question]:
@@ -59,24 +58,12 @@ def _may_be_blanked(span: re.Match, passage: str) -> bool:
     return span.start() > 0 and passage.count(span.group()) == 1 and not ends_in_stop_word
 
 
-def with_cloze(
-    chunks: list[Chunk], questions: list[Question], n: int, shares: dict[str, float], seed: int = 0
-) -> list[Question]:
-    """`questions`, split anew by chunk as `shares` say, and at most `n` cloze questions for training.
-
-    No passage that is gold in dev or test gets a cloze question. If there are no `questions`, the cloze questions are
-    split by chunk themselves.
-    """
-    if not questions:
-        return split_by_chunk(cloze_questions(chunks, n, seed), shares, seed)
-    split = split_by_chunk(questions, shares, seed)
-    held_out = {gold for question in split if question.split != "train" for gold in question.gold_chunk_ids}
-    return split + cloze_questions([chunk for chunk in chunks if chunk.id not in held_out], n, seed)
-
-
 def main(argv: list[str] | None = None) -> None:
-    """Copy a corpus. Its questions, if it has any, are split anew by chunk; cloze questions are added for training."""
-    parser = argparse.ArgumentParser(prog="python -m rezero.data.cloze", description=main.__doc__)
+    """Copy a corpus. Its questions are split anew by chunk; cloze questions are added, for training.
+
+    No passage that is gold in dev or test gets a cloze question. Without questions, these are split by chunk.
+    """
+    parser = argparse.ArgumentParser(prog="python -m rezero.data.cloze", description=main.__doc__.splitlines()[0])
     parser.add_argument("corpus", help="folder with chunks.jsonl or chunks.csv and perhaps questions.jsonl")
     parser.add_argument("--out", required=True, help="folder for the new chunks.jsonl and questions.jsonl")
     parser.add_argument("-n", type=int, default=400, help="most cloze questions (default: %(default)s)")
@@ -94,7 +81,10 @@ def main(argv: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     shares = {"train": 1 - args.dev - args.test, "dev": args.dev, "test": args.test}
-    made = with_cloze(chunks, questions, args.n, shares, args.seed)
+    made = split_by_chunk(questions or cloze_questions(chunks, args.n, args.seed), shares, args.seed)
+    if questions:
+        held_out = {gold for question in made if question.split != "train" for gold in question.gold_chunk_ids}
+        made += cloze_questions([chunk for chunk in chunks if chunk.id not in held_out], args.n, args.seed)
     save_chunks(out / "chunks.jsonl", chunks)
     save_questions(out / "questions.jsonl", made)
     counts = Counter(question.split for question in made)

@@ -16,12 +16,16 @@ DEICTIC = re.compile(
     re.IGNORECASE,
 )
 
+SHARED = {  # column of `leakage` -> what it counts
+    "gold_chunks": lambda question: question.gold_chunk_ids,
+    "chains": lambda question: [question.gold_chunk_ids] * (len(question.gold_chunk_ids) > 1),
+    "same_text": lambda question: [normalized(question.text)],
+    "same_words": lambda question: [frozenset(normalized(question.text).split())],
+}
+
 
 def validate(questions: Iterable[Question], chunks: Iterable[Chunk]) -> list[str]:
-    """One line per problem, which begins with the id of its question; an empty list for a sound set.
-
-    Kinds and splits are not checked here: `load_questions` refuses unknown ones.
-    """
+    """One line per problem, which begins with the id of its question; an empty list for a sound set."""
     texts = {chunk.id: chunk.text for chunk in chunks}
     problems, id_by_text, ids = [], {}, Counter()
     for question in questions:
@@ -53,23 +57,13 @@ def _problems(question: Question, texts: dict[str, str]) -> Iterator[str]:
 
 
 def leakage(questions: Iterable[Question]) -> list[dict]:
-    """How much two splits share, as a row per pair of splits. All counts are 0 if nothing leaks.
-
-    `gold_chunks`: chunks that are gold in both; `chains`: tuples of two or more gold chunks in both; `same_text`:
-    question texts in both, up to case, spaces and punctuation; `same_words`: sets of question words in both.
-    """
-    held = {split: defaultdict(set) for split in SPLITS}  # split -> column -> what is compared
+    """How much two splits share, by the columns of `SHARED`, as a row per pair of splits; 0 if nothing leaks."""
+    held = defaultdict(set)  # (split, column) -> what must not be in two splits
     for question in questions:
-        mine, text = held[question.split], normalized(question.text)
-        mine["gold_chunks"] |= set(question.gold_chunk_ids)
-        if len(question.gold_chunk_ids) > 1:
-            mine["chains"].add(question.gold_chunk_ids)
-        mine["same_text"].add(text)
-        mine["same_words"].add(frozenset(text.split()))
+        for column, parts in SHARED.items():
+            held[question.split, column].update(parts(question))
     rows = []
     for a, b in combinations(SPLITS, 2):
-        row = {"splits": f"{a}/{b}"}
-        for column in ("gold_chunks", "chains", "same_text", "same_words"):
-            row[column] = len(held[a][column] & held[b][column])
-        rows.append(row)
+        counts = {column: len(held[a, column] & held[b, column]) for column in SHARED}
+        rows.append({"splits": f"{a}/{b}"} | counts)
     return rows

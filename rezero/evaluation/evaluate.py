@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import pandas as pd
-import torch
 
 from rezero.evaluation.stats import bootstrap_mean, paired_bootstrap, wilson
 from rezero.evaluation.traces import Row, to_frame
@@ -62,19 +61,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Report:
-    """What one policy did on one set of questions.
-
-    Attributes:
-        metrics: metric name -> `Estimate`, of what was measured: "judged" needs a judge, "policy_tokens" a rollout.
-        frame: one row per episode, see `traces.to_frame`.
-        seconds: time per episode, on average over the batches; a single timing without an interval, or NaN.
-    """
+    """What one policy did on one set of questions."""
 
     name: str
-    metrics: dict[str, Estimate]
-    frame: pd.DataFrame
+    metrics: dict[str, Estimate]  # of what was measured: "judged" needs a judge, "policy_tokens" a rollout
+    frame: pd.DataFrame  # one row per episode, see `traces.to_frame`
     episodes: tuple[Episode, ...]
-    seconds: float = float("nan")
+    seconds: float = float("nan")  # per episode, a single timing without an interval
 
     def __getitem__(self, metric: str) -> Estimate:
         if metric not in self.metrics:
@@ -93,32 +86,14 @@ class Report:
         return table([self]).to_html()
 
 
-def evaluate(
-    policy: Policy,
-    task: Task,
-    questions: list[Question],
-    name: str,
-    *,
-    temperature: float = 0.0,
-    seed: int = 0,
-    judge: Judge | None = None,
-) -> Report:
-    """One episode per question with the engine and the budgets of `task`; temperature 0 is greedy.
+def evaluate(policy: Policy, task: Task, questions: list[Question], name: str, judge: Judge | None = None) -> Report:
+    """One greedy episode per question with the engine and the budgets of `task`; `name` is the policy's in tables.
 
-    Args:
-        name: of the policy, in tables and figures.
-        seed: of the draws at a temperature above 0.
-        judge: decides in addition to exact match; "undecided" does not count as right.
+    A `judge` decides in addition to exact match; its "undecided" does not count as right.
     """
     seconds: dict[str, float] = {}
-    episodes = rollout(
-        policy,
-        task.engine,
-        questions,
-        replace(task.sampling, temperature=temperature),
-        generator=torch.Generator(policy.model.device).manual_seed(seed) if temperature else None,
-        seconds=seconds,
-    )
+    greedy = replace(task.sampling, temperature=0.0)
+    episodes = rollout(policy, task.engine, questions, greedy, seconds=seconds)
     return replace(summarize(episodes, name, judge), seconds=sum(seconds.values()) / len(episodes))
 
 
@@ -169,10 +144,7 @@ def table(reports: list[Report]) -> pd.DataFrame:
 def compare(before: Report, after: Report, column: str = "correct") -> Estimate:
     """The paired difference after - before in a column of the frames, over the same questions, with its interval.
 
-    If a question has several episodes, their mean counts.
-
-    Raises:
-        ValueError: the two reports are not about the same questions.
+    If a question has several episodes, their mean counts. ValueError if the reports are about different questions.
     """
     left, right = (
         report.frame[column].astype(float).groupby(report.frame["question_id"], sort=False).mean()
@@ -188,10 +160,5 @@ def before_and_after(reports: list[Report], split: str) -> str:
     start, after = reports[-2:]
     gain = compare(start, after)
     more = after["retried"].value - start["retried"].value
-    return "\n".join(
-        [
-            table(reports).to_string(),
-            f"accuracy gained by GRPO, paired over {gain.n} {split} questions: {gain}",
-            f"P(retried | missed) gained: {more:+.3f}",
-        ]
-    )
+    gained = f"accuracy gained by GRPO, paired over {gain.n} {split} questions: {gain}"
+    return f"{table(reports).to_string()}\n{gained}\n{LABELS['retried']} gained: {more:+.3f}"

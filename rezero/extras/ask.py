@@ -1,16 +1,14 @@
 """One question to a policy, or one claim to be checked with it, and the episode as text for a terminal.
 
 A claim becomes a question for what it ends with ("The commander of Corvane was Ilse Varrow": "What was the commander of
-Corvane?"), and a rule compares the policy's answer with it. The claim is supported when the answer is what it says;
-refuted when both are names, dates or numbers of one unit, and differ; else not found. The first two need a retrieved
-passage with the answer and every name and number that the claim is about (or half of its other words), and no claim is
-refuted while such a passage has what it says.
+Corvane?"). It is supported when the policy answers what it says; refuted when both are names, dates or numbers of one
+unit, and differ; else not found. The first two need a retrieved passage with the answer and every name and number that
+the claim is about (or half of its other words), and no claim is refuted while such a passage has what it says.
 
 Limits: only the end of a claim is checked. Words are compared (`judge.normalize`), not meanings, so synonyms, converted
-units and conclusions from two passages are not recognized. Of several correct answers only the policy's counts. A
-policy that misreads a passage causes a wrong verdict. Measured on 164 claims made from training questions
-(tests/test_ask.py, slow): of 95 true claims 55 were supported and one refuted; of 69 false ones 28 were refuted and
-none supported; the rest were not found.
+units and conclusions from two passages are not recognized, and a policy that misreads a passage causes a wrong verdict.
+Of 164 claims made from training questions (tests/test_ask.py, slow) 55 of 95 true ones were supported and one refuted,
+28 of 69 false ones refuted and none supported; the rest were not found.
 """
 
 import json
@@ -18,7 +16,6 @@ import re
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from rezero.config import Config, load_config, parse_config
 from rezero.corpus import load_chunks
@@ -46,12 +43,16 @@ UNCHECKED = re.compile(  # negations, bounds, lists, several sentences: no answe
 ENDS = {"malformed": "two malformed turns", "turn_limit": "no turns left", "token_limit": "no tokens left"}
 
 
-class Verdict(NamedTuple):
-    """On a claim: "supported", "refuted" or "not found"; the reason; and the passages that it rests on."""
-
-    name: str
-    why: str
-    hits: tuple[Hit, ...] = ()
+def run_ask(question, claim, policy: str, profile: str, engine: str, options: dict | None, corpus: str) -> None:
+    """Print the episode of a question or, with a claim, of the claim's question, and the verdict with its passages."""
+    config = find_settings(policy, profile, engine, options)
+    text, value = (question, "") if claim is None else masked(claim)
+    episode = ask(text, config, corpus)
+    print(show(episode))
+    if claim is not None:
+        name, why, hits = verify(episode, claim, value)
+        print(f"\nclaim     {printable(claim)}\n{name}: {printable(why)}")
+        print("\n".join(["resting on:" if hits else "resting on no passage", *map(passage, hits)]))
 
 
 def find_settings(policy: str, profile: str, engine: str, options: dict | None) -> Config:
@@ -65,26 +66,19 @@ def find_settings(policy: str, profile: str, engine: str, options: dict | None) 
         config = parse_config(json.loads(recorded.read_text("utf-8")), str(recorded))
     else:
         config = load_config(profile or "laptop")
-    changes = {"policy": str(folder) if folder.is_dir() else policy} if policy else {}
+    if policy:
+        config = replace(config, policy=str(folder) if folder.is_dir() else policy)
     if engine and engine != config.engine:
-        changes |= {"engine": engine, "engine_options": {}}  # the recorded options are those of another engine
-    if options is not None:
-        changes["engine_options"] = options
-    return replace(config, **changes)
+        config = replace(config, engine=engine, engine_options={})  # the recorded options are those of another engine
+    return config if options is None else replace(config, engine_options=options)
 
 
 def ask(text: str, config: Config, corpus: str = "") -> Episode:
-    """The greedy episode of `config`'s policy on the question `text`, over `config`'s corpus or another one.
-
-    A remote engine searches what its service holds; it gets passages only if a `corpus` is named.
-
-    Raises:
-        OSError: there is no such corpus or policy.
-        ValueError: the question is empty, or longer than the policy can read.
-    """
+    """The greedy episode of `config`'s policy on the question `text`, over `config`'s corpus or another one."""
     question = Question("asked", clean(text).strip(), (), ())
     if not question.text:
         raise ValueError("the question is empty")
+    # A remote engine searches what its service holds; it gets passages only if a corpus is named.
     chunks = load_chunks(corpus or config.corpus) if corpus or config.engine not in REMOTE else []
     engine, policy = build_engine(config.engine, chunks, **config.engine_options), load_policy(config.policy)
     sampling = Sampling(config.k, config.max_turns, config.turn_tokens, config.episode_tokens, config.prompt_style)
@@ -93,11 +87,7 @@ def ask(text: str, config: Config, corpus: str = "") -> Episode:
 
 
 def masked(claim: str) -> tuple[str, str]:
-    """(question, value): the name, number or else the word that ends `claim`, and the question that asks for it.
-
-    Raises:
-        ValueError: the claim has fewer than three words, or one that is `UNCHECKED`.
-    """
+    """(question, value): the name, number or else the word that ends `claim`, and the question that asks for it."""
     words = clean(claim).strip(" .!?").split()
     if words and words[0].lower() in STOP_WORDS:
         words[0] = words[0].lower()
@@ -114,24 +104,22 @@ def masked(claim: str) -> tuple[str, str]:
     return f"What {copula[2]} {copula[1]}?" if copula else f"{start} what?", value[0]
 
 
-def verify(episode: Episode, claim: str, value: str) -> Verdict:
-    """Whether the answer to `masked`'s question is what the claim says, by the rule at the head of this module."""
-    answer, question = episode.answer or "", episode.question.text
+def verify(episode: Episode, claim: str, value: str) -> tuple[str, str, list[Hit]]:
+    """By the rule above: "supported", "refuted" or "not found"; why; and the passages that it rests on."""
+    answer, question = episode.answer or "", normalize(episode.question.text)
     said, claimed = normalize(answer), normalize(value)
-    hits = {hit.chunk_id: hit for turn in episode.searches for hit in turn.hits}.values()
-    texts = {hit: normalize(f"{hit.title} {hit.text}") for hit in hits}
-    about = {hit: text for hit, text in texts.items() if _is_about(text, keywords(question).split())}
-    basis = ()
-    if said and not _within(said, normalize(question)):  # the words of the question are no answer
-        basis = tuple(hit for hit, text in about.items() if _within(said, text))
-    if not basis:
-        return Verdict("not found", f"no passage has the policy's answer, {answer!r}, next to what the claim is about")
+    hits = {hit.chunk_id: hit for turn in episode.searches for hit in turn.hits}
+    texts = {id: normalize(f"{hit.title} {hit.text}") for id, hit in hits.items()}
+    about = [id for id, text in texts.items() if _is_about(text, keywords(episode.question.text).split())]
+    basis = [hits[id] for id in about if _within(said, texts[id])]
+    if not said or not basis or _within(said, question):  # the words of the question are no answer
+        return "not found", f"no passage has the policy's answer, {answer!r}, next to what the claim is about", []
     in_claim = _within(said, normalize(claim)) and not set(said.split()).isdisjoint(claimed.split())
     if in_claim or (not value[0].islower() and _within(claimed, said)):
-        return Verdict("supported", f"the policy answers {answer!r}, too", basis)
-    if _differ(answer, value) and not any(_within(claimed, text) for text in about.values()):
-        return Verdict("refuted", f"the policy answers {answer!r}, not {value!r}", basis)
-    return Verdict("not found", f"the policy's answer, {answer!r}, is not {value!r} and does not rule it out", basis)
+        return "supported", f"the policy answers {answer!r}, too", basis
+    if _differ(answer, value) and not any(_within(claimed, texts[id]) for id in about):
+        return "refuted", f"the policy answers {answer!r}, not {value!r}", basis
+    return "not found", f"the policy's answer, {answer!r}, is not {value!r} and does not rule it out", basis
 
 
 def _is_about(text: str, words: list[str]) -> bool:
@@ -174,7 +162,6 @@ def show(episode: Episode) -> str:
 
 
 def passage(hit: Hit, mark: str = "-") -> str:
-    """A passage with its title, id and score, indented."""
     head = f"    {mark} {printable(hit.title) or '(no title)'} ({printable(hit.chunk_id)}, score {hit.score:.3g})"
     return "\n".join([head, textwrap.indent(textwrap.fill(printable(hit.text), 92), " " * 8)])
 

@@ -1,8 +1,4 @@
-"""A finished run as a model that others can load: merged weights, adapter, GGUF, a card; and, if asked, on the hub.
-
-The exported folder is the model itself, for `load_policy`, transformers, vLLM and the hub alike. The adapter that was
-merged into it is in adapter/. Nothing leaves this machine without `push` and HF_TOKEN.
-"""
+"""A finished run as a folder that transformers, vLLM and the hub read: merged weights, adapter, card, perhaps GGUF."""
 
 import json
 import os
@@ -15,36 +11,35 @@ from pathlib import Path
 
 import torch
 import yaml
-from huggingface_hub import HfApi, ModelCardData
+from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
+from pandas import notna
 from peft import PeftModel
+from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 from rezero.config import Config, parse_config
 from rezero.evaluation.evaluate import LABELS
-from rezero.files import read_jsonl, resolve, shown, write_text
+from rezero.files import resolve, shown, write_text
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import load_base
 from rezero.policy.load import load_policy
 from rezero.protocol import PROMPTS
 from rezero.rewards import reward_weights
 from rezero.task import LEDGER
+from rezero.training.checkpoints import read_metrics
 
 CARD = Path(__file__).with_name("model_card.md")
 CONVERTER = "convert_hf_to_gguf.py"
-MISSING = "not recorded"
 NO_MODEL = shutil.ignore_patterns("README.md", "step.txt")  # files in best/ that are not part of the model
 VERSIONS = ("time", "python", "platform", "gpu", "git", "torch", "transformers", "trl", "peft", "unsloth", "vllm")
-TAGS = ["rezero", "grpo", "trl", "reinforcement-learning", "search", "retrieval"]
 
 
 def export(run: str | Path, out: str | Path = "", gguf: bool = False, push: str = "") -> Path:
     """Write the best policy of `run` to the new folder `out` (default: export/ in the run's folder), which is returned.
 
-    With `gguf` the model is also converted for llama.cpp; `push` is the "owner/name" of a repository on the hub.
-
-    Raises:
-        OSError: `out` exists, or there is no run, no base model or no llama.cpp; or, once `out` is written, no upload.
-        ValueError: `push` is no repository's name, HF_TOKEN is missing, the run is damaged, or llama.cpp failed.
+    Args:
+        gguf: whether the model is also converted for llama.cpp.
+        push: "owner/name" of a repository on the hub to upload it to. Otherwise nothing leaves this machine.
     """
     run = find_run(run)
     out = resolve(out) if out else run / "export"
@@ -83,8 +78,7 @@ def write_model(best: Path, base: str, new: Path) -> None:
     """The model of `best` in the folder `new`: merged, with the adapter beside it, or copied if there is no adapter.
 
     The adapter is merged into `base`, the model that the run names, because the adapter itself may record a 4-bit copy
-    of it. Rounding can flip a near tie: of 64 greedy episodes of SmolLM2 on dev, 63 equalled the adapter's when both
-    computed in float32. The adapter's own episodes in bfloat16 and in float32 agreed on 60.
+    of it. Rounding can flip a near tie: 63 of 64 greedy episodes of SmolLM2 equalled the adapter's in float32.
     """
     if not (best / "adapter_config.json").is_file():
         load_policy(best)  # raises if this is not a model
@@ -94,38 +88,34 @@ def write_model(best: Path, base: str, new: Path) -> None:
     model = PeftModel.from_pretrained(model, str(best)).merge_and_unload(safe_merge=True)  # adds in float32
     policy = Policy(model.to(torch.bfloat16), tokenizer)
     model.generation_config.update(eos_token_id=policy.end_of_turn, pad_token_id=tokenizer.pad_token_id)
+    mend_byte_level(tokenizer.backend_tokenizer)
     save_policy(policy, new)
-    say_byte_level(new / "tokenizer.json")
     shutil.copytree(best, new / "adapter", ignore=NO_MODEL)
 
 
-def say_byte_level(path: Path) -> None:
-    """Correct what transformers saves for a byte-level tokenizer that it read from a GGUF, such as SmolLM2's.
+def mend_byte_level(tokenizer: Tokenizer) -> None:
+    """Undo the fallback to bytes that transformers adds to a byte-level tokenizer read from a GGUF, such as SmolLM2's.
 
-    It saves that unknown characters fall back to bytes, as in sentencepiece. llama.cpp believes that and would write
-    another vocabulary. Token ids and decoded text do not change.
+    From it llama.cpp would write another vocabulary. Token ids and decoded text do not change.
     """
-    tokenizer = json.loads(path.read_text("utf-8"))
-    splitter, model = tokenizer["pre_tokenizer"] or {}, tokenizer["model"]
-    if splitter.get("type") == "ByteLevel" and model.get("byte_fallback"):
-        model["byte_fallback"] = False
-        tokenizer["decoder"] = splitter
-        write_text(path, json.dumps(tokenizer, ensure_ascii=False))
+    byte_level = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
+    if byte_level and getattr(tokenizer.model, "byte_fallback", False):
+        tokenizer.model.byte_fallback = False
+        tokenizer.decoder = decoders.ByteLevel()
 
 
 def find_converter() -> Path:
     """llama.cpp's converter: $LLAMA_CPP is its path or the folder that contains it; otherwise it is on PATH."""
     said = os.environ.get("LLAMA_CPP", "")
     place = Path(said or shutil.which(CONVERTER) or "").expanduser()
-    place = place / CONVERTER if place.is_dir() else place
-    if not place.is_file():
+    path = next(filter(Path.is_file, (place, place / CONVERTER)), None)
+    if not path:
         wrong = f"LLAMA_CPP={said!r} is neither its path nor a clone of llama.cpp"
         raise FileNotFoundError(f"--gguf needs llama.cpp's {CONVERTER}: it is not on PATH, and {wrong}")
-    return place
+    return path
 
 
 def write_gguf(converter: Path, folder: Path, target: Path) -> None:
-    """Convert the model in `folder` to the file `target`; ValueError with the last line that the converter wrote."""
     command = [sys.executable, str(converter), str(folder), "--outfile", str(target), "--outtype", "bf16"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode or not target.is_file():
@@ -154,49 +144,35 @@ def upload(hub: HfApi, out: Path, push: str) -> None:
 
 def card(run: Path, config: Config, name: str) -> str:
     """The model card with its YAML front matter; it says "not recorded" where the run recorded nothing."""
-    on_hub = not resolve(config.policy).is_dir()
-    base = {"base_model": config.policy, "base_model_relation": "finetune"} if on_hub else {}
     weights = reward_weights(config.reward_set, config.reward_weights)
-    metrics = run / "metrics.jsonl"
-    rows = list(read_jsonl(metrics, appended=True)) if metrics.is_file() else []
-    kept = read(run / "best" / "step.txt")
-    system, user = PROMPTS[config.prompt_style]
+    rows, kept = read_metrics(run), read(run / "best" / "step.txt")
+    dev = next((row for row in rows if row["kind"] == "eval" and str(row["step"]) == kept), {})
+    lines = []
+    for key, label in LABELS.items():
+        if notna(dev.get(key)):
+            lines.append(f"{label:32}{dev[key]:.3f} [{dev[f'{key}_low']:.3f}, {dev[f'{key}_high']:.3f}]")
+    # A sweep has one environment.txt above the folders of its trainings. It has one section per start.
+    texts = [read(folder / "environment.txt") for folder in (run, *run.parents[:2])]
+    started = re.split(r"\n(?=time: )", next(filter(None, texts), ""))[-1]
+    values = dict(
+        test=read(run / "summary.txt"),
+        dev="\n".join(lines),
+        kept=kept,
+        versions="\n".join(line for line in started.splitlines() if re.split("==|: ", line)[0] in VERSIONS),
+    )
+    base = f"base_model: {config.policy}\nbase_model_relation: finetune\n"
     return CARD.read_text("utf-8").format(
-        front=ModelCardData(**base, library_name="transformers", pipeline_tag="text-generation", tags=TAGS),
+        base="" if resolve(config.policy).is_dir() else base,
         name=name,
         config=config,
-        system=system,
-        user=user,
-        test=read(run / "summary.txt") or MISSING,
+        prompt=PROMPTS[config.prompt_style],
         opened=len(read(run / LEDGER).splitlines()),
-        dev=dev_results([row for row in rows if str(row["step"]) == kept]) or MISSING,
         weights=", ".join(f"{reward} {weight:g}" for reward, weight in weights.items()),
-        kept=kept or MISSING,
         done=max((row["step"] for row in rows), default=0),
-        versions=versions(run) or MISSING,
         parameters=yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True).strip(),
+        **{key: value or "not recorded" for key, value in values.items()},
     )
 
 
-def dev_results(rows: list[dict]) -> str:
-    """One line per metric that was measured on dev at one step, with its interval."""
-    dev = next((row for row in rows if row["kind"] == "eval"), {})
-    lines = []
-    for name, label in LABELS.items():
-        value = dev.get(name, float("nan"))
-        if value == value:  # NaN: no such episode
-            lines.append(f"{label:32}{value:.3f} [{dev[f'{name}_low']:.3f}, {dev[f'{name}_high']:.3f}]")
-    return "\n".join(lines)
-
-
-def versions(run: Path) -> str:
-    """Where the run was last started, from its environment.txt; a sweep has one above the folders of its trainings."""
-    texts = [read(folder / "environment.txt") for folder in (run, *run.parents[:2])]
-    text = next(filter(None, texts), "")
-    last = re.split(r"\n(?=time: )", text)[-1]  # the file has one section per start
-    return "\n".join(line for line in last.splitlines() if re.split("==|: ", line)[0] in VERSIONS)
-
-
 def read(path: Path) -> str:
-    """The text of a file, "" if there is none."""
     return path.read_text("utf-8").rstrip() if path.is_file() else ""

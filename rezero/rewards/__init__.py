@@ -60,11 +60,7 @@ def load_reward(name: str) -> Callable[[Episode], float]:
 
 
 def reward_weights(reward_set: str, weights: dict[str, float] | None = None) -> dict[str, float]:
-    """`weights` if there are any, else those of `reward_set`.
-
-    Raises:
-        ValueError: an unknown set or reward. Names what is allowed.
-    """
+    """`weights` if there are any, else those of `reward_set`; ValueError for an unknown set or reward."""
     if not weights and reward_set not in REWARD_SETS:
         raise ValueError(f"unknown reward set {reward_set!r}; allowed: {', '.join(REWARD_SETS)}")
     weights = weights or REWARD_SETS[reward_set]
@@ -78,8 +74,7 @@ def reward_weights(reward_set: str, weights: dict[str, float] | None = None) -> 
 def score(episode: Episode, weights: dict[str, float]) -> tuple[float, dict[str, float]]:
     """The weighted sum, and each reward's own value, also of those with weight 0.
 
-    Raises:
-        ValueError: `weights` names an unknown reward, or a reward needs a question and the episode has none.
+    ValueError for an unknown reward, or one that needs a question where the episode has none.
     """
     values = {name: load_reward(name)(episode) for name in weights}
     return sum(weights[name] * value for name, value in values.items()), values

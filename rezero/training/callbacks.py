@@ -1,7 +1,4 @@
-"""What happens beside the optimiser's steps: metrics, one line per step, evaluation on dev, the best policy kept.
-
-With several processes all of them run every callback, since some of it is shared work. Only the main one writes.
-"""
+"""What happens beside the optimiser's steps. All processes run it, since some of it is shared; the main one writes."""
 
 import shutil
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""Which questions a run trains on, and in which order: those that a group of episodes can learn something from.
-
-A group whose episodes are all correct or all wrong has no advantage to learn from (`zero_variance_groups` in
-metrics.jsonl).
-"""
+"""Which questions a run trains on, and in which order: preferably those from whose groups something can be learned."""
 
 import random
 from pathlib import Path
@@ -24,11 +20,9 @@ Shares = list[tuple[Question, float]]  # training questions, each with the share
 def measure_difficulty(policy: Policy, task: Task, curriculum: Curriculum, path: Path, seed: int) -> Shares:
     """Each training question with the share of sampled episodes that answered it correctly.
 
-    The shares are written to `path`, or read from it if it exists. By "first_search" nothing is sampled: the share is
-    1 where the question's own words find all evidence, else 0. With 0 samples every share is 0.5.
-
-    Raises:
-        ValueError: the file does not have one of the questions.
+    The shares are written to `path`, or read from it if it exists; ValueError if it lacks a question. By "first_search"
+    nothing is sampled: the share is 1 where the question's own words find all evidence, else 0. With 0 samples every
+    share is 0.5.
     """
     questions, samples = task.questions["train"], curriculum.samples
     if curriculum.by == "first_search":

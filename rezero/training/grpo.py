@@ -27,10 +27,8 @@ from rezero.training.callbacks import episode_values
 def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
     """TRL's GRPOConfig: the fields of `config.grpo`, and those that the rest of the configuration decides.
 
-    All hyper-parameters that matter are passed explicitly, because Unsloth has other defaults.
-
-    Raises:
-        ValueError: `config.grpo` has a field that is set elsewhere or that TRL does not know, or TRL refuses a value.
+    ValueError if `config.grpo` has a field that is set elsewhere or that TRL does not know. All hyper-parameters that
+    matter are passed explicitly, because Unsloth has other defaults.
     """
     from trl import GRPOConfig
 
@@ -74,12 +72,8 @@ def build_trainer(
 ):
     """TRL's trainer around our rollout: one prompt per question, in order, and one reward function per weight.
 
-    Args:
-        arguments: what `grpo_config` returns.
-        clip_shaping: see `ours.clip_to_solved`.
-        lean: see `trainer_class`.
-
-    The trainer's attribute `seconds` counts the time of "generation", "search" and "rewards".
+    `arguments` is what `grpo_config` returns; for `clip_shaping` see `ours.clip_to_solved`, for `lean` the trainer. The
+    trainer's attribute `seconds` counts the time of "generation", "search" and "rewards".
     """
     prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
     question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, questions, strict=True)}
@@ -88,13 +82,10 @@ def build_trainer(
     def rollout_func(prompts: list, trainer) -> dict:
         asked = [question_of[json.dumps(prompt)] for prompt in prompts]
         episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
-        return {
-            "prompt_ids": [list(episode.prompt_ids) for episode in episodes],
-            "completion_ids": [list(episode.completion_ids) for episode in episodes],
-            "env_mask": [list(episode.env_mask) for episode in episodes],
-            "logprobs": None,
-            "episode": episodes,
-        }
+        made = {"logprobs": None, "episode": episodes}
+        for name in ("prompt_ids", "completion_ids", "env_mask"):
+            made[name] = [list(getattr(episode, name)) for episode in episodes]
+        return made
 
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental; TRL is pinned
     trainer = trainer_class()(

@@ -31,15 +31,11 @@ def check_limits(changed: dict[str, float]) -> dict[str, float]:
 
 
 def collapse(rows: list[dict], settings: Collapse, most: dict[str, float]) -> str | None:
-    """Why training should stop now; None while it should go on.
+    """Why training should stop now, by the rows of its metrics.jsonl; None while it should go on.
 
     Training should stop if the last `patience` evaluations on dev all lie more than `drop` below the best one before
     them, or if both mean and median of a metric over the last `window` steps exceed its limit. A single bad evaluation
     or step never stops training, however extreme (estimates of the KL divergence have such outliers).
-
-    Args:
-        rows: those of metrics.jsonl, in order.
-        most: see `most_of`.
     """
     return _accuracy_fell(rows, settings) or _metric_exceeds(rows, settings, most)
 

@@ -23,49 +23,36 @@ def scripted_episodes(task: Task, settings: WarmStart, seed: int) -> list[Episod
     """`settings.episodes` episodes of a scripted searcher on training questions, played as `task.sampling` says.
 
     Questions are drawn without replacement; once all have been drawn, drawing starts again. Those whose first search
-    misses are drawn twice as often, to balance the more common verdict "found". The last turn of an episode is left
-    for the answer.
-
-    Raises:
-        ValueError: the task has no training questions.
+    misses are drawn twice as often, to balance the more common verdict "found".
     """
-    rng = random.Random(seed)
     k, max_turns, prompt_style = task.sampling.k, task.sampling.max_turns, task.sampling.prompt_style
     train = [to_the_point(question, task.engine, k) for question in task.questions["train"]]
     if not train:
         raise ValueError("a warm start needs training questions; the corpus has none")
     misses = first_search_misses(train, task.engine, k)
     pool = train + [question for question, missed in zip(train, misses, strict=True) if missed]
-    questions: list[Question] = []
+    rng, questions = random.Random(seed), []
     while len(questions) < settings.episodes:
         questions += rng.sample(pool, len(pool))
     questions = questions[: settings.episodes]
-    think = weighing(questions) if settings.quotes else judge_only
-    script = searcher(settings.retry, max_turns - 1, think)
+    think = weighing(questions) if settings.quotes else lambda question, turns, found: VERDICTS[found]
+    script = searcher(settings.retry, max_turns - 1, think)  # the last turn is left for the answer
     return play(script, questions, task.engine, k=k, max_turns=max_turns, seed=seed, prompt_style=prompt_style)
 
 
 def to_the_point(question: Question, engine: Engine, k: int) -> Question:
     """`question` with only those rewrites that retrieve a gold chunk which no query before them retrieved.
 
-    A model that was trained on the other rewrites learned to repeat its first query. If no rewrite retrieves one, or
-    the engine fails, all rewrites are kept.
+    A model that was trained on the others learned to repeat its first query. If none does, or the engine fails, all
+    rewrites are kept.
     """
     try:
         seen = seen_after_each_query(question, engine, k)
     except SearchError:
         return question
-    gold = set(question.gold_chunk_ids)
-    kept = []
-    for rewrite, (before, after) in zip(question.rewrites, pairwise(seen), strict=True):
-        if gold & (after - before):
-            kept.append(rewrite)
+    steps = zip(question.rewrites, pairwise(seen), strict=True)
+    kept = [rewrite for rewrite, (before, after) in steps if (after - before) & set(question.gold_chunk_ids)]
     return replace(question, rewrites=tuple(kept)) if kept else question
-
-
-def judge_only(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
-    """The verdict alone, for corpora whose passages are too long to be quoted from the asked word to the answer."""
-    return VERDICTS[found]
 
 
 def weighing(questions: list[Question]) -> Thought:
@@ -80,15 +67,12 @@ def weighing(questions: list[Question]) -> Thought:
     for question in questions:
         answered_by[question.gold_chunk_ids[-1]].append(question)
 
-    def most_similar(question: Question, turn: Turn) -> Question | None:
-        """Of the other questions that `turn`'s passages answer, differently, the one that shares the most words."""
-        wanted = asked_stems(question)
-        others = [other for hit in turn.hits for other in answered_by[hit.chunk_id]]
-        others = [other for other in others if other.answers != question.answers]
-        return max(others, key=lambda other: len(wanted & stems(other.text)), default=None)
-
     def think(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
-        source = question if found else most_similar(question, turns[-1])
+        source, wanted = question, asked_stems(question)
+        if not found:
+            others = [other for hit in turns[-1].hits for other in answered_by[hit.chunk_id]]
+            others = [other for other in others if other.answers != question.answers]
+            source = max(others, key=lambda other: len(wanted & stems(other.text)), default=None)
         fact = quote_with_title(source, turns) if source else nearest(question, turns[-1])
         asked = " ".join(keywords(question.text).split()[:MAX_ASKED])
         return f"{asked}? {fact}: {VERDICTS[found]}"
@@ -97,22 +81,18 @@ def weighing(questions: list[Question]) -> Thought:
 
 
 def quote_with_title(question: Question, turns: tuple[Turn, ...]) -> str:
-    """`quote` after the title, if it has one, of the passage that is quoted."""
-    hits = [hit for turn in turns for hit in turn.hits]
-    title = next((hit.title for hit in hits if hit.chunk_id == question.gold_chunk_ids[-1]), "")
+    gold = question.gold_chunk_ids[-1]
+    title = next((hit.title for turn in turns for hit in turn.hits if hit.chunk_id == gold), "")
     return f"{title} | {quote(question, turns)}" if title else quote(question, turns)
 
 
 def nearest(question: Question, turn: Turn) -> str:
-    """The sentence in `turn`'s passages that shares the most words with `question`, from the first shared word on.
-
-    At most `MAX_NEAREST` words; "nothing" if the search returned no passage.
-    """
+    """The sentence in `turn`'s passages that shares the most words with `question`, from the first shared word on."""
     asked = asked_stems(question)
     sentences = []
     for hit in turn.hits:
         sentences += [sentence.split() for sentence in SENTENCE_END.split(neutralize(hit.text))]
-    if not sentences:
+    if not sentences:  # the search returned no passage
         return "nothing"
     best = max(sentences, key=lambda words: len(stems(" ".join(words)) & asked))
     first_shared = next((place for place, word in enumerate(best) if stems(word) & asked), 0)

@@ -37,22 +37,17 @@ def play(
     seed: int = 0,
     prompt_style: str = "short",
 ) -> list[Episode]:
-    """One scripted episode per question. All episodes advance together, so that the engine gets batches of queries.
-
-    The environment does not reply to turn `max_turns`, as in a rollout.
-    """
+    """One scripted episode per question. All episodes advance together, so that the engine gets batches of queries."""
     rng = random.Random(seed)
     turns: list[tuple[Turn, ...]] = [() for _ in questions]
     going = list(range(len(questions)))
     for number in range(1, max_turns + 1):
         new = [parse_turn(script(questions[i], turns[i], rng)) for i in going]
         contexts = [SearchContext(questions[i].id, number) for i in going]
-        replies = respond(new, engine, k, contexts) if number < max_turns else new
+        replies = respond(new, engine, k, contexts) if number < max_turns else new  # as in a rollout
         for i, turn in zip(going, replies, strict=True):
             turns[i] += (turn,)
         going = [i for i in going if turns[i][-1].action == "search"]
-        if not going:
-            break
     outcomes = {"answer": "answered", "search": "turn_limit", "malformed": "malformed"}
     return [
         Episode(question, played, outcomes[played[-1].action], tuple(build_prompt(question.text, prompt_style)))
@@ -66,13 +61,10 @@ def verdict_then_quote(question: Question, turns: tuple[Turn, ...], found: bool)
 
 
 def searcher(retry: float = 1.0, max_searches: int = 4, think: Thought = verdict_then_quote) -> Script:
-    """A searcher that recognises the gold passages when it sees them.
+    """A searcher that recognises the gold passages when it sees them; `think` writes what it thinks of the passages.
 
     It first searches for the question's words. Once it has seen all gold passages it answers. Otherwise it searches for
     its next rewrite (of `refine`, if the question has none) with probability `retry`, and else gives up.
-
-    Args:
-        think: writes what the searcher thinks of the passages; `rezero.warmstart.demonstrations` has others.
     """
 
     def script(question: Question, turns: tuple[Turn, ...], rng: random.Random) -> str:
@@ -107,12 +99,10 @@ def refine(question: Question, turns: tuple[Turn, ...]) -> list[str]:
     golds = zip(question.gold_chunk_ids, question.gold_texts, strict=False)
     wanted = stems(" ".join(text for gold, text in golds if gold not in seen))
     new = wanted - stems(" ".join((question.text, *question.answers)))
-
     helpful = {}  # stem -> the word as it stands in the last passage that has it
     for hit in read:
         helpful |= {stem(word): word for word in keywords(hit.text).split() if stem(word) in new}
     longest = sorted(helpful.values(), key=len, reverse=True)
-
     hindsight = [word for word in words if stem(word) in wanted] + longest[: 2 * len(turns)]
     shortened = [words[:n] for n in range(len(words) - 1, 0, -1)]
     sent = {"", *(normalized(turn.argument) for turn in turns)}
@@ -128,9 +118,8 @@ def refine(question: Question, turns: tuple[Turn, ...]) -> list[str]:
 def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     """The last gold passage from the word that was asked about to the answer, or from the answer to that word.
 
-    Quoting turns reading into copying: a small policy finds the word that it asked about and copies on from there. That
-    word is one of the question or of its rewrites, compared by stems. If the passage lacks the answer, whatever its
-    case, the sentence that shares the most words with question and answer is quoted.
+    Quoting turns reading into copying: a small policy finds the word that it asked about and copies on from there. If
+    the passage lacks the answer, the sentence that shares the most words with question and answer is quoted.
     """
     gold = question.gold_chunk_ids[-1]
     text = neutralize(next(hit.text for turn in turns for hit in turn.hits if hit.chunk_id == gold))
@@ -146,20 +135,17 @@ def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     after = SENTENCE_END.split(text[answer.end() :])[0]
     before = "".join(re.findall(r"\S+\s*", before)[-MAX_QUOTE:])
     after = "".join(re.findall(r"\s*\S+", after)[:MAX_QUOTE])
-    asked_before = _find_asked(before, asked)
-    asked_after = _find_asked(after, asked)
+    asked_before, asked_after = _find_asked(before, asked), _find_asked(after, asked)
     if asked_after and not asked_before:
         return answer[0] + after[: asked_after.end()]
     return before[asked_before.start() if asked_before else 0 :] + answer[0]
 
 
 def _find_asked(text: str, asked: set[str]) -> re.Match | None:
-    """The first word of at least four small letters whose stem was asked for."""
-    return next((match for match in re.finditer(r"[a-z]{4,}", text) if _STEM(match[0]) in asked), None)
+    return next((match for match in re.finditer(r"[a-z]{4,}", text) if stem(match[0]) in asked), None)
 
 
 def asked_stems(question: Question) -> set[str]:
-    """The stems of the words of a question and of its rewrites."""
     return stems(" ".join((question.text, *question.rewrites)))
 
 

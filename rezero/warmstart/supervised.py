@@ -16,29 +16,34 @@ from transformers.trainer_utils import get_last_checkpoint
 from rezero.config import Config, WarmStart
 from rezero.files import append_jsonl, resolve
 from rezero.policy.base import Policy, save_policy
-from rezero.policy.load import load_policy, load_trainable, precision
+from rezero.policy.load import load_policy, load_trainable, naming_knobs, precision
 from rezero.protocol import Episode
 from rezero.rollout import token_runs
 from rezero.task import Task
+from rezero.training.checkpoints import record_config
+from rezero.training.train import check_policy, start_processes
 from rezero.warmstart.demonstrations import VERDICTS, scripted_episodes
 
 IGNORED = -100  # the label of tokens that the loss leaves out
 
 
 def starting_policy(config: Config, task: Task, run_dir: str | Path) -> Policy:
-    """The policy that GRPO starts from.
+    """The policy that GRPO starts from, once it is sure that it can read the task and that `run_dir` is its run.
 
     With `config.lora_rank` it carries a trainable adapter: the one in `run_dir`/warm if it is there, else a fresh one
-    that `warm_start` has trained for `config.warm_start.steps`. Raises what `load_policy` and `warm_start` raise.
+    that `warm_start` has trained for `config.warm_start.steps`.
     """
-    if not config.lora_rank:
-        return load_policy(config.policy)
-    warm = resolve(run_dir) / "warm"
-    if warm.is_dir():
-        return load_trainable(config, warm)
-    policy = load_trainable(config)
-    if config.warm_start.steps:
-        warm_start(policy, task, config, run_dir)
+    run_dir = resolve(run_dir)
+    state = start_processes(config)
+    check_policy(config, task)
+    warm = run_dir / "warm"
+    with naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
+        adapter = warm if warm.is_dir() else None
+        policy = load_trainable(config, adapter) if config.lora_rank else load_policy(config.policy)
+        if state.is_main_process:
+            record_config(run_dir, config)
+        if config.warm_start.steps and not adapter:
+            warm_start(policy, task, config, run_dir)
     return policy
 
 
@@ -46,9 +51,6 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) 
     """Fine-tune `policy`'s adapter in place, log to `run_dir`/warm.jsonl, and save it in `run_dir`/warm.
 
     A run that was killed goes on from its last checkpoint in `run_dir`/warm_checkpoints.
-
-    Raises:
-        ValueError: no scripted episode fits in `episode_tokens`, or there are no training questions.
     """
     run_dir, limit = resolve(run_dir), task.sampling.episode_tokens
     rows = [encode(policy, episode) for episode in scripted_episodes(task, config.warm_start, config.seed)]
@@ -61,7 +63,7 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) 
         processing_class=policy.tokenizer,
         args=trainer_settings(config.warm_start, run_dir, config.seed, config.micro_batch, config.grpo["optim"]),
         train_dataset=Dataset.from_list(rows),
-        callbacks=[Log(run_dir / "warm.jsonl", config.warm_start.steps)],
+        callbacks=[Log(run_dir / "warm.jsonl")],
     )
     trainer.remove_callback(PrinterCallback)
     checkpoints = run_dir / "warm_checkpoints"
@@ -115,54 +117,37 @@ def verdict_tokens(policy: Policy) -> tuple[int, int]:
 
 
 def trainer_settings(settings: WarmStart, run_dir: Path, seed: int, micro_batch: int, optim: str):
-    """TRL's SFTConfig. Everything that matters is set here, because Unsloth's defaults differ from TRL's.
-
-    Args:
-        micro_batch: the most episodes per forward and backward pass; a divisor of both numbers is used.
-        optim: the optimiser, by transformers' name.
-    """
+    """TRL's SFTConfig. Everything that matters is set here, because Unsloth's defaults differ from TRL's."""
     from trl import SFTConfig
 
-    per_pass = gcd(settings.batch, micro_batch)
+    per_pass = gcd(settings.batch, micro_batch)  # episodes per forward and backward pass
     return SFTConfig(
         output_dir=str(run_dir / "warm_checkpoints"),
-        seed=seed,
-        data_seed=seed,
         max_steps=settings.steps,
         per_device_train_batch_size=per_pass,
         gradient_accumulation_steps=settings.batch // per_pass,
         train_sampling_strategy="group_by_length",
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=settings.steps // 20,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        optim=optim,
-        loss_type="nll",
-        max_length=None,
-        packing=False,
-        padding_free=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
+        **dict(seed=seed, data_seed=seed),
+        **dict(optim=optim, lr_scheduler_type="linear", weight_decay=0.0, max_grad_norm=1.0, loss_type="nll"),
+        **dict(max_length=None, packing=False, padding_free=False, dataset_kwargs={"skip_prepare_dataset": True}),
+        **dict(logging_steps=1, report_to="none", disable_tqdm=True),
+        **dict(save_strategy="steps", save_steps=50, save_total_limit=1),
         **precision(lora=True),
-        logging_steps=1,
-        report_to="none",
-        save_strategy="steps",
-        save_steps=50,
-        save_total_limit=1,
-        disable_tqdm=True,
     )
 
 
 class Log(TrainerCallback):
     """Appends a row per step to warm.jsonl, and prints a line every 10 steps."""
 
-    def __init__(self, path: Path, steps: int):
-        self.path, self.steps = path, steps
+    def __init__(self, path: Path):
+        self.path = path
 
     def on_log(self, args, state, control, logs=None, **_):
         if "loss" not in (logs or {}):
             return
         accuracy = logs.get("mean_token_accuracy")  # Unsloth's trainer does not measure it
         append_jsonl(self.path, {"step": state.global_step, "loss": logs["loss"], "token_accuracy": accuracy})
-        if state.global_step % 10 == 0 or state.global_step == self.steps:
-            print(f"warm start {state.global_step}/{self.steps}  loss {logs['loss']:.3f}", flush=True)
+        if state.global_step % 10 == 0 or state.global_step == state.max_steps:
+            print(f"warm start {state.global_step}/{state.max_steps}  loss {logs['loss']:.3f}", flush=True)

