@@ -129,8 +129,9 @@ def indexed_text(chunk: Chunk | Hit) -> str:
 
 
 def top(scores, k: int) -> list[tuple[int, float]]:
-    """Pairs (position, score) of the `k` highest of `scores`, shape (n,), best first, ties by position."""
-    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-    candidates = np.flatnonzero(scores >= kth)
-    best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+    """Pairs (position, score) of the `k` highest of `scores`, shape (n,), above 0, best first, ties by position."""
+    found = np.flatnonzero(scores > 0)
+    if len(found) > k:  # of those, the ones that may rank high; a partition of many zeros would be slow
+        found = found[scores[found] >= np.partition(scores[found], -k)[-k]]
+    best = found[np.argsort(-scores[found], kind="stable")][:k]
     return list(zip(best.tolist(), scores[best].tolist(), strict=True))

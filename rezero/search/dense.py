@@ -25,7 +25,6 @@ BATCH = 1024  # texts that are encoded, and written to the cache, together
 EMBEDDERS = {"wordllama": "rezero.search.dense:wordllama", "minilm": "rezero.extras.engines:minilm"}
 FLAT_UNTIL, SQ8_UNTIL = 100_000, 1_000_000  # passages, for index="auto"
 GPU_WIDTH = 2048  # FAISS on a GPU returns at most so many candidates
-SLACK = 1e-4  # far more than two ways of computing the cosine of unit vectors differ by
 
 
 def dense(chunks: Sequence[Chunk], embedder="wordllama", cache: str | Path | None = CACHE, index="auto") -> Search:
@@ -65,8 +64,8 @@ def nearest(fast, store, queries, k: int) -> list[list[tuple[int, float]]]:
         orders = np.lexsort((positions, -exact), axis=1)[:, :k]  # highest score first, then lowest position
         for row, (query, order) in enumerate(zip(left, orders, strict=True)):
             found[query] = list(zip(positions[row, order].tolist(), exact[row, order].tolist(), strict=True))
-        # For a query without an embedding all rows tie at 0; it finds nothing anyway.
-        tied = (scores[:, -1] > scores[:, k - 1] - SLACK) & (scores[:, 0] != 0)
+        # Two computations of a cosine differ by far less than 1e-4. Where all rows are at 0, the query has no embedding.
+        tied = (scores[:, -1] > scores[:, k - 1] - 1e-4) & (scores[:, 0] != 0)
         left = left[tied] if width < store.ntotal else []
         spare *= 8
     return found
