@@ -175,7 +175,6 @@ KEYWORDS = (
 OPERATORS = {
     "oxygen tank": "tank crew",
     '"oxygen tank"': "tank",
-    '"tank oxygen"': "",
     "oxygen -crew": "tank",
     'oxygen -"the crew"': "tank",
     "-oxygen": "",  # excludes, and asks for nothing
@@ -187,8 +186,6 @@ OPERATORS = {
     'title:"oxygen" pressure': "tank",  # a plain word beside an operator only ranks
     "-title:oxygen tank": "crew",
     "AS-102": "relief",
-    "102 AND AS-102": "relief",
-    "heater": "tank",  # stems
     # an operator out of place is a word, or nothing
     '"oxygen tank': "tank crew",
     'relief "': "relief",
@@ -199,8 +196,6 @@ OPERATORS = {
     "relief - valve": "relief",
     "title: relief": "relief",
     "(relief) * ^ : {x} NEAR(y z)": "relief",
-    "site:relief": "relief",
-    '""': "",
 }
 
 

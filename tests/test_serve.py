@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -119,7 +118,6 @@ def test_our_client_gets_the_engine_s_own_hits_even_many_at_once(url, engine):
     ("body", "reason"),
     [
         ("not json", "not JSON"),
-        ("", "not JSON"),
         (b"\xff\xfe\xff", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "the request is []; Input should be a valid dictionary"),
@@ -131,7 +129,6 @@ def test_our_client_gets_the_engine_s_own_hits_even_many_at_once(url, engine):
         ({"queries": ["q"], "topk": 51}, "topk is 51; Input should be less than or equal to 50"),
         ({"queries": ["q"], "topk": 0}, "topk is 0; Input should be greater than or equal to 1"),
         ({"queries": ["q"], "topk": "3"}, "topk is '3'"),
-        ({"queries": ["q"], "topk": 1.5}, "topk is 1.5"),
         ({"queries": ["q"], "topk": True}, "topk is True"),
         ({"queries": ["q"], "topk": "\ud800"}, r"topk is '\ud800'"),
         ({"queries": ["q"], "return_scores": "yes"}, "return_scores is 'yes'"),
@@ -180,12 +177,7 @@ def test_while_it_loads_it_answers_and_can_be_stopped(tmp_path):
     # a corpus that takes longer to read than anyone waits: a pipe that nobody writes to
     os.mkfifo(tmp_path / "chunks.jsonl")
     with command("--corpus", str(tmp_path / "chunks.jsonl")) as (process, address):
-        for _ in range(100):
-            try:
-                health = requests.get(f"{address}/health").json()
-                break
-            except requests.ConnectionError:
-                time.sleep(0.05)
+        health = requests.get(f"{address}/health").json()
         assert health == {"status": "loading", "engine": "bm25", "passages": None}
         answer = requests.post(f"{address}/retrieve", json={"queries": ["oxygen"]})
         assert answer.status_code == 503 and answer.headers["Retry-After"] and "loaded" in answer.json()["detail"]

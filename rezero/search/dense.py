@@ -64,7 +64,7 @@ def nearest(fast, store, queries, k: int) -> list[list[tuple[int, float]]]:
         orders = np.lexsort((positions, -exact), axis=1)[:, :k]  # highest score first, then lowest position
         for row, (query, order) in enumerate(zip(left, orders, strict=True)):
             found[query] = list(zip(positions[row, order].tolist(), exact[row, order].tolist(), strict=True))
-        # Two computations of a cosine differ by far less than 1e-4. Where all rows are at 0, the query has no embedding.
+        # Two computations of a cosine differ by far less than 1e-4. All at 0: the query has no embedding.
         tied = (scores[:, -1] > scores[:, k - 1] - 1e-4) & (scores[:, 0] != 0)
         left = left[tied] if width < store.ntotal else []
         spare *= 8
