@@ -131,7 +131,7 @@ def test_our_client_gets_the_engine_s_own_hits_even_many_at_once(url, engine):
         ({"queries": ["q"], "topk": "3"}, "topk is '3'"),
         ({"queries": ["q"], "topk": True}, "topk is True"),
         ({"queries": ["q"], "topk": "\ud800"}, r"topk is '\ud800'"),
-        ({"queries": ["q"], "return_scores": "yes"}, "return_scores is 'yes'"),
+        ({"queries": ["q"], "return_scores": "maybe"}, "return_scores is 'maybe'; Input should be a valid boolean"),
         ((b" " * 2**20 for _ in range(65)), "more than 67108864 bytes"),  # in parts, without a Content-Length
     ],
 )

@@ -71,7 +71,7 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
     class Asked(BaseModel, strict=True):
         queries: list[str] = Field(max_length=max_queries)
         topk: int | None = Field(None, ge=1, le=max_topk)
-        return_scores: bool | None = None
+        return_scores: bool | None = Field(None, strict=False)  # 1 and 0 are allowed, as by Search-R1
 
     app = FastAPI(title="rezero")
     app.state.engine, app.state.passages = None, None
