@@ -150,10 +150,10 @@ def call_export(args) -> None:
 
 
 def call_serve(args) -> None:
-    from rezero.extras.serve import Limits, serve
+    from rezero.extras.serve import serve
 
-    limits = Limits(args.topk, args.max_topk, args.max_queries, args.max_length)
-    serve(args.engine, args.corpus, read_options(args.options), args.host, args.port, limits)
+    limits = dict(topk=args.topk, max_topk=args.max_topk, max_queries=args.max_queries, max_length=args.max_length)
+    serve(args.engine, args.corpus, read_options(args.options), args.host, args.port, **limits)
 
 
 CALLS = {
