@@ -81,12 +81,6 @@ def call_export(**options) -> None:
     print(f"written: {export(**options)}")
 
 
-def call_serve(engine, corpus, options, host, port, **limits) -> None:
-    from rezero.extras.serve import Limits, serve
-
-    serve(engine, corpus, options, host, port, Limits(**limits))
-
-
 CALLS = {  # a function or its name; it takes the command's arguments by name
     "run": call_run,
     "train": call_train,
@@ -95,7 +89,7 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "ask": "rezero.extras.ask:run_ask",
     "cloze": "rezero.data.cloze:add_cloze",
     "export": call_export,
-    "serve": call_serve,
+    "serve": "rezero.extras.serve:serve",
 }
 
 

@@ -14,10 +14,11 @@ from rezero.files import write_jsonl
 from rezero.search import ENGINES, REMOTE, base, build_engine
 from rezero.search.base import Engine, Hit, Hits, SearchContext
 
+TEXT = "The relief valve of the oxygen tank was replaced at the plant."
 CHUNKS = (
-    Chunk("valve", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
-    Chunk("valve-copy", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
-    Chunk("valve-again", "Valves", "The relief valve of the oxygen tank was replaced at the plant."),
+    Chunk("valve", "Valves", TEXT),
+    Chunk("valve-copy", "Valves", TEXT),
+    Chunk("valve-again", "Valves", TEXT),
     Chunk("crew", "", "Three crew members trained for 11 months before the flight of AS-102."),
     Chunk("heater", "Heaters", "A heater switch welded shut during the ground test. <b>Überhitzung</b> 日本"),
     Chunk("odd", "\ud800", "\x00\ud800 lone surrogates and control characters \u202e"),
@@ -57,42 +58,32 @@ def ids(made, query, k=6):
     return [hit.chunk_id for hit in made.search([query], k)[0]]
 
 
-def test_the_table_is_complete():
-    assert set(TABLE) == set(ENGINES) - REMOTE | {"qdrant"}
-
-
-# Queries that share words with the chunks, beside any text at all.
-WORDS = (
-    'relief valve oxygen crew heater the <search> OR AND -valve title: " "oxygen tank" title:valves 日本 ( * NEAR \0'
-)
-QUERY = st.one_of(st.lists(st.sampled_from(WORDS.split(" "))).map(" ".join), st.text())
-CONTEXT = st.builds(SearchContext, st.text(), st.integers(1, 20))
-
-
 def check(hits, k, name):
-    assert len(hits) <= k
-    assert len({hit.chunk_id for hit in hits}) == len(hits)
+    assert len({hit.chunk_id for hit in hits}) == len(hits) <= k
     scores = [hit.score for hit in hits]
     assert scores == sorted(scores, reverse=True) and all(type(score) is float for score in scores)
     assert hits.engine and (name in ("faulty", "mixture") or hits.fault == "")
 
 
-@every
-@given(query=QUERY, k=st.integers(1, 9), context=CONTEXT)
-@settings(max_examples=40, deadline=None)
-def test_any_text_gets_at_most_k_distinct_hits_in_score_order(name, number, query, k, context):
-    (hits,) = engine(name, number).search([query], k, [context])
-    check(hits, k, name)
+def test_the_table_is_complete():
+    assert set(TABLE) == set(ENGINES) - REMOTE | {"qdrant"}
+
+
+# Queries that share words with the chunks, beside any text at all.
+WORDS = 'relief valve oxygen crew heater the <search> OR AND -valve title: " "oxygen tank" title:valves 日本 ( * \0'
+QUERY = st.one_of(st.lists(st.sampled_from(WORDS.split(" "))).map(" ".join), st.text())
+CONTEXT = st.builds(SearchContext, st.text(), st.integers(1, 20))
 
 
 @every
-@given(queries=st.lists(QUERY, max_size=6), k=st.integers(1, 6), context=CONTEXT)
-@settings(max_examples=10, deadline=None)
-def test_hits_do_not_depend_on_the_other_queries_of_the_batch(name, number, queries, k, context):
+@given(queries=st.lists(QUERY, max_size=6), k=st.integers(1, 9), context=CONTEXT)
+@settings(max_examples=25, deadline=None)
+def test_any_text_gets_at_most_k_distinct_hits_in_score_order_whatever_the_batch(name, number, queries, k, context):
     together = engine(name, number).search(queries, k, [context] * len(queries))
-    alone = [engine(name, number).search([query], k, [context])[0] for query in queries]
-    assert together == alone
-    assert [hits.fault for hits in together] == [hits.fault for hits in alone]
+    for query, hits in zip(queries, together, strict=True):
+        check(hits, k, name)
+        (alone,) = engine(name, number).search([query], k, [context])
+        assert (alone, alone.fault) == (hits, hits.fault)
 
 
 @every
@@ -101,8 +92,7 @@ def test_builds_agree_and_queries_and_k_are_checked(name, number):
     queries = ["relief valve", "who trained?", "ground test 日本", "the oxygen tank of AS-102"]
     assert build_engine(name, CHUNKS, **TABLE[name][number]).search(queries, 4) == made.search(queries, 4)
     check(made.search(["relief valve oxygen tank"], 10_000)[0], 10_000, name)
-    assert made.search([], 3) == []
-    assert made.search(["", " \n\t", "\u3000"], 3) == [[], [], []]
+    assert made.search(["", " \n\t", "\u3000"], 3) == [[], [], []] and made.search([], 3) == []
     for k in (0, -1, True):
         with pytest.raises(ValueError, match=f"k is {k}"):
             made.search(["valve"], k)
@@ -157,7 +147,6 @@ def test_contexts_matter_only_to_engines_that_look_at_them(toy):
     made, asked = toy
     contexts = [SearchContext("q1", 1), SearchContext("q2", 1)]
     made.search(["a", "a"], 2, contexts)
-    assert asked == ["a"]
     made.by_context = True
     made.search(["b", "b"], 2, contexts)
     assert asked == ["a", "b", "b"]
@@ -183,12 +172,9 @@ KEYWORDS = (
     Chunk("relief", "Valves", "A relief valve opened; see the title of AS-102."),
     Chunk("and", "", "Black and white, or grey."),
 )
-
-
 OPERATORS = {
     "oxygen tank": "tank crew",
     '"oxygen tank"': "tank",
-    '"tank oxygen"': "",
     "oxygen -crew": "tank",
     'oxygen -"the crew"': "tank",
     "-oxygen": "",  # excludes, and asks for nothing
@@ -200,8 +186,6 @@ OPERATORS = {
     'title:"oxygen" pressure': "tank",  # a plain word beside an operator only ranks
     "-title:oxygen tank": "crew",
     "AS-102": "relief",
-    "102 AND AS-102": "relief",
-    "heater": "tank",  # stems
     # an operator out of place is a word, or nothing
     '"oxygen tank': "tank crew",
     'relief "': "relief",
@@ -212,8 +196,6 @@ OPERATORS = {
     "relief - valve": "relief",
     "title: relief": "relief",
     "(relief) * ^ : {x} NEAR(y z)": "relief",
-    "site:relief": "relief",
-    '""': "",
 }
 
 
@@ -230,15 +212,11 @@ def test_keyword_ranks_by_bm25_and_breaks_ties_by_position():
 def test_hybrid_weights_decide():
     options = {"engines": ["bm25", {"engine": "dense", "cache": None}]}
     query = "heater during flight"
-    alone = [ids(build_engine("bm25", CHUNKS), query), ids(build_engine("dense", CHUNKS, cache=None), query)]
-    for weights, want in (([1, 0], alone[0]), ([0, 1], alone[1])):
+    for weights, alone in (([1, 0], {"name": "bm25"}), ([0, 1], {"name": "dense", "cache": None})):
+        want = ids(build_engine(chunks=CHUNKS, **alone), query)
         assert ids(build_engine("hybrid", CHUNKS, **options, weights=weights), query) == want
     (hits,) = build_engine("hybrid", CHUNKS, **options, weights=[0.5, 0.5], c=60).search(["relief valve"], 1)
-    assert (hits[0].chunk_id, hits[0].score) == ("valve", pytest.approx(1 / 61))
-    assert hits.engine == "hybrid"
-    for weights in ([1], [1, -1], [0, 0]):
-        with pytest.raises(ValueError, match=re.escape(f"weights are {weights}")):
-            build_engine("hybrid", CHUNKS, weights=weights)
+    assert (hits[0].chunk_id, hits[0].score, hits.engine) == ("valve", pytest.approx(1 / 61), "hybrid")
 
 
 def test_rerank_moves_the_closest_sentence_up():
@@ -250,8 +228,6 @@ def test_rerank_moves_the_closest_sentence_up():
     hits = build_engine("rerank", chunks, weight=0.0).search([query], 2)[0]
     assert [hit.chunk_id for hit in hits] == ["sentence", "words"]
     assert hits[0].score > 0.8 > hits[1].score
-    with pytest.raises(ValueError, match="weight 2"):
-        build_engine("rerank", chunks, weight=2)
 
 
 def test_rerank_by_a_cross_encoder(tmp_path):
@@ -270,9 +246,8 @@ def test_rerank_by_a_cross_encoder(tmp_path):
     query = "the valve of the tank crew"
     (hits,) = build_engine("rerank", CHUNKS, model=str(tmp_path)).search([query], 6)
     check(hits, 6, "rerank")
-    (first,) = build_engine("bm25", CHUNKS).search([query], 6)
-    assert {hit.chunk_id for hit in hits} == {hit.chunk_id for hit in first}
-    assert hits != first
+    assert {hit.chunk_id for hit in hits} == set(ids(built("bm25"), query))
+    assert hits != built("bm25").search([query], 6)[0]
 
 
 def test_trim_keeps_the_sentences_nearest_to_the_query():
@@ -285,63 +260,51 @@ def test_trim_keeps_the_sentences_nearest_to_the_query():
     assert first.text == next(chunk.text for chunk in chunks if chunk.id == first.chunk_id)
     assert second.text == "The pumps of the tank ran hot. A tank was cold."
     assert build_engine("trim", chunks, whole=0).search(["slept"], 1)[0][0].text == "Nobody slept that night."
-    for wrong in ({"sentences": 0}, {"whole": -1}):
-        with pytest.raises(ValueError, match="want sentences >= 1 and whole >= 0"):
-            build_engine("trim", chunks, **wrong)
 
 
 def test_noisy_adds_the_kinds_and_the_share_that_are_asked_for(tmp_path):
     kinds = {f"n{i}": "stale" if i % 2 else "refusal" for i in range(200)}
     rows = [{"id": id, "kind": kind, "title": "", "text": f"noise {id}"} for id, kind in kinds.items()]
-    options = {"noise": write_jsonl(tmp_path / "noise.jsonl", rows)}
+    noise = write_jsonl(tmp_path / "noise.jsonl", rows)
 
-    def added(**more):
-        return set(ids(build_engine("noisy", CHUNKS, **options, **more), "noise", 300))
+    def added(**options):
+        return set(ids(build_engine("noisy", CHUNKS, noise=noise, **options), "noise", 300))
 
-    assert len(added()) == 200
+    assert len(added()) == 200 and added(rate=0) == set()
     assert added(kinds=["stale"]) == {id for id, kind in kinds.items() if kind == "stale"}
     assert added(rate=0.2) < added(rate=0.4) < added()
     assert 50 < len(added(rate=0.4)) < 110
     assert added(rate=0.4) == added(rate=0.4) != added(rate=0.4, seed=1)
-    assert added(rate=0) == set()
-    assert ids(build_engine("noisy", CHUNKS, **options), "crew", 3) == ["crew"]
     with pytest.raises(ValueError, match="no noise of kind 'rumour'; allowed: refusal, stale"):
         added(kinds=["rumour"])
-    with pytest.raises(ValueError, match="rate is 2"):
-        added(rate=2)
 
 
 def test_noise_files(tmp_path):
     path = tmp_path / "noise.csv"
     path.write_text('chunk_id,original_paragraph,paraphrased_text\n7,a,"b, c"\n7,a,d\n')
-    want = [Chunk("7-paraphrase-1", "", "b, c"), Chunk("7-paraphrase-2", "", "d")]
-    assert load_noise(path) == [("paraphrase", chunk) for chunk in want]
+    found = [(row.id, row.kind, row.title, row.text) for row in load_noise(path)]
+    assert found == [("7-paraphrase-1", "paraphrase", "", "b, c"), ("7-paraphrase-2", "paraphrase", "", "d")]
     path.write_text("chunk_id,text\n7,a\n")
     with pytest.raises(ValueError, match=r"noise\.csv: has the columns \['chunk_id', 'text'\]; want chunk_id, para"):
         load_noise(path)
     lines = write_jsonl(tmp_path / "noise.jsonl", [{"id": "n", "title": "", "text": "a"}])
     with pytest.raises(ValueError, match=r"noise\.jsonl:1: kind is missing"):
         load_noise(lines)
-
-
-def test_the_shipped_noise_is_found_and_never_gold():
     chunks = load_chunks("data/larkspur/chunks.jsonl")
     found = build_engine("noisy", chunks).search([chunk.text for chunk in chunks[:40]], 5)
     noise = {hit.chunk_id for hits in found for hit in hits} - {chunk.id for chunk in chunks}
-    assert {"paraphrase", "truncated", "stale"} <= {id.rsplit("-", 1)[-1] for id in noise}
+    assert {"paraphrase", "truncated", "stale"} <= {id.rsplit("-", 1)[-1] for id in noise}  # the shipped noise
 
 
 def test_a_mixture_keeps_to_one_engine_per_episode_and_names_it():
-    made = build_engine("mixture", CHUNKS, engines=["bm25", "keyword", {"engine": "bm25", "k1": 0.9}], seed=3)
     contexts = [SearchContext(f"q{i}", turn) for i in range(60) for turn in (1, 2)]
-    drawn = [hits.engine for hits in made.search(["relief valve"] * 120, 2, contexts)]
-    assert drawn[::2] == drawn[1::2]
-    assert set(drawn) == {"bm25", "keyword", "bm25 2"}
-    assert min(Counter(drawn).values()) > 20
-    other = build_engine("mixture", CHUNKS, engines=["bm25", "keyword", "bm25"], seed=4)
-    assert [hits.engine for hits in other.search(["relief valve"] * 120, 2, contexts)] != drawn
-    with pytest.raises(ValueError, match="engines is empty"):
-        build_engine("mixture", CHUNKS, engines=[])
+
+    def drawn(seed):
+        made = build_engine("mixture", CHUNKS, engines=["bm25", "keyword", {"engine": "bm25", "k1": 0.9}], seed=seed)
+        return [hits.engine for hits in made.search(["relief valve"] * 120, 2, contexts)]
+
+    assert drawn(3)[::2] == drawn(3)[1::2] and drawn(3) != drawn(4)
+    assert set(drawn(3)) == {"bm25", "keyword", "bm25 2"} and min(Counter(drawn(3)).values()) > 20
 
 
 def test_engines_inside_engines_are_plain_data():
@@ -350,5 +313,3 @@ def test_engines_inside_engines_are_plain_data():
     for wrong in ({"k1": 1}, 3, None):
         with pytest.raises(ValueError, match=re.escape(f"an engine is {wrong!r}; want its name")):
             build_engine("rerank", CHUNKS, engine=wrong)
-    with pytest.raises(ValueError, match="unknown option 'k2' for engine 'bm25'"):
-        build_engine("rerank", CHUNKS, engine={"engine": "bm25", "k2": 1})

@@ -1,7 +1,4 @@
-"""Further engines: keywords with operators, engines around other engines, and ReZero's first one, with MiniLM.
-
-An engine around another takes it as plain data: "bm25", or {"engine": "dense", "embedder": "minilm"}.
-"""
+"""Further engines: keywords with operators, engines around others (see `build_inner`), and ReZero's, with MiniLM."""
 
 import csv
 import re
@@ -9,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as once
-from functools import lru_cache
+from functools import lru_cache, partial
 from heapq import nlargest
 from pathlib import Path
 
@@ -18,11 +15,10 @@ from rezero.files import read_records, resolve
 from rezero.search import build_inner
 from rezero.search.base import Engine, Hit, Hits, Search, SearchContext, chance, indexed_text, needs, ranked, top
 from rezero.search.bm25 import words
-from rezero.search.embedders import CACHE, embed, load_embedder, unit
+from rezero.search.dense import CACHE, embed, load_embedder, unit
 from rezero.text import clean
 
 TERM = re.compile(r'(-?)(title:(?=\S))?(?:"([^"]*)"|(\S+))')
-MATCHING = "SELECT rowid FROM passages WHERE passages MATCH ?"
 
 
 def keyword(chunks: Sequence[Chunk]) -> Search:
@@ -30,60 +26,52 @@ def keyword(chunks: Sequence[Chunk]) -> Search:
 
     A passage must have every "phrase", every `title:word`, both sides of AND and one side of OR (which binds closer),
     and no `-word`. Plain words only rank, and one of them is enough when nothing else is asked for. An operator out of
-    place (an unbalanced quote, a lone AND, brackets) counts as a word or as nothing.
+    place counts as a word or as nothing.
     """
     store = sqlite3.connect(":memory:", check_same_thread=False)
     store.execute("CREATE VIRTUAL TABLE passages USING fts5(title, text, content='', tokenize='porter unicode61')")
     rows = ((position, clean(chunk.title), clean(chunk.text)) for position, chunk in enumerate(chunks))
     store.executemany("INSERT INTO passages(rowid, title, text) VALUES (?, ?, ?)", rows)
 
-    def find(query: str, k: int):
+    def find(query: str, k: int) -> list[tuple[int, float]]:
         terms, needed, banned = parse(query.replace("\0", " "))
         sql, values = "SELECT rowid, -rank FROM passages WHERE passages MATCH ?", [" OR ".join(terms)]
-        if needed:
-            sql += f" AND rowid IN ({MATCHING})"
-            values.append(" AND ".join(needed))
-        if banned:
-            sql += f" AND rowid NOT IN ({MATCHING})"
-            values.append(" OR ".join(banned))
-        found = store.execute(f"{sql} ORDER BY rank, rowid LIMIT ?", (*values, k)).fetchall() if terms else ()
-        return [position for position, _ in found], [score for _, score in found]
+        for among, expression in (("IN", " AND ".join(needed)), ("NOT IN", " OR ".join(banned))):
+            if expression:
+                sql += f" AND rowid {among} (SELECT rowid FROM passages WHERE passages MATCH ?)"
+                values.append(expression)
+        return store.execute(f"{sql} ORDER BY rank, rowid LIMIT ?", (*values, k)).fetchall() if terms else []
 
     return ranked(chunks, lambda queries, k: [find(query, k) for query in queries])
 
 
 def parse(query: str) -> tuple[list[str], list[str], list[str]]:
     """FTS5 expressions: those that rank a passage, those that it must match, and those that it must not."""
-    clauses = []  # pairs: whether a passage must match it, its alternatives as (field, text)
-    banned = []
+    plain, needed, banned = [], [], []  # needed: lists of alternatives
+    last = None  # `plain` or `needed`, whichever grew last
     operator = ""  # an AND or OR that still waits for its right side
     for minus, field, phrase, word in TERM.findall(query):
-        term = (field, phrase or word)
-        if word in ("AND", "OR") and clauses and not (minus or field):
+        text = phrase or word
+        if word in ("AND", "OR") and last is not None and not (minus or field):
             operator = word
-            continue
-        if not any(map(str.isalnum, term[1])):
-            continue
-        if minus:
-            banned.append(quoted(*term))
-        elif operator == "OR":
-            clauses[-1] = (True, [*clauses[-1][1], term])
-        else:
-            if operator == "AND":
-                clauses[-1] = (True, clauses[-1][1])
-            clauses.append((bool(field or phrase or operator), [term]))
-        operator = ""
-    needed, ranking, plain = [], [], []
-    for must, terms in clauses:
-        if must:
-            alternatives = [quoted(*term) for term in terms]
-            needed.append(f"({' OR '.join(alternatives)})")
-            ranking += alternatives
-        else:
-            plain.append(terms[0][1])
+        elif any(map(str.isalnum, text)):
+            if minus:
+                banned.append(quoted(field, text))
+            else:
+                if operator and last is plain:  # its left side is needed, too
+                    needed.append([quoted("", plain.pop())])
+                last = needed if operator or field or phrase else plain
+                if last is plain:
+                    plain.append(text)
+                elif operator == "OR":
+                    needed[-1].append(quoted(field, text))
+                else:
+                    needed.append([quoted(field, text)])
+            operator = ""
+    ranking = [term for alternatives in needed for term in alternatives]
     for text in [*plain, operator]:  # a plain word with punctuation inside is several; a lone operator is a word
         ranking += [quoted("", word) for word in re.findall(r"\w+", text) if any(map(str.isalnum, word))]
-    return list(dict.fromkeys(ranking)), needed, banned
+    return list(dict.fromkeys(ranking)), [f"({' OR '.join(alternatives)})" for alternatives in needed], banned
 
 
 def quoted(field: str, text: str) -> str:
@@ -97,55 +85,41 @@ def around(inner: Engine, change: Callable[[str, Hits], Sequence[Hit]], depth: i
 
     def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
         found = inner.search(queries, max(k, depth), contexts)
-        return [Hits(change(query, hits)[:k], fault=hits.fault) for query, hits in zip(queries, found, strict=True)]
+        return [Hits(change(query, hits)[:k], "", hits.fault) for query, hits in zip(queries, found, strict=True)]
 
     search.by_context = inner.by_context
     return search
 
 
-def rerank(
-    chunks: Sequence[Chunk], engine="bm25", depth: int = 20, model="", embedder="wordllama", weight: float = 0.5
-) -> Search:
+def rerank(chunks: Sequence[Chunk], engine="bm25", depth=20, model="", embedder="wordllama", weight=0.5) -> Search:
     """At least the first `depth` hits of an engine, ranked again.
 
-    With a `model`, the folder or name of a cross-encoder for sentence-transformers, they are ranked by its scores.
-    Without one, which needs no download, by a mean of the engine's score (as a share of the best hit's), with `weight`,
-    and the cosine of the query and the closest sentence of the passage, embedded by `embedder`.
+    With a `model`, the folder or name of a cross-encoder for sentence-transformers, its scores rank them. Without one,
+    the mean of the engine's score (as a share of the best hit's, with `weight`) and the cosine of the query and the
+    closest sentence of the passage, by `embedder`.
     """
-    score = cross_encoder(model) if model else closest_sentence(embedder, weight)
+    if model:
+        with needs("minilm", "a cross-encoder"):
+            from sentence_transformers import CrossEncoder
+        encoder = CrossEncoder(model)
+    elif not 0 <= weight <= 1:
+        raise ValueError(f"the engine's score has weight {weight}; want 0 to 1")
+    else:
+        encode = load_embedder(embedder)
+        vectors_of = lru_cache(100_000)(lambda text: encode(split_sentences(text)))
 
     def again(query: str, hits: Hits) -> list[Hit]:
-        scored = [replace(hit, score=float(new)) for hit, new in zip(hits, score(query, hits), strict=True)]
+        asked, scored = None if model else encode([query])[0], []
+        for hit in hits:
+            if model:  # one pair at a time, because padding would make a score depend on the other passages
+                score = encoder.predict([(query, indexed_text(hit))], show_progress_bar=False)[0]
+            else:
+                cosine = float((vectors_of(indexed_text(hit)) @ asked).max())
+                score = weight * hit.score / hits[0].score + (1 - weight) * cosine
+            scored.append(replace(hit, score=float(score)))
         return sorted(scored, key=lambda hit: -hit.score)  # stable: ties keep the engine's order
 
     return around(build_inner(engine, chunks), again, depth)
-
-
-def cross_encoder(model: str) -> Callable[[str, Hits], Sequence[float]]:
-    with needs("minilm", "a cross-encoder"):
-        from sentence_transformers import CrossEncoder
-    encoder = CrossEncoder(model)
-
-    def score(query: str, hits: Hits) -> Sequence[float]:
-        pairs = [(query, indexed_text(hit)) for hit in hits]
-        # One pair at a time, because padding would make a score depend on the other passages.
-        return encoder.predict(pairs, batch_size=1, show_progress_bar=False) if pairs else []
-
-    return score
-
-
-def closest_sentence(embedder: str, weight: float) -> Callable[[str, Hits], Sequence[float]]:
-    if not 0 <= weight <= 1:
-        raise ValueError(f"the engine's score has weight {weight}; want 0 to 1")
-    encode = load_embedder(embedder)
-    vectors_of = lru_cache(100_000)(lambda text: encode(split_sentences(text)))
-
-    def score(query: str, hits: Hits) -> list[float]:
-        asked = encode([query])[0]
-        cosines = [float((vectors_of(indexed_text(hit)) @ asked).max()) for hit in hits]
-        return [weight * hit.score / hits[0].score + (1 - weight) * c for hit, c in zip(hits, cosines, strict=True)]
-
-    return score
 
 
 def split_sentences(text: str) -> list[str]:
@@ -154,100 +128,79 @@ def split_sentences(text: str) -> list[str]:
     return [part for part in parts if len(part.split()) >= 4] or [text]
 
 
-def trim(chunks: Sequence[Chunk], engine="bm25", sentences: int = 1, whole: int = 1) -> Search:
-    """For a policy that reads little: passages after the first `whole` are cut to the best `sentences`.
+def trim(chunks: Sequence[Chunk], engine="bm25", sentences=1, whole=1) -> Search:
+    """For a policy that reads little: passages after the first `whole` keep only the best `sentences`.
 
-    Those are the ones that share the most words with the query. A passage keeps its id, so it counts as seen although
-    its answer may have been cut off.
+    Those share the most words with the query. A passage keeps its id, so it counts as seen even if its answer is cut.
     """
     if sentences < 1 or whole < 0:
         raise ValueError(f"sentences is {sentences} and whole {whole}; want sentences >= 1 and whole >= 0")
-
-    @lru_cache(100_000)
-    def parts_of(text: str) -> list[tuple[str, set[str]]]:
-        parts = split_sentences(text)
-        return list(zip(parts, map(set, words(parts)), strict=True))
-
-    def cut(hit: Hit, asked: set[str]) -> Hit:
-        parts = parts_of(hit.text)
-        kept = nlargest(sentences, range(len(parts)), key=lambda i: len(asked & parts[i][1]))
-        return replace(hit, text=" ".join(parts[i][0] for i in sorted(kept)))
+    stems = lru_cache(100_000)(lambda text: set(words([text])[0]))
 
     def trimmed(query: str, hits: Hits) -> list[Hit]:
-        asked = set(words([query])[0])
-        return [*hits[:whole], *(cut(hit, asked) for hit in hits[whole:])]
+        for n, hit in enumerate(hits[whole:], start=whole):
+            parts = split_sentences(hit.text)
+            kept = nlargest(sentences, range(len(parts)), key=lambda i: len(stems(query) & stems(parts[i])))
+            hits[n] = replace(hit, text=" ".join(parts[i] for i in sorted(kept)))
+        return hits
 
     return around(build_inner(engine, chunks), trimmed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Noise(Chunk):
+    kind: str
+    chunk_id: str = ""  # of the passage that it was made from
+
+
 def noisy(
-    chunks: Sequence[Chunk], noise="data/larkspur/noise.jsonl", kinds=None, rate: float = 1.0, engine="bm25", seed=0
+    chunks: Sequence[Chunk], noise="data/larkspur/noise.jsonl", kinds=None, rate=1.0, engine="bm25", seed=0
 ) -> Search:
     """An engine over the chunks and, behind them, spoilt passages, which have ids of their own and are never gold.
 
-    Args:
-        noise: path of a file that `load_noise` reads.
-        kinds: the kinds of noise to take; None for all of them.
-        rate: the share of them to take. What a lower rate takes is a part of what a higher one takes.
+    Of the file `noise` it takes the `kinds` (None: all) and the share `rate`; what a lower rate takes is a part of what
+    a higher one takes.
     """
     rows = load_noise(noise)
-    known = sorted({kind for kind, _ in rows})
+    known = sorted({row.kind for row in rows})
     for kind in kinds or ():
         if kind not in known:
             raise ValueError(f"{noise} has no noise of kind {kind!r}; allowed: {', '.join(known)}")
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is {rate!r}; want 0 to 1")
-    wanted = [chunk for kind, chunk in rows if kind in (kinds or known) and chance(seed, chunk.id) < rate]
+    wanted = [row for row in rows if row.kind in (kinds or known) and chance(seed, row.id) < rate]
     return around(build_inner(engine, [*chunks, *wanted]), lambda query, hits: hits)
 
 
-@dataclass(frozen=True)
-class Noise:
-    id: str
-    kind: str
-    title: str
-    text: str
-    chunk_id: str = ""  # of the passage that it was made from
-
-
-def load_noise(path: str | Path) -> list[tuple[str, Chunk]]:
-    """Pairs (kind, passage) of a .jsonl file (id, kind, title, text), or of ReZero's paraphrases in a .csv file.
-
-    Raises:
-        ValueError: a field or column is missing, or is no text. Names the file.
-    """
+def load_noise(path: str | Path) -> list[Noise]:
+    """The passages of a .jsonl file (id, kind, title, text), or ReZero's paraphrases of a .csv file."""
     path = resolve(path)
     if path.suffix != ".csv":
-        return [(row.kind, Chunk(row.id, row.title, row.text)) for _, row in read_records(path, Noise)]
+        return [row for _, row in read_records(path, Noise)]
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         if not {"chunk_id", "paraphrased_text"} <= set(rows.fieldnames or ()):
             raise ValueError(f"{path}: has the columns {rows.fieldnames}; want chunk_id, paraphrased_text")
         texts = [(row["chunk_id"], row["paraphrased_text"]) for row in rows]  # several per chunk
-    return [("paraphrase", Chunk(f"{of}-paraphrase-{n}", "", text)) for n, (of, text) in enumerate(texts, start=1)]
+    return [Noise(f"{of}-paraphrase-{n}", "", text, kind="paraphrase") for n, (of, text) in enumerate(texts, start=1)]
 
 
 def mixture(chunks: Sequence[Chunk], engines: Sequence = ("bm25", "dense"), seed: int = 0) -> Search:
-    """Each episode searches with one of several engines, drawn by `seed` and the id of its question.
-
-    `Hits.engine` names it. The second of two engines with the same name is called "bm25 2".
-    """
+    """Each episode searches with one of several engines, drawn by `seed` and question; a second bm25 is "bm25 2"."""
     if not engines:
         raise ValueError("engines is empty; a mixture wants at least one")
     parts = [build_inner(spec, chunks) for spec in engines]
-    labels = []
-    for i, part in enumerate(parts):
-        same = sum(other.name == part.name for other in parts[: i + 1])
-        labels.append(part.name if same == 1 else f"{part.name} {same}")
+    names = [part.name for part in parts]
+    labels = [f"{name} {names[:i].count(name) + 1}".removesuffix(" 1") for i, name in enumerate(names)]
 
     def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
         drawn = [int(chance(seed, context.question_id) * len(parts)) for context in contexts]
         found = [Hits()] * len(queries)
-        for number, (part, label) in enumerate(zip(parts, labels, strict=True)):
+        for number, part in enumerate(parts):
             mine = [i for i, one in enumerate(drawn) if one == number]
             results = part.search([queries[i] for i in mine], k, [contexts[i] for i in mine])
             for i, hits in zip(mine, results, strict=True):
-                found[i] = Hits(hits, label, hits.fault)
+                found[i] = Hits(hits, labels[number], hits.fault)
         return found
 
     search.by_context = True
@@ -272,24 +225,14 @@ def minilm_model():
 def legacy(chunks: Sequence[Chunk], cache: str | Path | None = CACHE) -> Search:
     """ReZero's first engine with its mistake, to reproduce it: passages are pooled by their first token, not the mean.
 
-    The published one ran e5-base-v2 without e5's prefixes, and compared by distance. Here MiniLM stands in, whose
-    Recall@1 on the published questions falls from 0.49 to 0.28.
+    It ran e5-base-v2 and compared by distance. MiniLM stands in; its Recall@1 there falls from 0.49 to 0.28.
     """
-    model = minilm_model()
-
-    def pooled(texts: list[str], pool: Callable) -> list:
-        tokens = model.encode(texts, batch_size=1, show_progress_bar=False, output_value="token_embeddings")
-        return [pool(vectors.cpu().numpy()) for vectors in tokens]  # vectors: float32 (tokens, 384)
-
+    tokens = partial(minilm_model().encode, batch_size=1, show_progress_bar=False, output_value="token_embeddings")
     texts = [indexed_text(chunk) for chunk in chunks]
-    first = embed(texts, "minilm-first-token", lambda texts: pooled(texts, lambda vectors: vectors[0]), cache)
+    first = embed(texts, "minilm-first-token", lambda texts: [one[0].cpu().numpy() for one in tokens(texts)], cache)
 
-    def rank(queries: list[str], k: int):
-        found = []
-        for mean in pooled(queries, lambda vectors: vectors.mean(axis=0)):
-            scores = 1 / (1 + ((first - mean) ** 2).sum(axis=1))
-            best = top(scores, k)
-            found.append((best, scores[best]))
-        return found
+    def rank(queries: list[str], k: int) -> list[list[tuple]]:
+        means = [one.cpu().numpy().mean(axis=0) for one in tokens(queries)]  # of float32 (tokens, 384)
+        return [top(1 / (1 + ((first - mean) ** 2).sum(axis=1)), k) for mean in means]
 
     return ranked(chunks, rank)

@@ -1,7 +1,7 @@
 """Engines elsewhere: a retrieval server, the web, and services that scale out.
 
-They may be built without chunks and then search what the service holds. Replies are checked: silence, a refusal or a
-reply of another shape is a `SearchError`. Since the policy may read its text, that text never contains a tag.
+They may be built without chunks and then search what the service holds. Silence, a refusal or a reply of another shape
+is a `SearchError`, whose text holds no tag, since the policy may read it.
 """
 
 import json
@@ -10,24 +10,22 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.parse import quote
 
 import urllib3
 
 from rezero.corpus import Chunk, split_contents
 from rezero.search.base import Hit, Hits, Search, SearchError, indexed_text, needs
-from rezero.search.embedders import CACHE, embed, load_embedder, unit
+from rezero.search.dense import CACHE, embed, load_embedder, unit
 from rezero.text import clean
 
-SERVER = "http://127.0.0.1:8000/retrieve"  # the default of Search-R1's server and of `python -m rezero serve`
-SERPER = "https://google.serper.dev/search"
-BACKOFF = 0.5  # seconds, doubled before every further try
 BUSY = (429, 500, 502, 503, 504)  # statuses after which asking again may help
 MALFORMED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 BULK = 500  # chunks per upload
 
 
-def http(chunks: Sequence[Chunk], url: str = SERVER, timeout: float = 10.0, retries: int = 3) -> Search:
+def http(chunks: Sequence[Chunk], url="http://127.0.0.1:8000/retrieve", timeout=10.0, retries=3) -> Search:
     """A client of the Search-R1 `/retrieve` protocol, which `python -m rezero serve` speaks.
 
     A hit whose id is among `chunks` is that chunk; title and text of any other are read from the reply. If a server
@@ -39,10 +37,8 @@ def http(chunks: Sequence[Chunk], url: str = SERVER, timeout: float = 10.0, retr
     def fields(rank: int, item: dict) -> tuple:
         contents = item["document"]["contents"]
         id = str(item["document"].get("id", contents))
-        title, text = split_contents(contents)
-        if id in known:
-            title, text = known[id].title, known[id].text
-        return id, title, text, item.get("score", 1 / rank)
+        chunk = known.get(id, Chunk(id, *split_contents(contents)))
+        return id, chunk.title, chunk.text, item.get("score", 1 / rank)
 
     def search(queries: list[str], k: int, contexts) -> list[Hits]:
         request = {"queries": queries, "topk": k, "return_scores": True}
@@ -51,10 +47,10 @@ def http(chunks: Sequence[Chunk], url: str = SERVER, timeout: float = 10.0, retr
     return search
 
 
-def web(chunks: Sequence[Chunk], url: str = SERPER, timeout: float = 10.0, retries: int = 3) -> Search:
-    """Live web search (Google, by serper.dev), with the key in SERPER_API_KEY. Its hits change from day to day.
+def web(chunks: Sequence[Chunk], url="https://google.serper.dev/search", timeout=10.0, retries=3) -> Search:
+    """Live web search (Google, by serper.dev), with the key in SERPER_API_KEY; `chunks` are not used.
 
-    The id of a hit is its address, the text its snippet, the score 1 / rank. `chunks` are not used.
+    The id of a hit is its address, the text its snippet, the score 1 / rank. Hits change from day to day.
     """
     key = os.environ.get("SERPER_API_KEY")
     if not key:
@@ -64,42 +60,51 @@ def web(chunks: Sequence[Chunk], url: str = SERPER, timeout: float = 10.0, retri
     def fields(rank: int, page: dict) -> tuple:
         return page["link"], page.get("title", ""), page.get("snippet", ""), 1 / rank
 
-    def search(queries: list[str], k: int, contexts) -> list[Hits]:
-        def one(query: str) -> Hits:
-            request = {"q": query, "num": min(k, 100)}
-            return ask("", [request], lambda reply: best(fields, [query], [reply.get("organic", [])], k)[0])
+    def one(k: int, query: str) -> Hits:
+        request = {"q": query, "num": min(k, 100)}
+        return ask("", [request], lambda reply: best(fields, [query], [reply.get("organic", [])], k)[0])
 
+    def search(queries: list[str], k: int, contexts) -> list[Hits]:
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(one, queries))
+            return list(pool.map(partial(one, k), queries))
 
     return search
 
 
-def opensearch(
-    chunks: Sequence[Chunk], url="http://127.0.0.1:9200", index="rezero", timeout: float = 10.0, retries: int = 3
-) -> Search:
+def opensearch(chunks: Sequence[Chunk], url="http://127.0.0.1:9200", index="rezero", timeout=10.0, retries=3) -> Search:
     """BM25 of an OpenSearch (or Elasticsearch) index: English stems, title and text in one field, as in `bm25`.
 
-    `chunks` are uploaded first and replace those with the same id; without chunks the index is searched as it is. For a
-    server that wants a password, set OPENSEARCH_AUTH to "user:password".
-
-    Raises:
-        ValueError: the index holds other chunks, too.
+    `chunks` are uploaded first and replace those with the same id; a ValueError says that the index holds others, too.
+    Without chunks it is searched as it is. For a server with a password, set OPENSEARCH_AUTH to "user:password".
     """
     login = urllib3.make_headers(basic_auth=os.environ.get("OPENSEARCH_AUTH"))
     ask = connect(f"{url.rstrip('/')}/{quote(index, safe='')}", timeout, retries, login)
     if chunks:
-        fill_opensearch(ask, chunks)
+        mappings = {"dynamic": False, "properties": {"contents": {"type": "text", "analyzer": "english"}}}
+        try:
+            ask("", [{"mappings": mappings}], lambda reply: reply["acknowledged"], method="PUT")
+        except SearchError as error:
+            if "resource_already_exists" not in str(error):
+                raise
+        for start in range(0, len(chunks), BULK):
+            lines = []
+            for chunk in chunks[start : start + BULK]:
+                texts = {"title": clean(chunk.title), "text": clean(chunk.text), "contents": indexed_text(chunk)}
+                lines += [{"index": {"_id": clean(chunk.id)}}, texts]
+            items = ask("/_bulk", lines, lambda reply: reply["errors"] and reply["items"])
+            if items:
+                errors = [item["index"]["error"] for item in items if "error" in item["index"]]
+                raise SearchError(f"{url} refused chunks for the index {index!r}: {harmless(errors)}")
+        ask("/_refresh", [], lambda reply: reply["_shards"])
         check_count(ask("/_count", [], lambda reply: int(reply["count"])), chunks, f"index {index!r}")
 
     def fields(rank: int, item: dict) -> tuple:
         return item["_id"], item["_source"]["title"], item["_source"]["text"], item["_score"]
 
     def search(queries: list[str], k: int, contexts) -> list[Hits]:
-        lines = []
+        lines, size = [], min(k, 10_000)  # an index allows 10,000 by default
         for query in queries:
-            body = {"size": min(k, 10_000), "_source": ["title", "text"]}  # an index allows 10,000 by default
-            lines += [{}, body | {"query": {"match": {"contents": query}}}]
+            lines += [{}, {"size": size, "_source": ["title", "text"], "query": {"match": {"contents": query}}}]
 
         def read(reply: dict) -> list[Hits]:
             return best(fields, queries, [one["hits"]["hits"] for one in reply["responses"]], k)
@@ -109,52 +114,25 @@ def opensearch(
     return search
 
 
-def fill_opensearch(ask: Callable, chunks: Sequence[Chunk]) -> None:
-    """Create the index unless it exists, and put `chunks` into it."""
-    mappings = {"dynamic": False, "properties": {"contents": {"type": "text", "analyzer": "english"}}}
-    try:
-        ask("", [{"mappings": mappings}], lambda reply: reply["acknowledged"], method="PUT")
-    except SearchError as error:
-        if "resource_already_exists" not in str(error):
-            raise
-
-    def check(reply: dict) -> None:
-        if reply["errors"]:
-            raise ValueError([item["index"]["error"] for item in reply["items"] if "error" in item["index"]])
-
-    for start in range(0, len(chunks), BULK):
-        lines = []
-        for chunk in chunks[start : start + BULK]:
-            fields = {"title": clean(chunk.title), "text": clean(chunk.text), "contents": indexed_text(chunk)}
-            lines += [{"index": {"_id": clean(chunk.id)}}, fields]
-        ask("/_bulk", lines, check)
-    ask("/_refresh", [], lambda reply: reply["_shards"])
-
-
 def qdrant(
-    chunks: Sequence[Chunk], url=":memory:", collection="rezero", embedder="wordllama", cache=CACHE, timeout: int = 10
+    chunks: Sequence[Chunk], url=":memory:", collection="rezero", embedder="wordllama", cache=CACHE, timeout=10
 ) -> Search:
     """Cosine similarity of embeddings in a Qdrant server, or in this process (":memory:", exact, for tests).
 
-    `chunks` are uploaded first and replace those with the same id; without chunks the collection is searched as it is.
-    Each embedder has a collection of its own, `<collection>-<embedder>`. A key is read from QDRANT_API_KEY.
-
-    Raises:
-        ValueError: there are neither chunks nor a collection, or the collection holds other chunks, too.
+    `chunks` are uploaded as by `opensearch`, but each embedder has a collection of its own, `<collection>-<embedder>`;
+    without one and without chunks there is a ValueError. A key is read from QDRANT_API_KEY.
     """
     with needs("qdrant", "engine 'qdrant'"):
         from qdrant_client import QdrantClient, models
         from qdrant_client.http.exceptions import ApiException
-    encode, name = load_embedder(embedder), f"{collection}-{embedder}"
+    encode, name, key = load_embedder(embedder), f"{collection}-{embedder}", os.environ.get("QDRANT_API_KEY")
     try:
-        key = os.environ.get("QDRANT_API_KEY")
         client = QdrantClient(url, timeout=timeout, api_key=key, check_compatibility=False)
         if chunks:
             vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache)
             if not client.collection_exists(name):
                 # The vectors have length 1, for which the dot product is the cosine. It also allows zero vectors.
-                size = models.VectorParams(size=vectors.shape[1], distance=models.Distance.DOT)
-                client.create_collection(name, size)
+                client.create_collection(name, models.VectorParams(size=vectors.shape[1], distance=models.Distance.DOT))
             payloads = [{"id": clean(c.id), "title": clean(c.title), "text": clean(c.text)} for c in chunks]
             ids = [str(uuid.uuid5(uuid.NAMESPACE_URL, payload["id"])) for payload in payloads]
             client.upload_collection(name, vectors, payloads, ids, batch_size=BULK, wait=True)
@@ -179,11 +157,11 @@ def qdrant(
     return search
 
 
-def connect(url: str, timeout: float, retries: int, headers: dict | None = None, backoff: float = BACKOFF) -> Callable:
+def connect(url: str, timeout: float, retries: int, headers: dict | None = None, backoff: float = 0.5) -> Callable:
     """`ask(path, lines, read, method="POST")`: send JSON objects, one per line, to `url + path`, and `read` the reply.
 
     A failed connection, `timeout` seconds of silence and the statuses in `BUSY` are tried again `retries` times: at
-    once, then after pauses that double, with jitter, or when the server says (at most `timeout`).
+    once, then after `backoff` seconds, doubled each time, with jitter, or when the server says (at most `timeout`).
     """
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"url is {url!r}; want one that starts with http:// or https://")
@@ -218,15 +196,12 @@ def harmless(text: object) -> str:
 
 
 def best(fields: Callable, queries: list[str], results: Sequence[Iterable], k: int) -> list[Hits]:
-    """For each query the at most `k` best distinct hits of its result, equal scores in the order of the reply.
-
-    `fields(rank, item)` returns id, title, text and score of an item of a result.
-    """
+    """Per query the `k` best distinct hits of its result; `fields(rank, item)` returns id, title, text and score."""
     if len(results) != len(queries):
         raise ValueError(f"{len(results)} results of {len(queries)} queries")
     found = []
     for items in results:
-        hits: dict[str, Hit] = {}
+        hits = {}
         for rank, item in enumerate(items, start=1):
             id, title, text, score = fields(rank, item)
             if not math.isfinite(score):

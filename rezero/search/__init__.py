@@ -1,8 +1,7 @@
 """Search engines: `build_engine(name, chunks, **options).search(queries, k)` returns one list of `Hit`s per query.
 
 An engine is a function `(chunks, **options) -> search`, and `search(queries, k, contexts)` returns the `Hits` of each
-query. Most engines only rank their chunks and leave the rest to `base.ranked`. To add one, write such a function and
-give its name as "module:function", or name it in `ENGINES`.
+query; most leave all but the ranking to `base.ranked`. A new one is given as "module:function", or named in `ENGINES`.
 """
 
 import inspect
@@ -35,9 +34,7 @@ REMOTE = {"http", "web", "opensearch", "qdrant"}  # may be built without chunks
 def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
     """Index `chunks` with an engine of `ENGINES`, or with any "module:function".
 
-    Raises:
-        ValueError: an unknown engine or option (the message lists the known ones), no chunks, or a repeated id.
-        ImportError: the engine needs a package that is not installed. The message says what to install.
+    A ValueError lists the known engines or options; an ImportError says which package to install.
     """
     function = load_function(name, ENGINES, "engine")
     allowed = [option for option in inspect.signature(function).parameters if option != "chunks"]
@@ -55,11 +52,9 @@ def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
 def build_inner(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
     """The engine inside another one, described by plain data: a name, or {"engine": name, option: value, ...}.
 
-    As in a configuration, options may also stand under the key "engine_options". That is needed where the inner engine
-    itself has an option "engine".
+    Options may also stand under "engine_options", which is needed where the inner engine has an option "engine".
     """
-    options = {"engine": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
-    name, more = options.pop("engine", None), options.pop("engine_options", {})
-    if not isinstance(name, str):
-        raise ValueError(f"an engine is {spec!r}; want its name, or a mapping with the key 'engine'")
-    return build_engine(name, chunks, **options, **more)
+    match {"engine": spec} if isinstance(spec, str) else spec:
+        case {"engine": str(name), **options}:
+            return build_engine(name, chunks, **options.pop("engine_options", {}), **options)
+    raise ValueError(f"an engine is {spec!r}; want its name, or a mapping with the key 'engine'")

@@ -35,14 +35,11 @@ class Hit:
 
 
 class Hits(list):
-    """The hits of one query, best first, with the name of the `engine` that answered (of a mixture, the chosen one).
+    """The hits of one query, best first; which engine answered; which faults it made on purpose ("stale+shuffled")."""
 
-    `fault` says what an engine that fails on purpose did to them, "" if nothing.
-    """
-
-    def __init__(self, hits: Sequence[Hit] = (), engine: str = "", fault: str = ""):
+    def __init__(self, hits: Sequence[Hit] = (), engine: str = "", *faults: str):
         super().__init__(hits)
-        self.engine, self.fault = engine, fault
+        self.engine, self.fault = engine, "+".join(dict.fromkeys(filter(None, faults)))
 
 
 class SearchContext(NamedTuple):
@@ -55,15 +52,15 @@ class SearchContext(NamedTuple):
 NO_CONTEXT = SearchContext("", 1)
 # (queries, none of them blank; k; one context per query) -> the hits of each query
 Search = Callable[[list[str], int, list[SearchContext]], list[Hits]]
-# (queries, k) -> per query, the positions of at most k chunks, best first, and their scores
-Rank = Callable[[list[str], int], list[tuple[Sequence[int], Sequence[float]]]]
+# (queries, k) -> per query, pairs (position, score) of at most k chunks, best first
+Rank = Callable[[list[str], int], list[list[tuple[int, float]]]]
 
 
 class Engine:
-    """A named engine over fixed chunks. The same chunks, options, query and context give the same hits, in any batch.
+    """A named engine over fixed chunks. The same query and context give the same hits, in any batch and process.
 
-    It remembers the hits of the latest queries; `counts` says how many queries were "asked" and how many "cached". A
-    search function whose hits depend on the context has the attribute `by_context = True`.
+    It remembers the latest queries; `counts` says how many were "asked" and how many "cached". A search function whose
+    hits depend on the context has the attribute `by_context = True`.
     """
 
     def __init__(self, name: str, search: Search):
@@ -75,38 +72,29 @@ class Engine:
     def search(self, queries: list[str], k: int, contexts: Sequence[SearchContext] | None = None) -> list[Hits]:
         """The at most `k` best hits of each query, all distinct, ties in the order of the chunks; none for a blank one.
 
-        Without `contexts`, one per query, each query counts as the first of an episode of its own.
-
-        Raises:
-            TypeError: `queries` is not a list of strings, or `k` not an integer.
-            ValueError: `k` is below 1, or there is not one context per query.
-            SearchError: the engine failed.
+        Without `contexts`, one per query, each counts as the first of an episode. A SearchError: the engine failed.
         """
         if isinstance(queries, str) or not all(isinstance(query, str) for query in queries):
             raise TypeError(f"queries is {queries!r:.80}; want a list of strings")
         if isinstance(k, bool) or operator.index(k) < 1:
             raise ValueError(f"k is {k!r}; want an integer of at least 1")
-        contexts = [NO_CONTEXT] * len(queries) if contexts is None else contexts
-        if len(contexts) != len(queries):
+        if contexts is not None and len(contexts) != len(queries):
             raise ValueError(f"{len(contexts)} contexts for {len(queries)} queries; want one per query")
-        keys = []
-        for query, context in zip(queries, contexts, strict=True):
-            keys.append((clean(query), int(k), context if self.by_context else NO_CONTEXT))
+        if contexts is None or not self.by_context:
+            contexts = [NO_CONTEXT] * len(queries)
+        keys = [(clean(query), int(k), context) for query, context in zip(queries, contexts, strict=True)]
         asked = [key for key in keys if key[0].strip()]
-        found = {key: self._cache[key] for key in asked if key in self._cache}
-        new = [key for key in dict.fromkeys(asked) if key not in found]
+        new = [key for key in dict.fromkeys(asked) if key not in self._cache]
         if new:
             fresh = self._search([query for query, _, _ in new], int(k), [context for _, _, context in new])
-            found |= zip(new, fresh, strict=True)
+            self._cache |= dict(zip(new, fresh, strict=True))
         self.counts.update(asked=len(new), cached=len(asked) - len(new))
-        for key, hits in found.items():
-            hits.engine = hits.engine or self.name
-            self._cache[key] = hits
+        for key in asked:
             self._cache.move_to_end(key)
+        found = [self._cache.get(key, Hits()) for key in keys]
         while len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
-        results = [found.get(key, Hits(engine=self.name)) for key in keys]
-        return [Hits(hits, hits.engine, hits.fault) for hits in results]  # copies, which callers may change
+        return [Hits(hits, hits.engine or self.name, hits.fault) for hits in found]  # copies, which callers may change
 
 
 def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
@@ -114,15 +102,10 @@ def ranked(chunks: Sequence[Chunk], rank: Rank) -> Search:
     rows = [(chunk.id, chunk.title, chunk.text) for chunk in chunks]
 
     def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
-        found = [zip(*one, strict=True) for one in rank(queries, min(k, len(rows)))]
+        found = rank(queries, min(k, len(rows)))
         return [Hits([Hit(*rows[i], float(score)) for i, score in pairs if score > 0]) for pairs in found]
 
     return search
-
-
-def both(*faults: str) -> str:
-    """One word for the faults of all engines that had a part in some hits: "stale+shuffled"."""
-    return "+".join(dict.fromkeys(filter(None, faults)))
 
 
 def chance(*parts) -> float:
@@ -145,8 +128,10 @@ def indexed_text(chunk: Chunk | Hit) -> str:
     return clean(f"{chunk.title}\n{chunk.text}" if chunk.title else chunk.text)
 
 
-def top(scores, k: int):
-    """Positions of the `k` highest of `scores`, shape (n,), best first, equal scores by position."""
-    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-    candidates = np.flatnonzero(scores >= kth)
-    return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+def top(scores, k: int) -> list[tuple[int, float]]:
+    """Pairs (position, score) of the `k` highest of `scores`, shape (n,), above 0, best first, ties by position."""
+    found = np.flatnonzero(scores > 0)
+    if len(found) > k:  # of those, the ones that may rank high; a partition of many zeros would be slow
+        found = found[scores[found] >= np.partition(scores[found], -k)[-k]]
+    best = found[np.argsort(-scores[found], kind="stable")][:k]
+    return list(zip(best.tolist(), scores[best].tolist(), strict=True))

@@ -16,9 +16,8 @@ BM25S_UNTIL = 100_000  # passages; bm25s scores each of them for every query, ta
 def bm25(chunks: Sequence[Chunk], k1: float = 1.5, b: float = 0.75, backend: str = "auto") -> Search:
     """BM25 as Lucene computes it (Kamphuis et al. 2020), over stemmed words without stop words.
 
-    Args:
-        backend: "bm25s"; "tantivy" (see `extras.large`), whose k1 is 1.2 and b 0.75 and cannot be changed; or "auto":
-            tantivy above 100,000 passages if it is installed and k1 and b are the defaults, else bm25s.
+    `backend` is "bm25s"; "tantivy" (see `extras.large`), with k1 1.2 and b 0.75; or "auto": tantivy above 100,000
+    passages if it is installed and k1 and b are the defaults, else bm25s.
     """
     if backend not in ("auto", "bm25s", "tantivy"):
         raise ValueError(f"unknown backend {backend!r} of engine 'bm25'; allowed: auto, bm25s, tantivy")
@@ -34,17 +33,12 @@ def bm25(chunks: Sequence[Chunk], k1: float = 1.5, b: float = 0.75, backend: str
             warnings.warn(f"bm25s scores all {len(chunks)} passages for every query: {error}", stacklevel=2)
     tokens = words([indexed_text(chunk) for chunk in chunks])
     if not any(tokens):  # bm25s cannot index a corpus without a single word
-        return ranked(chunks, lambda queries, k: [((), ()) for _ in queries])
+        return ranked(chunks, lambda queries, k: [[] for _ in queries])
     index = bm25s.BM25(method="lucene", k1=k1, b=b)
     index.index(tokens, show_progress=False)
 
-    def rank(queries: list[str], k: int):
-        found = []
-        for query in words(queries):
-            scores = index.get_scores_from_ids(index.get_tokens_ids(query))
-            best = top(scores, k)
-            found.append((best, scores[best]))
-        return found
+    def rank(queries: list[str], k: int) -> list[list[tuple]]:
+        return [top(index.get_scores_from_ids(index.get_tokens_ids(query)), k) for query in words(queries)]
 
     return ranked(chunks, rank)
 

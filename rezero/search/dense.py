@@ -1,92 +1,136 @@
 """Dense retrieval: a passage matches by the cosine similarity of its embedding and the query's, computed by FAISS."""
 
-from collections.abc import Sequence
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from functools import cache as once
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from tqdm import tqdm
 
 from rezero.corpus import Chunk
+from rezero.files import resolve
+from rezero.names import load_function
 from rezero.search.base import Search, indexed_text, needs, ranked
-from rezero.search.embedders import CACHE, embed, load_embedder
 
-with needs("cpu", "engine 'dense'"):
-    import faiss
-
+CACHE = ".cache/embeddings"  # below the project's root
+BATCH = 1024  # texts that are encoded, and written to the cache, together
+# name -> function that loads an embedder: `encode`, from texts to rows of length 1 (or 0), float32 (n, d)
+EMBEDDERS = {"wordllama": "rezero.search.dense:wordllama", "minilm": "rezero.extras.engines:minilm"}
 FLAT_UNTIL, SQ8_UNTIL = 100_000, 1_000_000  # passages, for index="auto"
 GPU_WIDTH = 2048  # FAISS on a GPU returns at most so many candidates
-SLACK = 1e-4  # far more than two ways of computing the cosine of unit vectors differ by
 
 
-def dense(
-    chunks: Sequence[Chunk], embedder: str = "wordllama", cache: str | Path | None = CACHE, index: str = "auto"
-) -> Search:
-    """Cosine similarity of embeddings.
+def dense(chunks: Sequence[Chunk], embedder="wordllama", cache: str | Path | None = CACHE, index="auto") -> Search:
+    """Cosine similarity of embeddings; those of chunks are kept in the folder `cache`, unless it is None.
 
-    Args:
-        embedder: a name in `EMBEDDERS`.
-        cache: the folder that keeps embeddings of chunks, relative to the project's root; None keeps none.
-        index: "flat", exact, on a GPU where FAISS can use one; "sq8" or "hnsw", for many passages, see `extras.large`;
-            or "auto": flat up to 100,000 passages, sq8 up to 1,000,000, else hnsw.
+    `index` is "flat", exact, on a GPU where FAISS can use one; "sq8" or "hnsw", for many passages, see `extras.large`;
+    or "auto": flat up to 100,000 passages, sq8 up to 1,000,000, else hnsw.
     """
+    with needs("cpu", "engine 'dense'"):
+        import faiss
     if index not in ("auto", "flat", "sq8", "hnsw"):
         raise ValueError(f"unknown index {index!r}; allowed: auto, flat, sq8, hnsw")
     if index == "auto":
         index = "flat" if len(chunks) <= FLAT_UNTIL else "sq8" if len(chunks) <= SQ8_UNTIL else "hnsw"
     encode = load_embedder(embedder)
     vectors = embed([indexed_text(chunk) for chunk in chunks], embedder, encode, cache)
-    if index == "flat":
-        store = faiss.IndexFlatIP(vectors.shape[1])
-        store.add(vectors)
-    else:
-        store = resolve_name("rezero.extras.large:build_index")(index, vectors)
+    store, fast = resolve_name("rezero.extras.large:build_index")(index, vectors)
     # FAISS multiplies matrices once a batch has 128,000 numbers. This threshold makes a query two to six times faster.
     faiss.cvar.distance_compute_blas_threshold = 2048 * faiss.omp_get_max_threads()
-    fast = resolve_name("rezero.extras.large:on_gpu")(store) if index == "flat" else store
     return ranked(chunks, lambda queries, k: nearest(fast, store, encode(queries), k))
 
 
-def nearest(fast, store, queries, k: int) -> list[tuple[list[int], list[float]]]:
-    """Positions and scores of the `k` rows nearest to each query, best first, ties by position.
+def nearest(fast, store, queries, k: int) -> list[list[tuple[int, float]]]:
+    """Per query, pairs (position, score) of the `k` nearest rows, best first, ties by position.
 
-    FAISS alone would let the results of a query depend on the others in its batch, in two ways. The last digits of a
-    product of matrices depend on its shape, so the candidates' scores are computed again, each by itself. And of rows
-    that tie for the last place FAISS returns arbitrary ones, so a query whose candidates end in a tie is searched
-    again, for more candidates, until the tie ends.
-
-    `fast` is searched, perhaps on a GPU; `store` holds the same rows on the CPU. `queries` is a float32 array (n, d)
-    of unit vectors or zeros, and `k` at most the number of rows.
+    FAISS's scores change in the last digits with the size of the batch, so those of candidates are computed again, pair
+    by pair. Of rows that tie for the last place it returns arbitrary ones, so it is asked for more until the tie ends.
+    `fast` is searched, perhaps on a GPU; `store` holds the same rows on the CPU. `queries`: float32 (n, d).
     """
     found: list = [None] * len(queries)
     left = np.arange(len(queries))  # the queries that have no result yet
     spare = 2
     while len(left):
         width = min(k + spare, store.ntotal)
-        index = fast if width <= GPU_WIDTH else store
-        scores, positions = index.search(queries[left], width)
+        scores, positions = (fast if width <= GPU_WIDTH else store).search(queries[left], width)
         exact = score_again(store, queries[left], positions)
-        best = np.lexsort((positions, -exact), axis=1)[:, :k]  # highest score first, then lowest position
-        best_positions = np.take_along_axis(positions, best, axis=1).tolist()
-        best_scores = np.take_along_axis(exact, best, axis=1).tolist()
-        results = zip(best_positions, best_scores, strict=True)
-        for query, result in zip(left, results, strict=True):
-            found[query] = result
-        # For a query without an embedding all rows tie at 0; it finds nothing anyway.
-        tied = (scores[:, -1] > scores[:, k - 1] - SLACK) & (scores[:, 0] != 0)
+        orders = np.lexsort((positions, -exact), axis=1)[:, :k]  # highest score first, then lowest position
+        for row, (query, order) in enumerate(zip(left, orders, strict=True)):
+            found[query] = list(zip(positions[row, order].tolist(), exact[row, order].tolist(), strict=True))
+        # Two computations of a cosine differ by far less than 1e-4. All at 0: the query has no embedding.
+        tied = (scores[:, -1] > scores[:, k - 1] - 1e-4) & (scores[:, 0] != 0)
         left = left[tied] if width < store.ntotal else []
         spare *= 8
     return found
 
 
 def score_again(store, queries, positions):
-    """The scores of the rows at `positions` (n, width) for each query, computed pair by pair; -1 where there is no row.
+    """The scores of the rows at `positions` (n, width), pair by pair; -1 at the position -1, which means no row."""
+    import faiss
 
-    Approximate indexes return the position -1 where they found too little.
-    """
-    exact = np.empty(positions.shape, np.float32)
     if isinstance(store, faiss.IndexFlat):  # it can compute the scores without a copy of the rows
-        where = [faiss.swig_ptr(array) for array in (queries, exact, positions)]
-        store.compute_distance_subset(len(queries), where[0], positions.shape[1], where[1], where[2])
+        exact = np.empty(positions.shape, np.float32)
+        pointers = [faiss.swig_ptr(array) for array in (queries, exact, positions)]
+        store.compute_distance_subset(len(queries), pointers[0], positions.shape[1], pointers[1], pointers[2])
         return exact
     rows = store.reconstruct_batch(np.maximum(positions, 0).ravel()).reshape(*positions.shape, -1)
     return np.where(positions < 0, -1, np.vecdot(rows, queries[:, None]))
+
+
+def load_embedder(name: str) -> Callable:
+    """The `encode` of an embedder of `EMBEDDERS`, or of any "module:function" that returns one."""
+    return load_function(name, EMBEDDERS, "embedder")()
+
+
+@once
+def wordllama() -> Callable:
+    """The mean of static token vectors (WordLlama, 256 dimensions). The package's own loader may ask the network."""
+    folder = Path(find_spec("wordllama").submodule_search_locations[0])
+    vectors = load_file(folder / "weights/l2_supercat_256.safetensors")["embedding.weight"].astype(np.float32)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizers/l2_supercat_tokenizer_config.json"))
+
+    def encode(texts: list[str]):
+        means = np.zeros((len(texts), vectors.shape[1]), np.float32)
+        for row, tokens in zip(means, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+            if tokens.ids:
+                row[:] = vectors[tokens.ids].mean(axis=0)
+        return unit(means)
+
+    return encode
+
+
+def unit(vectors):
+    """The rows of a float32 array (n, d) at length 1. A zero row stays zero, and so matches nothing."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
+
+
+def embed(texts: list[str], name: str, encode: Callable, cache: str | Path | None):
+    """Embeddings of `texts`, float32 (n, d). Those in the folder `cache` under `name` are read, others added to it."""
+    keys = [hashlib.sha256(f"{name}\0{text}".encode()).hexdigest() for text in texts]
+    text_of = dict(zip(keys, texts, strict=True))
+    folder, known = cache and resolve(cache) / name, {}
+    for path in sorted(folder.glob("*.safetensors")) if folder else ():
+        try:
+            kept = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} is not a readable embedding cache; delete it ({error})") from error
+        known |= {key: kept[key] for key in text_of.keys() & kept.keys()}
+    missing = [key for key in text_of if key not in known]
+    for start in tqdm(range(0, len(missing), BATCH), desc=f"embed with {name}", delay=1):
+        some = missing[start : start + BATCH]
+        fresh = dict(zip(some, encode([text_of[key] for key in some]), strict=True))
+        known.update(fresh)
+        if folder:  # a batch becomes a file of its own, so that two processes that encode at once lose nothing
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f"{uuid.uuid4()}.tmp"
+            save_file(fresh, temporary)
+            temporary.replace(folder / f"{hashlib.sha256(''.join(some).encode()).hexdigest()}.safetensors")
+    return np.stack([known[key] for key in keys])

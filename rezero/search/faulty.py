@@ -2,65 +2,47 @@
 
 import random
 import re
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from rezero.corpus import Chunk
 from rezero.search import build_inner
-from rezero.search.base import Hit, Hits, Search, SearchContext, SearchError, both, chance
+from rezero.search.base import Hit, Hits, Search, SearchContext, SearchError, chance
 from rezero.text import normalized
-
-NEAR = 50  # the engine's best hits, none of which may pass for irrelevant
 
 
 def faulty(
     chunks: Sequence[Chunk],
     engine="bm25",
-    empty: float = 0,
-    irrelevant: float = 0,
-    stale: float = 0,
-    shuffled: float = 0,
-    truncated: float = 0,
-    outage: float = 0,
+    empty: float = 0,  # no hits
+    irrelevant: float = 0,  # random passages that are not among the engine's best 50
+    stale: float = 0,  # old issues of the passages, with another last digit in every figure, and another id
+    shuffled: float = 0,  # the same hits in another order
+    truncated: float = 0,  # the first third of each passage's words, with another id
+    outage: float = 0,  # a SearchError with the fault "outage", for the whole batch
     seed: int = 0,
-    sticky: bool = False,
+    sticky: bool = False,  # the turn is left out of the draw, so that only other words escape
 ) -> Search:
     """An engine whose queries meet faults at the given rates, each at most one; `Hits.fault` names it if it did harm.
 
     A fault is drawn by the seed, the query's words and the turn, so that asking again may escape it.
-
-    Args:
-        empty: no hits.
-        irrelevant: hits become random passages that are not among the engine's best 50.
-        stale: hits become old issues of their passages, with another last digit in every figure, and another id.
-        shuffled: the same hits in another order.
-        truncated: hits keep the first third of their words, and get another id.
-        outage: a `SearchError` with the fault "outage", for the whole batch.
-        sticky: the turn is left out of the draw, so that only other words escape.
     """
     rates = dict(empty=empty, irrelevant=irrelevant, stale=stale, shuffled=shuffled, truncated=truncated, outage=outage)
     for name, rate in rates.items():
         if not isinstance(rate, int | float) or not 0 <= rate <= 1:
             raise ValueError(f"the rate of {name} faults is {rate!r}; want a number from 0 to 1")
-    if sum(rates.values()) > 1 + 1e-9:
-        raise ValueError(f"the rates {rates} sum to {sum(rates.values())}; want at most 1")
+    names, bounds = [*rates, ""], list(accumulate(rates.values()))
+    if bounds[-1] > 1 + 1e-9:
+        raise ValueError(f"the rates {rates} sum to {bounds[-1]}; want at most 1")
     inner = build_inner(engine, chunks)
-
-    def draw(query: str, context: SearchContext) -> tuple[str, random.Random]:
-        """The fault that a query meets ("": none), and the random numbers that shape it."""
-        key = (seed, normalized(query), "" if sticky else context.turn)
-        left = chance(*key)
-        for name, rate in rates.items():
-            left -= rate
-            if left < 0:
-                return name, random.Random(repr(key))
-        return "", random.Random()
 
     def spoil(fault: str, hits: Hits, query: str, context: SearchContext, rng: random.Random) -> list[Hit]:
         if fault == "empty":
             return []
         if fault == "irrelevant":
-            near = {hit.chunk_id for hit in [*hits, *inner.search([query], NEAR, [context])[0]]}
+            near = {hit.chunk_id for hit in [*hits, *inner.search([query], 50, [context])[0]]}
             drawn = rng.sample(chunks, min(len(chunks), len(near) + len(hits)))
             return [Hit(chunk.id, chunk.title, chunk.text, 0.0) for chunk in drawn if chunk.id not in near]
         if fault == "shuffled":
@@ -69,16 +51,18 @@ def faulty(
         return [rewritten(hit, fault) for hit in hits]
 
     def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
-        draws = [draw(query, context) for query, context in zip(queries, contexts, strict=True)]
+        draws = []  # the fault that each query meets ("": none), and the random numbers that shape it
+        for query, context in zip(queries, contexts, strict=True):
+            key = (seed, normalized(query), "" if sticky else context.turn)
+            draws.append((names[bisect(bounds, chance(*key))], random.Random(repr(key))))
         if any(fault == "outage" for fault, _ in draws):
             raise SearchError("the search service is down", fault="outage")
         results = inner.search(queries, k, contexts)
         for i, (fault, rng) in enumerate(draws):
-            hits = results[i]
             if fault:  # the scores stay in their places, because the engine does not know that it fails
-                spoilt = spoil(fault, hits, queries[i], contexts[i], rng)
+                hits, spoilt = results[i], spoil(fault, results[i], queries[i], contexts[i], rng)
                 placed = [replace(other, score=hit.score) for hit, other in zip(hits, spoilt, strict=False)]
-                results[i] = Hits(placed, hits.engine, both(hits.fault, fault if placed != hits else ""))
+                results[i] = Hits(placed, hits.engine, hits.fault, fault if placed != hits else "")
         return results
 
     search.by_context = not sticky or inner.by_context

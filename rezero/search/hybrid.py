@@ -6,24 +6,14 @@ from dataclasses import replace
 
 from rezero.corpus import Chunk
 from rezero.search import build_inner
-from rezero.search.base import Hits, Search, SearchContext, both
+from rezero.search.base import Hits, Search, SearchContext
 
 
-def hybrid(
-    chunks: Sequence[Chunk],
-    engines: Sequence = ("bm25", "dense"),
-    weights: Sequence[float] = (0.85, 0.15),
-    c: float = 2,
-    depth: int = 50,
-) -> Search:
+def hybrid(chunks: Sequence[Chunk], engines=("bm25", "dense"), weights=(0.85, 0.15), c=2.0, depth=50) -> Search:
     """Weighted reciprocal-rank fusion: a passage scores the sum of weight / (c + rank) over the engines.
 
-    With equal weights and c = 60 (Cormack et al. 2009) it is worse than BM25 alone on the published questions. The
-    defaults, which were chosen on them, are not, with the embeddings of wordllama or of MiniLM.
-
-    Args:
-        weights: one per engine.
-        depth: at least so many hits of each engine are fused.
+    At least `depth` hits of each engine are fused. With equal weights and c = 60 (Cormack et al. 2009) this is worse
+    than BM25 alone on the published questions; the defaults, which were chosen on them, are not.
     """
     if len(weights) != len(engines) or not engines or min(weights) < 0 or not sum(weights):
         raise ValueError(f"weights are {weights!r} for {len(engines)} engines; want one each, none below 0, not all 0")
@@ -38,7 +28,7 @@ def hybrid(
                 known.setdefault(hit.chunk_id, hit)
         best = sorted(scores, key=lambda id: (-scores[id], order.get(id, len(order)), id))
         fused = [replace(known[id], score=scores[id]) for id in best[:k] if scores[id] > 0]
-        return Hits(fused, fault=both(*(hits.fault for hits in lists)))
+        return Hits(fused, "", *(hits.fault for hits in lists))
 
     def search(queries: list[str], k: int, contexts: list[SearchContext]) -> list[Hits]:
         by_part = [part.search(queries, max(k, depth), contexts) for part in parts]

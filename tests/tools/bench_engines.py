@@ -7,7 +7,7 @@ sentence, and the passage that it was taken from is to be found (known-item sear
 
 Rows marked * are not ours: rank-bm25, SQLite's FTS5, bm25s, FAISS and numpy, called as their documentation shows. The
 build time of a dense row excludes the encoding of passages, which is the row "embeddings". "MB" is the growth of the
-process. Queries come in batches of 64, each asked once. The last table compares `Engine.search` with the bare library.
+process. Queries come in batches of 64, each asked once.
 """
 
 import argparse
@@ -19,32 +19,21 @@ import re
 import sqlite3
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
-from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from rezero.corpus import Chunk, load_chunks
 from rezero.search import build_engine
-from rezero.search.base import Engine, indexed_text
+from rezero.search.base import indexed_text
 from rezero.search.bm25 import words
-from rezero.search.embedders import EMBEDDERS, embed, load_embedder
+from rezero.search.dense import embed, load_embedder
 from rezero.text import keywords
 
 BATCH, QUERIES, SECONDS = 64, 512, 30  # queries per call; at most so many queries, and so long, per row
-ROUNDS = 105  # of the comparison with the bare library; the first five warm up
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "ar", "en", "ol")]
-ENGINES = {  # row -> engine and options; the sizes up to which it is measured
-    "bm25 (bm25s)": ("bm25", {"backend": "bm25s"}, 100_000),
-    "bm25 (tantivy)": ("bm25", {"backend": "tantivy"}, 10**7),
-    "keyword": ("keyword", {}, 10**7),
-    "dense (flat)": ("dense", {"index": "flat"}, 10**7),
-    "dense (hnsw)": ("dense", {"index": "hnsw"}, 10**7),
-    "dense (sq8)": ("dense", {"index": "sq8"}, 10**7),
-    "hybrid": ("hybrid", {}, 10**6),
-}
 
 
 def make_passages(n: int) -> list[Chunk]:
@@ -52,20 +41,19 @@ def make_passages(n: int) -> list[Chunk]:
     rng = random.Random(n)
     texts = [chunk.text for chunk in load_chunks("data/larkspur/chunks.jsonl")]
     sentences = sorted({sentence for text in texts for sentence in re.split(r"(?<=[.!?]) ", text)})
-    name = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{3,}")
     names = ["".join(rng.choices(SYLLABLES, k=4)).capitalize() for _ in range(max(100, n // 3))]
     passages = []
     for i in range(n):
-        text = name.sub(lambda _: rng.choice(names), " ".join(rng.sample(sentences, 3)))
+        text = re.sub(r"(?<=[a-z,] )[A-Z][a-z]{3,}", lambda _: rng.choice(names), " ".join(rng.sample(sentences, 3)))
         passages.append(Chunk(str(i), f"Note {i % 97}", text))
     return passages
 
 
-def make_queries(passages: list[Chunk]) -> list[tuple[str, str]]:
-    """Pairs of a query and the id of the passage it was made from."""
+def make_queries(passages: list[Chunk], n: int) -> list[tuple[str, str]]:
+    """`n` pairs of a query and the id of the passage it was made from."""
     rng = random.Random(0)
     queries = []
-    for passage in rng.choices(passages, k=QUERIES):
+    for passage in rng.choices(passages, k=n):
         found = keywords(rng.choice(passage.text.split(". "))).split()
         queries.append((" ".join(rng.sample(found, max(1, len(found) * 2 // 3))), passage.id))
     return queries
@@ -75,18 +63,17 @@ def top_ids(scores, k: int) -> list[str]:
     return [str(i) for i in np.argpartition(-scores, min(k, len(scores) - 1))[:k]]
 
 
-def rank_bm25(passages, k, cache):
+def rank_bm25(texts, k, cache):
     from rank_bm25 import BM25Okapi
 
-    index = BM25Okapi(words([indexed_text(passage) for passage in passages]))
+    index = BM25Okapi(words(texts))
     return lambda queries: [top_ids(index.get_scores(query), k) for query in words(queries)]
 
 
-def fts5(passages, k, cache):
+def fts5(texts, k, cache):
     store = sqlite3.connect(":memory:")
     store.execute("CREATE VIRTUAL TABLE t USING fts5(text, tokenize='porter unicode61')")
-    rows = ((int(passage.id), indexed_text(passage)) for passage in passages)
-    store.executemany("INSERT INTO t(rowid, text) VALUES (?, ?)", rows)
+    store.executemany("INSERT INTO t(rowid, text) VALUES (?, ?)", enumerate(texts))
     sql = "SELECT rowid FROM t WHERE t MATCH ? ORDER BY rank LIMIT ?"
 
     def search(query: str) -> list[str]:
@@ -96,145 +83,91 @@ def fts5(passages, k, cache):
     return lambda queries: [search(query) for query in queries]
 
 
-def bare_bm25s(passages, k, cache):
+def bare_bm25s(texts, k, cache):
     import bm25s
 
     index = bm25s.BM25(method="lucene")
-    index.index(words([indexed_text(passage) for passage in passages]), show_progress=False)
+    index.index(words(texts), show_progress=False)
     return lambda queries: index.retrieve(words(queries), k=k, show_progress=False).documents.astype(str).tolist()
 
 
-def vectors_of(passages, cache):
-    return embed([indexed_text(passage) for passage in passages], "wordllama", load_embedder("wordllama"), cache)
+def vectors_of(texts, cache):
+    return embed(texts, "wordllama", load_embedder("wordllama"), cache)
 
 
-def numpy_brute_force(passages, k, cache):
-    vectors, encode = vectors_of(passages, cache), load_embedder("wordllama")
+def numpy_brute_force(texts, k, cache):
+    vectors, encode = vectors_of(texts, cache), load_embedder("wordllama")
     return lambda queries: [top_ids(scores, k) for scores in encode(queries) @ vectors.T]
 
 
-def bare_faiss(passages, k, cache, index=None):
+def bare_faiss(texts, k, cache):
     import faiss
 
-    encode = load_embedder("wordllama")
-    if index is None:
-        vectors = vectors_of(passages, cache)
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-    return lambda queries: [[passages[i].id for i in row] for row in index.search(encode(queries), k)[1].tolist()]
+    vectors, encode = vectors_of(texts, cache), load_embedder("wordllama")
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return lambda queries: index.search(encode(queries), k)[1].astype(str).tolist()
 
 
-BARE = {  # row -> function (passages, k, cache) -> search; the sizes up to which it is measured
-    "* rank-bm25": (rank_bm25, 100_000),
-    "* bm25s": (bare_bm25s, 100_000),
-    "* SQLite FTS5": (fts5, 10**7),
-    "* FAISS flat": (bare_faiss, 10**7),
-    "* numpy brute force": (numpy_brute_force, 10**7),
+ROWS = {  # row -> engine and options, or function (texts, k, cache) -> search; the size up to which it is measured
+    "bm25 (bm25s)": ("bm25", {"backend": "bm25s"}, 100_000),
+    "bm25 (tantivy)": ("bm25", {"backend": "tantivy"}, 10**7),
+    "keyword": ("keyword", {}, 10**7),
+    "dense (flat)": ("dense", {"index": "flat"}, 10**7),
+    "dense (hnsw)": ("dense", {"index": "hnsw"}, 10**7),
+    "dense (sq8)": ("dense", {"index": "sq8"}, 10**7),
+    "hybrid": ("hybrid", {}, 10**6),
+    "* rank-bm25": (rank_bm25, None, 100_000),
+    "* bm25s": (bare_bm25s, None, 100_000),
+    "* SQLite FTS5": (fts5, None, 10**7),
+    "* FAISS flat": (bare_faiss, None, 10**7),
+    "* numpy brute force": (numpy_brute_force, None, 10**7),
 }
 
 
 def prepare(row: str, passages: list[Chunk], k: int, cache: str | None):
     """The search of a row: queries -> ids."""
-    if row in BARE:
-        return BARE[row][0](passages, k, cache)
-    made = build_row(row, passages, cache)
-    return lambda queries: [[hit.chunk_id for hit in hits] for hits in made.search(queries, k)]
-
-
-def build_row(row: str, passages: list[Chunk], cache: str | None) -> Engine:
-    name, options, _ = ENGINES[row]
+    name, options, _ = ROWS[row]
+    if callable(name):
+        return name([indexed_text(passage) for passage in passages], k, cache)
     if name == "dense":
         options = options | {"cache": cache}
     if name == "hybrid":
         options = {"engines": ["bm25", {"engine": "dense", "cache": cache}]}
-    return build_engine(name, passages, **options)
+    made = build_engine(name, passages, **options)
+    return lambda queries: [[hit.chunk_id for hit in hits] for hits in made.search(queries, k)]
 
 
 def resident() -> float:
     """Memory of this process in MB."""
     gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def measure(job: tuple) -> dict:
     """One row of the table."""
     row, n, k, cache, threads = job
-    set_threads(threads)
-    passages = make_passages(n)
-    queries = make_queries(passages)
-    if row == "embeddings":
-        vectors_of(passages[:2], None)
-        memory, start = resident(), perf_counter()
-        kept = vectors_of(passages, cache)
-        return {"passages": n, "row": row, "build s": perf_counter() - start, "MB": resident() - memory + 0 * len(kept)}
-    prepare(row, passages[:100], k, None)(["a word"])  # imports and models are not counted as the index's
-    memory, start = resident(), perf_counter()
-    search = prepare(row, passages, k, cache)
-    built, memory = perf_counter() - start, resident() - memory
-    found, start = [], perf_counter()
-    for first in range(0, len(queries), BATCH):
-        found += search([query for query, _ in queries[first : first + BATCH]])
-        if perf_counter() - start > SECONDS:
-            break
-    seconds = perf_counter() - start
-    recall = {f"R@{at}": np.mean([gold in ids[:at] for ids, (_, gold) in zip(found, queries, strict=False)])
-              for at in (1, k)}  # fmt: skip
-    return {"passages": n, "row": row, "build s": built, "MB": memory, **recall, "queries/s": len(found) / seconds}
-
-
-def overhead(job: tuple) -> dict:
-    """The cost of `Engine.search` over the bare library, for the same queries and k, with nothing remembered.
-
-    Texts are embedded beforehand, for both. Both search the same FAISS index, because of two copies the one whose rows
-    begin with a line of the processor's cache is a fifth faster. "plain" is FAISS with its own threshold for products
-    of matrices, "set" with that of `dense`; for BM25 they are the same. "gain" is that of ours, set, over bare, plain.
-    Shares are medians over rounds of CPU time, since other work on the machine slows all calls of a round; "spread" is
-    half the distance of their quartiles.
-    """
-    import faiss
-
-    ours, bare, n, k, cache, threads = job
-    set_threads(threads)
-    encode, make, indexes, settings = load_embedder("wordllama"), faiss.IndexFlatIP, [], faiss.cvar
-    known = lru_cache(lambda *texts: encode(list(texts)))
-    EMBEDDERS["wordllama"] = lambda: lambda texts: known(*texts)
-    faiss.IndexFlatIP = lambda width: indexes.append(make(width)) or indexes[-1]
-    passages = make_passages(n)
-    queries = [query for query, _ in make_queries(passages)][:BATCH]
-    plain = settings.distance_compute_blas_threshold
-    made = build_row(ours, passages, cache)
-    chosen = settings.distance_compute_blas_threshold
-    search = BARE[bare][0](passages, k, cache, *indexes)
-
-    def cost(call, threshold: int) -> float:
-        settings.distance_compute_blas_threshold = threshold
-        start = process_time()
-        call(queries)
-        return (process_time() - start) / BATCH * 1e6
-
-    def mine(queries):
-        return Engine(ours, made._search).search(queries, k)
-
-    calls = [(call, threshold) for threshold in (plain, chosen) for call in (search, mine)]
-    costs = np.array([[cost(*call) for call in calls] for _ in range(ROUNDS)])[5:].T
-    row = {"passages": n, "ours": ours, "bare": bare, "gain": np.median(costs[0] / costs[3]) - 1}
-    for name, (theirs, own) in (("plain", costs[:2]), ("set", costs[2:])):
-        low, share, high = np.quantile(own / theirs - 1, (0.25, 0.5, 0.75))
-        row |= {f"{name}: bare, us/query": np.median(theirs), f"{name}: ours, us/query": np.median(own)}
-        row |= {f"{name}: overhead": share, f"{name}: spread": (high - low) / 2}
-    return row
-
-
-def apart(function, job: tuple) -> dict:
-    """`function(job)` in a new process: its memory is its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, job).result()
-
-
-def set_threads(threads: int) -> None:
     import faiss
 
     faiss.omp_set_num_threads(threads)
+    passages = make_passages(n)
+    if row == "embeddings":
+        texts = [indexed_text(passage) for passage in passages]
+        vectors_of(texts[:2], None)  # here and below, imports and models are not counted
+        memory, start = resident(), perf_counter()
+        kept = vectors_of(texts, cache)
+        return {"passages": n, "row": row, "build s": perf_counter() - start, "MB": resident() - memory + 0 * len(kept)}
+    prepare(row, passages[:100], k, None)(["a word"])
+    memory, start = resident(), perf_counter()
+    search = prepare(row, passages, k, cache)
+    result = {"passages": n, "row": row, "build s": perf_counter() - start, "MB": resident() - memory}
+    queries, found, start = make_queries(passages, QUERIES), [], perf_counter()
+    while len(found) < len(queries) and perf_counter() - start < SECONDS:
+        found += search([query for query, _ in queries[len(found) : len(found) + BATCH]])
+    result["queries/s"] = len(found) / (perf_counter() - start)
+    for at in (1, k):
+        result[f"R@{at}"] = np.mean([gold in ids[:at] for ids, (_, gold) in zip(found, queries, strict=False)])
+    return result
 
 
 def main() -> None:
@@ -246,19 +179,17 @@ def main() -> None:
     args = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(args.threads)
-    limits = {"embeddings": 10**7} | {row: one[-1] for row, one in {**ENGINES, **BARE}.items()}
-    rows = []
+    rows, wanted = [], ["embeddings", *(row for row in ROWS if args.only in row)]
     with tempfile.TemporaryDirectory() as cache:
         for n in args.sizes:
-            for row, limit in limits.items():
-                if n <= limit and (args.only in row or row == "embeddings"):
-                    rows.append(apart(measure, (row, n, args.k, cache, args.threads)))
-                    print(rows[-1], flush=True)
-        pairs = [("bm25 (bm25s)", "* bm25s"), ("dense (flat)", "* FAISS flat")]
-        jobs = [(*pair, 10_000, args.k, cache, args.threads) for pair in pairs if args.only in pair[0]]
-        costs = [apart(overhead, job) for job in jobs]
+            for row in wanted:
+                if row in ROWS and n > ROWS[row][-1]:
+                    continue
+                # a process of its own, for its own memory
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    rows.append(pool.submit(measure, (row, n, args.k, cache, args.threads)).result())
+                print(rows[-1], flush=True)
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format, na_rep=""))
-    print(pd.DataFrame(costs).to_string(index=False, float_format="{:.3g}".format))
 
 
 if __name__ == "__main__":

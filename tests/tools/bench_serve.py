@@ -7,7 +7,6 @@ slows both; medians are printed.
 
 import argparse
 import json
-import random
 import re
 import subprocess
 import sys
@@ -19,13 +18,13 @@ from time import perf_counter
 import bm25s
 import Stemmer
 import urllib3
+from bench_engines import make_passages, make_queries
 
 from rezero.corpus import Chunk, save_chunks
-from rezero.data.larkspur import load_generator
 from rezero.files import ROOT
 from rezero.search.base import indexed_text
 
-TOPK = 3
+TOPK, QUERIES = 3, 4000
 
 
 def main() -> None:
@@ -34,9 +33,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    chunks, queries = generate(args.passages)
-    share = len(queries) // args.rounds
-    single, rate = raw_bm25s(chunks), []
+    chunks = make_passages(args.passages)
+    queries = sorted({query for query, _ in make_queries(chunks, QUERIES)})
+    single, rates = raw_bm25s(chunks), []
     with tempfile.TemporaryDirectory() as folder:
         corpus = save_chunks(Path(folder) / "chunks.jsonl", chunks)
         command = [sys.executable, "-m", "rezero", "serve", "--corpus", str(corpus), "--port", "0"]
@@ -46,35 +45,21 @@ def main() -> None:
                 while not server.stdout.readline().endswith("ready\n"):
                     pass
                 asked = client(f"{url}/retrieve", args.batch)
-                for start in range(0, share * args.rounds, share):
-                    mine = queries[start : start + share]
-                    rate.append((timed(single, mine[: share // 4]), timed(asked, mine)))
+                for number in range(args.rounds):
+                    mine = queries[number :: args.rounds]
+                    rates.append((timed(single, mine[: len(mine) // 4]), timed(asked, mine)))
             finally:
                 server.terminate()
                 server.communicate()
-    raw, served = (median(column) for column in zip(*rate, strict=True))
+    raw, served = (median(column) for column in zip(*rates, strict=True))
     print(f"{len(chunks)} passages, top {TOPK}, median of {args.rounds} rounds; queries per second:")
     print(f"  raw bm25s, one query at a time      {raw:8,.0f}")
     print(f"  server, {args.batch} queries per request      {served:8,.0f}   {served / raw:.2f} times raw bm25s")
 
 
-def generate(passages: int) -> tuple[list[Chunk], list[str]]:
-    """Passages of as many generated corpora as it takes, and their distinct questions, shuffled."""
-    chunks, queries = [], []
-    generator = load_generator()
-    for i in range(passages // 300 + 2):
-        some, questions, _ = generator.build(seed=i + 1, partition="train")
-        chunks += [Chunk(f"{i}.{chunk.id}", chunk.title, chunk.text) for chunk in some]
-        queries += [question.text for question in questions]
-    queries = sorted(set(queries))
-    random.Random(0).shuffle(queries)
-    return chunks[:passages], queries
-
-
 def raw_bm25s(chunks: list[Chunk]):
     """bm25s as its own documentation uses it."""
-    stemmer = Stemmer.Stemmer("english")
-    options = {"stopwords": "en", "stemmer": stemmer, "show_progress": False}
+    options = {"stopwords": "en", "stemmer": Stemmer.Stemmer("english"), "show_progress": False}
     index = bm25s.BM25()
     index.index(bm25s.tokenize([indexed_text(chunk) for chunk in chunks], **options), show_progress=False)
 
@@ -90,10 +75,9 @@ def client(url: str, batch: int):
 
     def search(queries: list[str]) -> None:
         for start in range(0, len(queries), batch):
-            some = queries[start : start + batch]
-            body = json.dumps({"queries": some, "topk": TOPK, "return_scores": True})
+            body = json.dumps({"queries": queries[start : start + batch], "topk": TOPK, "return_scores": True})
             found = pool.request("POST", url, body=body).json()["result"]
-            assert len(found) == len(some) and all(len(hits) == TOPK for hits in found)
+            assert len(found) == len(queries[start : start + batch])
 
     return search
 
