@@ -120,13 +120,12 @@ def _read_message(message, is_final: bool) -> dict:
     role, content, calls = message.get("role"), message.get("content"), message.get("tool_calls") or []
     if role not in ROLES:
         raise ValueError(f"role {role!r}; allowed: {', '.join(ROLES)}")
-    if isinstance(content, str) or (role == "assistant" and not content):
-        content = [{"text": content or ""}]
-    if not isinstance(content, list) or not all(
-        isinstance(p, dict) and isinstance(p.get("text"), str) for p in content
-    ):
-        raise ValueError(f'content must be text or a list of {{"type": "text", "text"}}, got {content!r:.80}')
-    text = "".join(part["text"] for part in content)
+    content = content or "" if role == "assistant" else content
+    try:
+        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+    except (KeyError, TypeError):
+        want = 'content must be text or a list of {"type": "text", "text"}'
+        raise ValueError(f"{want}, got {content!r:.80}") from None
     if role != "assistant":
         return {"role": role, "content": text}
     if not isinstance(calls, list):
