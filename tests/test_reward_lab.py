@@ -12,9 +12,9 @@ import pytest
 from conftest import CHUNKS, QUESTIONS
 
 from rezero.__main__ import main
-from rezero.analysis import figures
+from rezero.analysis import plots
 from rezero.analysis import reward_lab as lab
-from rezero.analysis.cheaters import CHEATERS, HONEST, RETRIER
+from rezero.analysis.reward_lab import CHEATERS, HONEST, RETRIER
 from rezero.config import load_config
 from rezero.evaluation.traces import read_traces, write_traces
 from rezero.files import read_jsonl
@@ -153,8 +153,8 @@ def test_recorded_episodes_are_scored_again_without_a_model(tmp_path, questions,
 def test_refusals(questions, engine):
     with pytest.raises(ValueError, match="unknown reward 'retyr'; allowed: correctness"):
         lab.pay([], {"mine": {"retyr": 1}})
-    with pytest.raises(ValueError, match="the weight of reward 'retry' is '1'"):
-        lab.pay([], {"mine": {"retry": "1"}})
+    with pytest.raises(ValueError, match="could not convert string to float: 'much'"):
+        lab.pay(lab.play_all({"e": engine}, questions, k=2), {"mine": {"retry": "much"}})
     with pytest.raises(ValueError, match="the episode has no question"):
         lab.pay([({}, Episode(None, (), "unfinished"))])
 
@@ -188,9 +188,7 @@ def test_heat_map_marks_what_is_flagged():
         pd.MultiIndex.from_tuples([("reward", "r"), ("weighting", "w")]),
     )
     found = pd.DataFrame([("reward", "r", "b")], columns=["pays", "name", "cheater"])
-    marked = lab.marks(table, found)
-    assert marked.to_numpy().tolist() == [[False, False], [True, False]]
-    ax = figures.heat_map(table, marked)
+    ax = plots.heat_map(table, found)
     cells = ax.texts[:4]
     assert [t.get_text() for t in cells] == ["0.00", "5.00", "1.00", "5.00"]
     assert [t.get_fontweight() for t in cells] == ["normal", "normal", "bold", "normal"]
