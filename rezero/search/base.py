@@ -2,7 +2,7 @@
 
 import hashlib
 import operator
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,14 +62,13 @@ Rank = Callable[[list[str], int], list[tuple[Sequence[int], Sequence[float]]]]
 class Engine:
     """A named engine over fixed chunks. The same chunks, options, query and context give the same hits, in any batch.
 
-    It remembers the hits of the latest queries; `counts` says how many queries were "asked" and how many "cached". A
-    search function whose hits depend on the context has the attribute `by_context = True`.
+    It remembers the hits of the latest queries. A search function whose hits depend on the context has the attribute
+    `by_context = True`.
     """
 
     def __init__(self, name: str, search: Search):
         self.name, self._search = name, search
         self.by_context = getattr(search, "by_context", False)
-        self.counts = Counter(asked=0, cached=0)
         self._cache: OrderedDict[tuple, Hits] = OrderedDict()  # the latest used last
 
     def search(self, queries: list[str], k: int, contexts: Sequence[SearchContext] | None = None) -> list[Hits]:
@@ -98,7 +97,6 @@ class Engine:
         if new:
             fresh = self._search([query for query, _, _ in new], int(k), [context for _, _, context in new])
             found |= zip(new, fresh, strict=True)
-        self.counts.update(asked=len(new), cached=len(asked) - len(new))
         for key, hits in found.items():
             hits.engine = hits.engine or self.name
             self._cache[key] = hits
