@@ -97,7 +97,7 @@ def summarize(episodes: list[Episode], name: str, judge: Judge | None = None) ->
 
 
 def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
-    """A metric of a frame with its interval: Wilson's for shares, the bootstrap for means and where questions repeat."""
+    """A metric with its interval: Wilson's for shares, the bootstrap for means and where questions repeat."""
     _, column, condition = METRICS[metric]
     rows = frame[frame[column].notna() & (condition is None or frame[condition].astype(bool))]
     values, questions = rows[column].astype(float), rows["question_id"]

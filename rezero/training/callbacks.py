@@ -57,8 +57,7 @@ class MetricsLog(TrainerCallback):
             elif name in LOGGED or name in episode_values([]):
                 row[LOGGED.get(name, name)] = value
         append_jsonl(self.path, row | {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()})
-        names = {"reward": "reward", "accuracy": "accuracy", "searches": "searches", "retried": LABELS["retried"]}
-        shown = [f"{label} {row.get(name, float('nan')):.2f}" for name, label in names.items()]
+        shown = [f"{name} {row.get(name, float('nan')):.2f}" for name in ("reward", "accuracy", "searches", "retried")]
         seconds = f"{sum(self.seconds.values()):.1f} s"
         print(f"step {state.global_step}/{state.max_steps}", *shown, seconds, sep="  ", flush=True)
 
@@ -94,8 +93,7 @@ class DevEvaluation(TrainerCallback):
             move_over(new, self.run_dir / "best")
         state.wait_for_everyone()
 
-    def _record(self, step: int, result: Report) -> bool:
-        """Write and print a result; returns whether it is the best so far."""
+    def _record(self, step: int, result: Report) -> bool:  # whether it is the best so far
         row = {"kind": "eval", "split": "dev", "step": step}
         for name, estimate in result.metrics.items():
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

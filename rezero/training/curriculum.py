@@ -47,10 +47,7 @@ def measure_difficulty(policy: Policy, task: Task, curriculum: Curriculum, path:
 def draw_questions(
     shares: Shares, curriculum: Curriculum, steps: int, questions_per_step: int, seed: int
 ) -> list[Question]:
-    """The questions of all steps, in order; those that are sometimes solved are drawn more often than the others.
-
-    Within a pass questions are drawn without replacement (Efraimidis and Spirakis 2006: in the order of u^(1/weight)).
-    """
+    """The questions of all steps; a pass draws without replacement, by u^(1/weight) (Efraimidis and Spirakis 2006)."""
     rng = random.Random(seed)
     weight_of = {1: curriculum.solved_weight, 0: curriculum.unsolved_weight}
     weights = [weight_of.get(share, 1.0) for _, share in shares]

@@ -25,10 +25,7 @@ from rezero.training.callbacks import episode_values
 
 
 def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
-    """TRL's GRPOConfig: all that matters is passed explicitly, because Unsloth has other defaults.
-
-    ValueError for a field of `config.grpo` that another field of `config` decides, or that TRL does not know.
-    """
+    """TRL's GRPOConfig. All that matters is passed explicitly, because Unsloth has other defaults."""
     from trl import GRPOConfig
 
     slices = config.episodes_per_step // (config.micro_batch * PartialState().num_processes)
@@ -55,13 +52,8 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
     return GRPOConfig(**ours, **config.grpo)
 
 
-def build_trainer(
-    policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping: bool = False
-):
-    """TRL's trainer around our rollout, with the `arguments` of `grpo_config`: one prompt per question, in order.
-
-    Its attribute `seconds` counts those of "generation", "search" and "rewards".
-    """
+def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
+    """TRL's trainer around our rollout: one prompt per question, in order. Its `seconds` are a step's, by phase."""
     prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
     question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, questions, strict=True)}
     seconds = dict.fromkeys(("generation", "search", "rewards"), 0.0)
@@ -82,7 +74,7 @@ def build_trainer(
         reward_funcs=[reward_function(name, clip_shaping, seconds, logs=i == 0) for i, name in enumerate(weights)],
         rollout_func=rollout_func,
     )
-    trainer.seconds = seconds
+    trainer.seconds, trainer.lean = seconds, policy.backend is None
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -110,14 +102,7 @@ def trainer_class() -> type:
     from trl import GRPOTrainer
 
     class Trainer(GRPOTrainer):
-        """TRL's trainer; `lean`, without the work that cannot change the gradient.
-
-        Without a KL term an episode with advantage 0 adds nothing to the loss, and padding never does. So a step's
-        micro-batches are rebuilt from the other episodes, sorted by length and trimmed; the loss stays normalised by
-        all sampled tokens of the step ("dapo"). Not under Unsloth, whose own trainer packs.
-        """
-
-        lean = True
+        """TRL's trainer, with `lean_batches` for its micro-batches; not under Unsloth, whose own trainer packs."""
 
         def _load_from_checkpoint(self, checkpoint, model=None):
             super()._load_from_checkpoint(checkpoint, model)
@@ -137,9 +122,10 @@ def trainer_class() -> type:
 
 
 def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
-    """The rows of `batches` in as many batches, sorted by length and trimmed; with `drop`, without zero advantages.
+    """As many batches with the same gradient: rows sorted by length, padding trimmed, and idle rows left out if `drop`.
 
-    TRL gathers one value per row: all processes keep equally many rows, at least one for each of their backward passes.
+    Without a KL term a row with advantage 0 adds nothing to the loss, and padding never does; the loss stays normalised
+    by all tokens of the step ("dapo"). All processes keep equally many rows, because TRL gathers one value per row.
     """
     whole = {}
     for key, value in batches[0].items():

@@ -30,18 +30,17 @@ def check_limits(changed: dict[str, float]) -> dict[str, float]:
 def collapse(rows: list[dict], settings: Collapse, most: dict[str, float]) -> str | None:
     """Why training should stop now, by the rows of its metrics.jsonl; None while it should go on.
 
-    Training should stop if the last `patience` evaluations on dev all lie more than `drop` below the best one before
-    them, or if both mean and median of a metric over the last `window` steps exceed its limit. A single bad evaluation
-    or step never stops training, however extreme (estimates of the KL divergence have such outliers).
+    It should stop if the last `patience` evaluations on dev all lie more than `drop` below the best one before them, or
+    if both mean and median of a metric over the last `window` steps exceed its limit. One bad evaluation or step never
+    stops it, however extreme (estimates of the KL divergence have such outliers).
     """
     evals = [row for row in rows if row["kind"] == "eval"]
     before, last = evals[: -settings.patience], evals[-settings.patience :]
-    if before:
-        best = max(before, key=lambda row: row["accuracy"])
-        if all(row["accuracy"] < best["accuracy"] - settings.drop for row in last):
-            values = ", ".join(f"{row['accuracy']:.3f}" for row in last)
-            below = f"each more than {settings.drop} below {best['accuracy']:.3f} at step {best['step']}"
-            return f"dev accuracy was {values}, {below}"
+    best = max(before, key=lambda row: row["accuracy"], default=None)
+    if best and all(row["accuracy"] < best["accuracy"] - settings.drop for row in last):
+        values = ", ".join(f"{row['accuracy']:.3f}" for row in last)
+        below = f"each more than {settings.drop} below {best['accuracy']:.3f} at step {best['step']}"
+        return f"dev accuracy was {values}, {below}"
     steps = [row for row in rows if row["kind"] == "train"][-settings.window :]
     for metric, limit in check_limits(settings.limits).items():
         values = [row[metric] / most.get(metric, 1) for row in steps if metric in row]

@@ -30,10 +30,8 @@ from rezero.training.sentinel import check_limits, most_of
 
 
 class Trained(NamedTuple):
-    """The policy that was best on dev, and the one after the last step."""
-
-    best: Policy
-    last: Policy
+    best: Policy  # on dev
+    last: Policy  # after the last step
 
 
 def train(
@@ -41,11 +39,11 @@ def train(
 ) -> Trained:
     """Train a policy with GRPO, with `config.lora_rank` only its adapter; `resume` goes on with a run that was killed.
 
-    It starts from `policy`, or from `config.policy` as it is; a profile with a warm start needs the policy that
-    `rezero.warmstart.supervised.starting_policy` makes. `run_dir` gets config.json, difficulty.jsonl, metrics.jsonl
-    (rows of the kinds "train", "eval" and, when training was stopped, "collapse"), best/ (the best policy on dev) and
-    checkpoints/: the last two, beside each the policy that was best by then, and TensorBoard's events. What does not
-    fit is a ValueError, OSError, ImportError or MemoryError that says what to change.
+    It starts from `policy`, or from `config.policy` as it is; after a warm start, from what `starting_policy` of
+    `rezero.warmstart.supervised` returns. `run_dir` gets config.json, difficulty.jsonl, metrics.jsonl (rows of the
+    kinds "train", "eval" and, when training was stopped, "collapse"), best/ (the best policy on dev) and checkpoints/:
+    the last two, beside each the policy that was best by then, and TensorBoard's events. A wrong setting, a folder of
+    another run, and what is missing or too small are a ValueError, OSError, ImportError or MemoryError.
     """
     run_dir = resolve(run_dir)
     weights = reward_weights(config.reward_set, config.reward_weights)
@@ -69,7 +67,6 @@ def train(
         questions = draw_questions(shares, config.curriculum, config.steps, config.questions_per_step, config.seed)
         arguments = grpo_config(config, weights, run_dir)
         trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping)
-        trainer.lean = config.backend == "transformers"
         dev = spread(task.questions["dev"], config.eval_questions)
         trainer.add_callback(MetricsLog(run_dir, trainer.seconds))
         trainer.add_callback(DevEvaluation(policy, task, dev, run_dir, config.eval_every))
