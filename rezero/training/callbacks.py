@@ -63,7 +63,7 @@ class MetricsLog(TrainerCallback):
 
 
 class DevEvaluation(TrainerCallback):
-    """Evaluates on dev at the start, every `every` steps and at the end. Keeps the best policy, in best/."""
+    """Evaluates on dev at the start, every `every` steps and at the end, and keeps the best policy in best/."""
 
     def __init__(self, policy: Policy, task: Task, questions: list[Question], run_dir: Path, every: int):
         self.policy, self.task, self.questions, self.run_dir, self.every = policy, task, questions, run_dir, every
