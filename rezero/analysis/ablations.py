@@ -14,7 +14,7 @@ import pandas as pd
 import scipy
 
 from rezero.config import MERGED, Config, parse_config
-from rezero.evaluation.evaluate import LABELS, MEANS, SHARES, Estimate, Report, evaluate, summarize
+from rezero.evaluation.evaluate import LABELS, METRICS, Estimate, Report, evaluate, summarize
 from rezero.evaluation.stats import percentile_interval
 from rezero.evaluation.traces import read_traces, write_traces
 from rezero.files import read_jsonl, resolve, shown
@@ -212,7 +212,7 @@ def _by_arm(reports: Reports) -> dict[str, list[Report]]:
 
 def _counts(reports: list[Report], metric: str) -> Counts:
     """What the shares or means of an arm are made of; questions in the order of their ids."""
-    column, condition = SHARES.get(metric) or (MEANS[metric], None)
+    _, column, condition = METRICS[metric]
     frames = [report.frame.sort_values("question_id") for report in reports]
     cases = np.array([frame[condition] if condition else [True] * len(frame) for frame in frames], float)
     return np.array([frame[column] for frame in frames], float) * cases, cases
