@@ -7,12 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import LENGTH, metrics_of
 from datasets import Dataset
 
 from rezero.config import WarmStart
 from rezero.files import read_jsonl
+from rezero.policy.base import save_policy
 from rezero.policy.load import load_policy
 from rezero.rollout import rollout
+from rezero.training.train import train
 from rezero.warmstart import supervised
 from rezero.warmstart.demonstrations import scripted_episodes
 from rezero.warmstart.supervised import IGNORED, encode, starting_policy
@@ -30,7 +33,7 @@ def task(task):
 
 
 def test_rows_are_laid_out_and_masked_as_in_a_rollout(policy, task, config):
-    """A policy that writes a script's turns gets the token ids and the mask that the warm start is trained on."""
+    """A policy that writes a script's turns gets the token ids and the mask that the warm start trains on."""
     for script in scripted_episodes(task, config.warm_start, seed=0):
         turns = [policy.encode(turn.text) for turn in script.turns]
         recited = SimpleNamespace(generate=lambda _, turns=turns: [turns.pop(0)], extend=lambda rows, ids: None)
@@ -44,7 +47,7 @@ def test_rows_are_laid_out_and_masked_as_in_a_rollout(policy, task, config):
 
 @pytest.mark.parametrize(("found", "missed"), [(1.0, 1.0), (11.0, 1.0), (1.0, 11.0)])
 def test_the_loss_is_the_weighted_mean_over_labelled_tokens(policy, task, config, tmp_path, found, missed):
-    """As computed by hand from our labels, which shows that TRL keeps them; with weights of 1 it is also TRL's own."""
+    """The loss computed by hand from our labels shows that TRL keeps them. With weights of 1 it is also TRL's own."""
     from trl import SFTTrainer
 
     rows = [encode(policy, episode) for episode in scripted_episodes(task, config.warm_start, seed=0)]
@@ -77,10 +80,11 @@ def test_the_loss_is_the_weighted_mean_over_labelled_tokens(policy, task, config
     assert supervised.trainer_class(policy, settings, "unsloth") is SFTTrainer  # which Unsloth gives its own loss
 
 
-def test_grpo_starts_from_the_adapter_that_the_warm_start_left(config, task, tmp_path, capsys):
-    def logits(policy):
-        return policy.start([[5, 6, 7, 8]], 0.0).logits
+def logits(policy):
+    return policy.start([[5, 6, 7, 8]], 0.0).logits
 
+
+def test_grpo_starts_from_the_adapter_that_the_warm_start_left(config, task, tmp_path, capsys):
     run = tmp_path / "run"
     trained = starting_policy(config, task, run)
     losses = [row["loss"] for row in read_jsonl(run / "warm.jsonl")]
@@ -99,6 +103,17 @@ def test_grpo_starts_from_the_adapter_that_the_warm_start_left(config, task, tmp
         starting_policy(replace(further, lora_rank=2), task, tmp_path / "other")
 
 
+@pytest.mark.parametrize("rank", [0, 4], ids=["all weights", "an adapter that was warm-started"])
+def test_kl_is_to_the_policy_that_grpo_started_from(config, task, tmp_path, rank):
+    warm = config.warm_start if rank else WarmStart()
+    moving = dict(grpo=config.grpo | {"beta": 0.1, "warmup_steps": 0}, reward_weights={LENGTH: 1.0})
+    config = replace(config, **moving, lora_rank=rank, warm_start=warm, steps=2)
+    last = train(config, tmp_path, task, starting_policy(config, task, tmp_path)).last
+    first, second = (row["kl"] for row in metrics_of(tmp_path, "train"))
+    assert first == pytest.approx(0, abs=1e-5) and second > 1e-3
+    assert (logits(load_policy(save_policy(last, tmp_path / "last"))) == logits(last)).all()
+
+
 def test_without_an_adapter_nothing_is_trained_before_grpo(config, policy, task, tmp_path):
     plain = starting_policy(replace(config, lora_rank=0, warm_start=WarmStart()), task, tmp_path)
     assert all(torch.equal(plain.model.get_parameter(name), p) for name, p in policy.model.named_parameters())
@@ -112,7 +127,7 @@ def test_episodes_that_no_rollout_could_hold_are_left_out(policy, task, config, 
 
 
 def test_a_trainer_that_measures_no_accuracy_is_logged(tmp_path):
-    """Such as Unsloth's, as a run on a GPU showed."""
+    """Unsloth's trainer is one, as a run on a GPU showed."""
     state = SimpleNamespace(global_step=1, max_steps=1)
     supervised.Log(tmp_path / "warm.jsonl").on_log(None, state, None, {"loss": 2.5})
     assert list(read_jsonl(tmp_path / "warm.jsonl")) == [{"step": 1, "loss": 2.5, "token_accuracy": None}]
