@@ -85,7 +85,8 @@ MOMENTS = {  # [owner, function, which call, about which path, whether the end o
     "best replaced": ["shutil", "rmtree", 5, "/best ", False],
     "line of metrics": ["callbacks", "append_jsonl", 8, "metrics.jsonl", True],
 }
-FULL = {"disk full at best": "best.new", "disk full at a checkpoint": "checkpoints/checkpoint-2"}  # what is half written
+# What is half written when the disk is full
+FULL = {"disk full at best": "best.new", "disk full at a checkpoint": "checkpoints/checkpoint-2"}
 
 
 @pytest.fixture(scope="module")

@@ -89,11 +89,14 @@ def test_a_collapse_stops_training_and_leaves_the_policy_of_the_best_evaluation(
 
 @pytest.fixture
 def trainer(config, policy, task, tmp_path):
-    """A trainer whose `_buffered_inputs` are the micro-batches of a step as TRL leaves them, nothing dropped."""
+    """A trainer whose `_buffered_inputs` are the micro-batches of a step as TRL leaves them, nothing dropped.
+
+    `sampled` is what our rollout gave TRL for that step.
+    """
     weights = {"correctness": 1.0}
     made = build_trainer(policy, task, task.questions["train"] * 4, weights, grpo_config(config, weights, tmp_path))
-    made.rollouts, rollout_func = [], made.rollout_func
-    made.rollout_func = lambda prompts, trainer: made.rollouts.append(rollout_func(prompts, trainer)) or made.rollouts[-1]
+    rollout_func, made.sampled = made.rollout_func, {}
+    made.rollout_func = lambda *args: made.sampled.update(rollout_func(*args)) or made.sampled
     batch = next(iter(made.get_train_dataloader()))
     made.model.train()
     super(type(made), made)._prepare_inputs(batch)
@@ -107,10 +110,9 @@ def test_only_sampled_tokens_carry_loss(trainer):
         for ids, mask, tool in zip(part["completion_ids"], part["completion_mask"], part["tool_mask"], strict=True):
             n = int(mask.sum())
             rows[tuple(ids[:n].tolist())] = (mask * tool)[:n].tolist()
-    (sampled,) = trainer.rollouts
-    for ids, mask in zip(sampled["completion_ids"], sampled["env_mask"], strict=True):
+    for ids, mask in zip(trainer.sampled["completion_ids"], trainer.sampled["env_mask"], strict=True):
         assert rows[tuple(ids)] == mask
-    assert any(0 in mask for mask in sampled["env_mask"])
+    assert any(0 in mask for mask in trainer.sampled["env_mask"])
 
 
 def test_lean_batches_do_not_change_the_gradient(trainer):
