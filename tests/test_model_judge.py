@@ -17,7 +17,7 @@ from rezero.policy.base import save_policy
 
 PAIRS = list(read_jsonl("data/judge/pairs.jsonl"))
 PAIR = ("What froze?", ["the valve", "valve"], "a frozen valve")
-UNDECIDED = ["not eyes but yes", "eyes", "yes-man", "yes/no", "not", "The answer is yes", '{"verdict": "yes"}']
+UNDECIDED = ["not eyes but yes", "eyes", "yes-man", "yes/no", "The answer is yes", '{"verdict": "yes"}', "...", ""]
 HOSTILE = [pair["given"] for pair in PAIRS if pair["kind"] == "injection"]
 
 
@@ -26,7 +26,7 @@ HOSTILE = [pair["given"] for pair in PAIRS if pair["kind"] == "injection"]
     [
         ("right", ["Yes.", "**YES**, because"]),
         ("wrong", ["\n no", "No, yes"]),
-        ("undecided", [*UNDECIDED, "<think>yes</think> no", "...", "", " \ud800"]),  # the original: `"yes" in reply`
+        ("undecided", [*UNDECIDED, "<think>yes</think> no", " \ud800"]),  # the original asks for `"yes" in reply`
     ],
 )
 def test_the_verdict_is_the_first_word_alone(want, replies):
@@ -43,12 +43,8 @@ def test_no_answer_gets_out_of_its_quotes(given):
     quoted = prompt[len(before) + len("Given answer: ") : -len(after)]
     assert "\n" not in quoted and "<|" not in quoted and "</" not in quoted
     assert isinstance(json.loads(quoted), str)  # one string, all of it
-
-
-def test_a_prompt_holds_the_three_texts_and_long_answers_are_cut():
-    prompt = build_prompt(PAIR[0], iter(PAIR[1]), "x" * 5000)
-    assert '"What froze?"' in prompt and '["the valve", "valve"]' in prompt
-    assert f'"{"x" * module.MAX_ANSWER}…"' in prompt
+    assert '"Q?"' in prompt and '["valve"]' in prompt
+    assert f'"{"x" * module.MAX_ANSWER}…"' in build_prompt("Q?", ["valve"], "x" * 5000)  # long answers are cut
 
 
 def test_replies_are_cached_by_judge_and_prompt_and_survive_a_damaged_line(tmp_path):
@@ -139,16 +135,15 @@ def test_a_local_judge_replies_to_each_prompt_by_itself(policy, tmp_path):
 
 
 def test_pairs_are_labelled_and_distinct():
-    assert len(PAIRS) >= 130
-    kinds = {}
-    for pair in PAIRS:
-        assert set(pair) == {"kind", "question", "answers", "given", "label"}, pair
-        assert pair["label"] in ("right", "wrong") and pair["answers"] and all(pair["answers"]), pair
-        kinds.setdefault(pair["kind"], []).append(pair["label"])
-    assert len({(p["question"], *p["answers"], "", p["given"]) for p in PAIRS}) == len(PAIRS)
     card = (ROOT / "data/judge/card.md").read_text()
-    for kind, labels in kinds.items():
-        assert min(labels.count("right"), labels.count("wrong")) >= 3 and f"| {kind} |" in card, kind
+    labels = {}
+    for pair in PAIRS:
+        assert set(pair) == {"kind", "question", "answers", "given", "label"} and all(pair["answers"]), pair
+        labels.setdefault(pair["kind"], []).append(pair["label"])
+    assert len(PAIRS) >= 130 and len({(p["question"], *p["answers"], "", p["given"]) for p in PAIRS}) == len(PAIRS)
+    for kind, given in labels.items():
+        assert min(given.count("right"), given.count("wrong")) >= 3 and f"| {kind} |" in card, kind
+        assert set(given) == {"right", "wrong"}, kind
 
 
 def test_agreement_counts_every_kind_of_error():
@@ -160,12 +155,8 @@ def test_agreement_counts_every_kind_of_error():
     assert table.loc[("text", "b"), counts].tolist() == [2, 0.5, 0, 1, 0]
     assert table.loc[("mute", "all"), counts].tolist() == [4, 0, 0, 0, 4]
     assert table.loc[("text", "all"), "low"] < 0.5 < table.loc[("text", "all"), "high"]
-
-
-def test_exact_match_never_accepts_what_we_call_wrong():
-    table = agreement({"exact match": text_judge(exact_match)}, PAIRS)
-    assert table.false_right.sum() == 0
-    assert table.loc[("exact match", "same"), "agreement"] == 1
+    shipped = agreement({"exact match": text_judge(exact_match)}, PAIRS)
+    assert shipped.false_right.sum() == 0 and shipped.loc[("exact match", "same"), "agreement"] == 1
 
 
 def test_judges_by_name_in_a_notebook_and_on_the_command_line(server, tmp_path, monkeypatch, capsys):
