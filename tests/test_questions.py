@@ -35,14 +35,11 @@ PUBLISHED = {"id": "c1", "question": "Q?", "answer": "x"}
         (ROW, ROW | {"colour": 1}, "unknown field 'colour'; allowed: id, text"),
         (ROW, {key: ROW[key] for key in ("id", "text", "answers")}, "gold_chunk_ids is missing"),
         (ROW, ROW | {"kind": "easy"}, "kind is 'easy'; want 'direct', 'reworded', 'alias' or 'two-hop'"),
-        (ROW, ROW | {"split": "validation"}, "split is 'validation'; want 'train', 'dev' or 'test'"),
         (ROW, ROW | {"answers": "a"}, "answers is 'a'; want a valid array"),  # a string would become its letters
-        (ROW, ROW | {"answers": [41]}, r"answers.0 is 41; want a valid string"),
         (ROW, ROW | {"answers": ["a", " "]}, r"answers is \['a', ' '\]; want at least one, none of them blank"),
         (ROW, ROW | {"gold_chunk_ids": ["c9"]}, "gold chunk 'c9' is none of the 4 chunks of the corpus"),
         (PUBLISHED, PUBLISHED | {"id": "z"}, "the chunk 'z' is not in the corpus"),
         (PUBLISHED, {"id": "c1", "question": "Q?"}, "no answer; want id, question, answer"),
-        (PUBLISHED, PUBLISHED | {"question": " "}, "no question"),
         (PUBLISHED, PUBLISHED | {"answer": 5}, "answer is 5, a int; want text"),
     ],
 )
@@ -59,17 +56,11 @@ def test_autodidacts_questions_are_read(tmp_path):
     assert (two.id, two.gold_chunk_ids, two.gold_texts) == ("c1.2", ("c1",), ("Passage 1.",))
 
 
-@pytest.mark.parametrize(
-    ("text", "query"),
-    [
-        ("Who built the pump of Vess?", "built pump Vess"),  # question and function words go
-        ("How far into Tamm was the re-entry?", "Tamm re-entry"),  # hyphens and case stay
-        ("What was it?", ""),  # nothing to search for
-        ("Who met Mulder's crew, and when?", "met Mulder's crew"),  # punctuation goes, apostrophes stay
-    ],
-)
-def test_keywords(text, query):
-    assert keywords(text) == query
+def test_keywords():
+    """Question and function words go, and punctuation; hyphens, apostrophes and case stay."""
+    assert keywords("How far into Tamm was the re-entry?") == "Tamm re-entry"
+    assert keywords("Who met Mulder's crew, and when?") == "met Mulder's crew"
+    assert keywords("What was it?") == ""
 
 
 def test_questions_that_are_connected_by_chunks_get_one_split():

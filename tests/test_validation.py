@@ -26,7 +26,6 @@ GOOD = Question("q1", "Who built the pump of Vess?", ("Orrin Works", "Orrin"), (
         ({"text": "Did Orrin Works build the pump?"}, "answer 'Orrin Works' stands in the question"),
         ({"text": "Who built the pump of this mission?"}, "deictic: 'this'"),
         ({"text": "According to the report, who built the pump?"}, "deictic: 'the report'"),
-        ({"text": "Who is named here?"}, "deictic: 'here'"),
     ],
 )
 def test_planted_problems_are_found(changes, problem):
