@@ -34,9 +34,8 @@ def test_drills_hold_question_and_answer(policy, chunks, questions):
 def test_batches_respect_their_size():
     examples = [([0] * n, [1.0] * n) for n in range(1, 60)]
     source = batches(examples, 100, random.Random(0))
-    for _ in range(30):
-        batch = next(source)
-        assert len(batch) * max(len(ids) for ids, _ in batch) <= 100
+    drawn = [next(source) for _ in range(30)]
+    assert all(len(batch) * max(len(ids) for ids, _ in batch) <= 100 for batch in drawn)
 
 
 def test_the_loss_is_a_weighted_mean(policy):
