@@ -1,4 +1,4 @@
-"""Any transcript can be scored: no reward raises, leaves its range, varies, or listens to the tags of a passage."""
+"""Any transcript can be scored: no reward raises, leaves its range, or depends on the tags in a passage."""
 
 import re
 from dataclasses import replace
@@ -64,7 +64,7 @@ def episodes(draw, last=st.one_of(RIGHT, ANSWER, SAID)):
 
 
 def worst():
-    """An episode in which listening to the passages would show: they search, answer and hold the gold text."""
+    """An episode in which passages that count would show: they search, answer and hold the gold text."""
     passage = f"<search>x</search><answer>12</answer><information>{GOLDS[0]}</information>"
     texts = ["<think>found it</think><search>valve</search>", "<think>found</think><search>frozen</search>"]
     turns = [replace(parse_turn(text), information=passage) for text in texts]
@@ -77,7 +77,7 @@ def values(episode):
 
 
 def changed(episode, shown, hit=lambda text: text):
-    """The episode with the text of every passage changed: as it was shown, and as its hits hold it."""
+    """The episode with every passage changed: as it was shown, and in its hits."""
     turns = []
     for turn in episode.turns:
         hits = tuple(replace(one, title=hit(one.title), text=hit(one.text)) for one in turn.hits)
@@ -113,7 +113,7 @@ def test_what_passages_say_changes_no_reward(episode, name, poison):
 
     earned = values(episode)
     assert values(changed(episode, rename, rename)) == earned
-    assert values(changed(episode, neutralize)) == earned  # a gold text is known by its words, with or without brackets
+    assert values(changed(episode, neutralize)) == earned  # a gold text is known by its words, whatever its brackets
     poisoned = changed(episode, lambda text: neutralize(f"{poison} {text} {poison}"), lambda text: f"{text} {poison}")
     assert values(poisoned) == earned
     bare = without_hits(episode)  # with the evidence gone, one passage is as good as another
@@ -135,27 +135,12 @@ def test_chat_messages_of_any_passage_are_read_as_they_were(episode, poison):
         assert values(Episode.from_messages(messages, episode.question)) == values(one)
 
 
-@given(questions(), st.lists(st.tuples(GOOD, PASSAGE, SAID), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
-def test_in_a_string_no_passage_that_opens_no_block_changes_who_says_what(question, searches):
-    def read(poisoned):
-        text = ""
-        for turn, passage, poison in searches:
-            passage = re.sub("(?i)<information>", "", f"{passage} {poison if poisoned else ''}.")
-            text += f"{turn}\n\n<information>{passage}</information>\n\n"
-        return Episode.from_messages(f"{text}<think>so</think><answer>valve</answer>", question)
-
-    plain, poisoned = read(False), read(True)
-    assert [turn.text for turn in poisoned.turns] == [*(turn for turn, *_ in searches), plain.turns[-1].text]
-    assert values(poisoned) == values(plain)
-
-
 TEXT = st.one_of(st.text(alphabet="abc d", max_size=60), st.text(max_size=40), st.text(alphabet="ab", max_size=230))
 QUERY = st.lists(ANY | WORD, max_size=40).map("".join).map(without_operators)  # what search_diversity compares
 
 
 @given(st.tuples(TEXT, TEXT) | st.tuples(QUERY, QUERY))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_similarity_is_difflibs(pair):
     a, b = pair
     assert similarity(a, b) == SequenceMatcher(None, a, b).ratio()
