@@ -45,29 +45,20 @@ def work(out: Path, patch: pytest.MonkeyPatch) -> dict:
     at once. out/whole is the run's folder before that.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    seen = {"rollouts": [], "states": [], "batches": [], "opened": [], "rows": [], "needed": []}
-    sampled, build, lean, trainers = grpo.rollout, train.build_trainer, grpo.lean_batches, []
+    seen = {"asked": [], "states": [], "opened": []}
+    sampled, build, trainers = grpo.rollout, train.build_trainer, []
 
     def rollout(policy, engine, questions, sampling, **options):
         """Each episode has draws of its own, so that it is the same in whichever process."""
+        seen["asked"].append([question.id for question in questions])
         seen["states"].append(hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest())
         episodes = []
         for place, question in enumerate(questions, start=rank * len(questions)):
             draws = torch.Generator().manual_seed(place + zlib.crc32(question.id.encode()))
             episodes += sampled(policy, engine, [question], sampling, **options | {"generator": draws})
-        seen["rollouts"].append([[e.question.id, list(e.completion_ids), list(e.env_mask)] for e in episodes])
         return episodes
 
-    def lean_batches(batches, drop):
-        rows = [(b["completion_ids"][i], b["completion_mask"][i], b["tool_mask"][i]) for b in batches for i in range(3)]
-        seen["batches"].append([[ids[mask > 0].tolist(), tool[mask > 0].tolist()] for ids, mask, tool in rows])
-        seen["needed"].append(sum(int((batch["advantages"].abs() > 1e-6).sum()) for batch in batches))
-        kept = lean(batches, drop)
-        seen["rows"].append([len(batch["advantages"]) for batch in kept])
-        return kept
-
     patch.setattr(grpo, "rollout", rollout)
-    patch.setattr(grpo, "lean_batches", lean_batches)
     patch.setattr(train, "build_trainer", lambda *a, **k: trainers.append(build(*a, **k)) or trainers[-1])
     destroy = PartialState.destroy_process_group
     patch.setattr(PartialState, "destroy_process_group", lambda self: None)  # the command is called more than once
@@ -128,7 +119,7 @@ def two(folder) -> list[dict]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *launcher, __file__, str(folder / "two")]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("step 1/2") == 2  # one process prints, in two trainings
     return [json.loads((folder / f"two/rank{rank}.json").read_text()) for rank in range(2)]
@@ -141,20 +132,10 @@ def one(folder) -> dict:
 
 
 def test_ranks_sample_their_own_part_of_each_step(one, two):
-    for whole, *parts in zip(one["rollouts"], *(rank["rollouts"][:2] for rank in two), strict=True):
-        assert len(whole) == QUESTIONS * GROUP
-        first, second = ([question for question, *_ in part] for part in parts)
-        assert first != second and len(set(first)) == len(set(second)) == 2
-        assert first + second == [question for question, *_ in whole]
-        assert all(len(set((first + second)[i : i + GROUP])) == 1 for i in range(0, len(whole), GROUP))
+    for whole, first, second in zip(one["asked"], *(rank["asked"][:2] for rank in two), strict=True):
+        assert first + second == whole and len(whole) == QUESTIONS * GROUP
+        assert first != second and len(set(first)) == len(set(second)) == 2  # the group in the middle has one in each
     assert not {*two[0]["states"]} & {*two[1]["states"]}  # they draw from other states
-
-
-def test_tokens_and_masks_reach_the_loss_of_their_rank(two):
-    for rank in two:
-        for episodes, rows in zip(rank["rollouts"], rank["batches"], strict=True):
-            assert sorted(rows) == sorted([ids, mask] for _, ids, mask in episodes)
-        assert any(0 in mask for rows in rank["batches"] for _, mask in rows)
 
 
 def test_one_rank_writes(folder, two):
@@ -166,7 +147,11 @@ def test_one_rank_writes(folder, two):
 
 
 def test_two_processes_take_the_steps_of_one(folder, one, two):
-    """The metrics are equal, and the weights differ by a fraction of what training moved."""
+    """The metrics are equal, and the weights differ by a fraction of what training moved.
+
+    So both have sampled the same tokens, masked what was read, and dropped no row that has an advantage, though one of
+    the two ranks has fewer of those (see `uneven`).
+    """
     assert two[0]["digest"] == two[1]["digest"]  # the same weights everywhere, bit for bit
     ours, theirs = (metrics_of(folder / f"{run}/whole") for run in ("two", "one"))
     assert [row["step"] for row in theirs if row.get("grad_norm", 0) > 0] == [1, 2]
@@ -181,12 +166,6 @@ def test_two_processes_take_the_steps_of_one(folder, one, two):
     assert apart < 0.02 * moved
     measured = [list(read_jsonl(folder / f"{name}/whole/difficulty.jsonl")) for name in ("one", "two")]
     assert measured[0] == measured[1]  # measured once and read by all
-
-
-def test_ranks_keep_as_many_rows_as_the_one_that_needs_most(two):
-    ours, theirs = (rank["rows"] for rank in two)
-    assert ours == theirs == [[max(needs)] for needs in zip(two[0]["needed"], two[1]["needed"], strict=True)]
-    assert two[0]["needed"] != two[1]["needed"]
 
 
 def test_a_killed_run_goes_on_in_all_ranks(folder, two):
