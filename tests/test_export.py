@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from rezero.__main__ import main
 from rezero.config import load_config
@@ -66,20 +66,14 @@ def test_the_merged_model_is_base_plus_adapter(run, config, engine, questions, s
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == merged.end_of_turn
 
 
-def test_a_byte_level_tokenizer_is_not_taken_for_sentencepiece(policy, tmp_path):
-    """transformers saves it like this when it read it from a GGUF; llama.cpp would write another vocabulary."""
-    path = tmp_path / "tokenizer.json"
-    policy.tokenizer.save_pretrained(tmp_path)
-    right = json.loads(path.read_text())
-    claims = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}, right["decoder"]]}
-    write_text(path, json.dumps(right | {"model": right["model"] | {"byte_fallback": True}, "decoder": claims}))
-    before, after = Tokenizer.from_file(str(path)), Tokenizer.from_file(str(path))
-    module.mend_byte_level(after)
-    mended = json.loads(after.to_str())
-    assert not mended["model"]["byte_fallback"] and mended["decoder"]["type"] == "ByteLevel"
-    text = "Gralrond at 57.5 kg\n <search>é 日本</search>"
-    assert after.encode(text).ids == before.encode(text).ids
-    assert after.decode(after.encode(text).ids) == before.decode(before.encode(text).ids) == text
+def test_a_byte_level_tokenizer_is_not_taken_for_sentencepiece(policy):
+    """transformers makes it one when it read it from a GGUF; llama.cpp would then write another vocabulary."""
+    right = Tokenizer.from_str(policy.tokenizer.backend_tokenizer.to_str())
+    mended = Tokenizer.from_str(right.to_str())
+    mended.model.byte_fallback = True
+    mended.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.ByteLevel()])
+    module.mend_byte_level(mended)
+    assert json.loads(mended.to_str()) == json.loads(right.to_str())
 
 
 def evaluation(step, accuracy):
@@ -139,27 +133,22 @@ CONVERTER = """
 import sys
 folder, _, target, _, kind = sys.argv[1:]
 assert open(f"{folder}/config.json").read() and open(f"{folder}/model.safetensors", "rb").read(), "no model"
-if WORKS:
-    open(target, "w").write(kind)
-else:
-    sys.exit("first\\nlast words")
+open(target, "w").write(kind)
 """
 
 
 @pytest.mark.parametrize("where", ["a clone", "its path", "on PATH"])
 def test_gguf_by_the_converter_of_llama_cpp(run, tmp_path, monkeypatch, where):
-    path = write_text(tmp_path / "llama.cpp" / module.CONVERTER, CONVERTER.replace("WORKS", "True"))
+    path = write_text(tmp_path / "llama.cpp" / module.CONVERTER, CONVERTER)
     path.chmod(0o755)
-    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    monkeypatch.setenv("LLAMA_CPP", {"a clone": str(path.parent), "its path": str(path)}.get(where, ""))
     if where == "on PATH":
         monkeypatch.setenv("PATH", str(path.parent), prepend=":")
-    else:
-        monkeypatch.setenv("LLAMA_CPP", str(path.parent if where == "a clone" else path))
     assert (export(run, gguf=True) / "toy-bf16.gguf").read_text() == "bf16"
 
 
 def test_what_fails_leaves_nothing_and_an_existing_target_is_left_alone(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("LLAMA_CPP", str(write_text(tmp_path / "c.py", CONVERTER.replace("WORKS", "False"))))
+    monkeypatch.setenv("LLAMA_CPP", str(write_text(tmp_path / "c.py", "exit('first\\nlast words')")))
     assert refused(capsys, run, "--gguf").endswith("c.py failed with exit status 1: last words\n")
     assert sorted(path.name for path in run.iterdir()) == ["best", "config.json"]
     (tmp_path / "out").mkdir()

@@ -162,23 +162,17 @@ def test_command(tmp_path, capsys, questions, engine):
 
 
 def test_what_is_flagged_is_marked_in_the_heat_map_and_the_best_paid_is_kept():
-    table = pd.DataFrame(
-        [[0.0, 5.0], [1.0, 5.0]],
-        pd.MultiIndex.from_tuples([("honest", "a"), ("cheating", "b")]),
-        pd.MultiIndex.from_tuples([("reward", "r"), ("weighting", "w")]),
-    )
-    rows = [("reward", "r", "b", 1.0), ("reward", "r", "c", 0.5)]
-    found = pd.DataFrame(rows, columns=["pays", "name", "cheater", "more"])
+    rows, columns = [("honest", "a"), ("cheating", "b")], [("reward", "r"), ("weighting", "w")]
+    index, header = map(pd.MultiIndex.from_tuples, (rows, columns))
+    table = pd.DataFrame([[0.0, 5.0], [1.0, 5.0]], index, header)
+    found = pd.DataFrame([("reward", "r", "b", 1.0), ("reward", "r", "c", 0.5)])
+    found.columns = ["pays", "name", "cheater", "more"]
     assert lab.best_paid(found)[["cheater", "flagged"]].to_numpy().tolist() == [["b", 2]]
     marked = lab.marks(table, found[:1])
     assert marked.to_numpy().tolist() == [[False, False], [True, False]]
-    ax = figures.heat_map(table, marked)
-    cells = ax.texts[:4]
-    assert [t.get_text() for t in cells] == ["0.00", "5.00", "1.00", "5.00"]
-    assert [t.get_fontweight() for t in cells] == ["normal", "normal", "bold", "normal"]
-    assert [(patch.get_x() // 1, patch.get_y() // 1) for patch in ax.patches] == [(0, 1)]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["r", "w"]
-    assert ax.collections[0].get_array().ravel().tolist() == [0, 0, 1, 0]  # by column; one without a spread is pale
+    cells = figures.heat_map(table, marked).texts[:4]
+    assert [cell.get_text() for cell in cells] == ["0.00", "5.00", "1.00", "5.00"]
+    assert [cell.get_fontweight() for cell in cells] == ["normal", "normal", "bold", "normal"]
 
 
 def test_traps_stay_out_of_the_rewards_that_train():
