@@ -99,33 +99,25 @@ def server(monkeypatch):
         ([(200, "Yes.")], "right", 1),
         ([(500, ""), (429, ""), (200, "no")], "wrong", 3),  # tried again
         ([(200, None)], "undecided", 1),  # null
+        ([(400, b"no such model")], "400 .*no such model", 1),
+        ([(200, b'{"choices": []}')], "IndexError.*want a completion", 1),
+        ([(503, b"busy")], "503 after 5 tries: busy", 5),
     ],
 )
-def test_an_endpoint_is_asked_until_it_replies(server, tmp_path, monkeypatch, script, want, requests):
+def test_an_endpoint_replies_or_is_named_in_an_error(server, tmp_path, monkeypatch, script, want, requests):
     monkeypatch.setenv("JUDGE_API_KEY", "k")
     server.script[:] = script
-    backend = module.openai_compatible(server.url + "/", "some/model")
-    assert model_judge(backend, "x", tmp_path / "c.jsonl")([PAIR]) == [want]
+    judge = model_judge(module.openai_compatible(server.url + "/", "m"), "x", tmp_path / "c.jsonl")
+    if " " in want:
+        with pytest.raises(ConnectionError, match=rf"^model 'm': {server.url}/chat/completions .*{want}.*$"):
+            judge([PAIR])
+    else:
+        assert judge([PAIR]) == [want]
     _, path, body, headers = server.asked[-1]
     asked = json.loads(body)
     assert len(server.asked) == requests
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer k"
     assert asked["messages"] == [{"role": "user", "content": build_prompt(*PAIR)}] and asked["temperature"] == 0
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "message"),
-    [
-        (400, b"no such model", "400 .*no such model"),
-        (200, b'{"choices": []}', "IndexError.*want a completion"),
-        (503, b"busy", "503 after 5 tries: busy"),
-    ],
-)
-def test_an_endpoint_that_gives_no_reply_is_an_error_that_names_it(server, status, body, message):
-    server.script[:] = [(status, body)]
-    with pytest.raises(ConnectionError, match=rf"^model 'm': {server.url}/chat/completions .*{message}.*$"):
-        list(module.openai_compatible(server.url, "m")(["?"]))
-    assert "authorization" not in map(str.lower, server.asked[0][3])  # no key, no header
 
 
 def test_a_local_judge_replies_to_each_prompt_by_itself(policy, tmp_path):
@@ -164,7 +156,9 @@ def test_judges_by_name_in_a_notebook_and_on_the_command_line(server, tmp_path, 
     pairs = [("q", ("the old red tank",), "old red tank"), ("q", ("tank",), "tank of the ship"), ("q", ("x",), None)]
     assert named_judge("f1")(pairs) == ["right", "wrong", "wrong"]
     monkeypatch.setattr(module, "model_judge", partial(model_judge, cache=tmp_path / "cache.jsonl"))
+    monkeypatch.delenv("JUDGE_API_KEY", raising=False)
     assert named_judge(f"{server.url} m")([PAIR]) == ["right"] and json.loads(server.asked[0][2])["model"] == "m"
+    assert "authorization" not in map(str.lower, server.asked[0][3])  # no key, no header
     with pytest.raises(FileNotFoundError, match="no policy in"):
         named_judge(str(tmp_path))
     server.script[:] = [(200, "eyes")]
