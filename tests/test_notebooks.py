@@ -88,8 +88,9 @@ def test_reading_traces_trains_nothing():
 def test_a_parameter_of_the_first_version_is_refused_with_the_new_way(tmp_path, capsys):
     runs = tmp_path / "runs"
     assert main(["run", "02", "-p", "learning_rate=1", "--runs-dir", str(runs)]) == 2
-    told = "learning_rate: is now set by overrides, such as -p 'overrides={grpo: {learning_rate: ...}}'"
-    assert capsys.readouterr().err == f"error: -p {told}\n"
+    told = capsys.readouterr().err
+    assert told.startswith("error: -p") and told.count("\n") == 1
+    assert told.endswith("is now set by overrides, such as -p 'overrides={grpo: {learning_rate: ...}}'\n")
     assert not runs.exists()
 
 
