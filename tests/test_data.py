@@ -65,15 +65,6 @@ def test_reworded_questions_share_only_names_with_their_chunk():
             assert asked and asked.isdisjoint(map(stem, re.findall(r"\w+", question.gold_texts[0]))), question
 
 
-def test_twins_differ_in_one_label_and_one_figure():
-    twins = [name for name in TEXTS if name.endswith("-twin")]
-    assert len(twins) == 24
-    for name in twins:
-        original = [sentence.split() for sentence in TEXTS[name.removesuffix("-twin")].split(". ")]
-        twin = [sentence.split() for sentence in TEXTS[name].split(". ")]
-        assert sum(a != b for a, b in zip(original, twin, strict=True)) == 2
-
-
 def test_training_worlds_share_no_invented_word():
     def capitalised(world) -> set[str]:
         text = " ".join(f"{chunk.title} {chunk.text}" for chunk in world)

@@ -50,6 +50,9 @@ def run(config, tmp_path, monkeypatch):
 
 
 def test_the_merged_model_is_base_plus_adapter(run, config, engine, questions, sampling):
+    card = module.card(run, replace(config, policy=SMOLLM), "me/mine")
+    assert ModelCard(card).data.base_model == SMOLLM  # and of a folder none
+    assert card.count("not recorded") == 4  # test, dev, the step that was kept, where it ran
     out = export(run)
     adapter, merged = load_policy(run / "best"), load_policy(out)
     weights = load_file(out / "model.safetensors")
@@ -104,12 +107,6 @@ def test_a_policy_without_an_adapter_is_copied_and_its_card_has_what_was_recorde
     said += ["time: now\ngit: abc\ntorch==2\n", "steps: 2 of 4; best on dev and kept: step 2 ", "learning_rate: 0.01\n"]
     assert [text for text in said if text not in card.text] == []
     assert [text for text in ("git: old", "numpy", "0.400", "nan", "not recorded") if text in card.text] == []
-
-
-def test_a_card_names_the_base_and_what_was_not_recorded(run, config):
-    card = module.card(run, replace(config, policy=SMOLLM), "me/mine")
-    assert ModelCard(card).data.base_model == SMOLLM
-    assert card.count("not recorded") == 4  # test, dev, the step that was kept, where it ran
 
 
 def test_a_run_is_found_below_its_parent(run, tmp_path):

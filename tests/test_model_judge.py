@@ -73,10 +73,10 @@ def test_what_was_answered_before_a_failure_is_kept(tmp_path):
         yield "yes"
         raise ConnectionError("gone")
 
-    pairs = [PAIR, ("Who?", ["me"], "you")]
+    pairs, cache = [PAIR, ("Who?", ["me"], "you")], tmp_path / "c.jsonl"
     with pytest.raises(ConnectionError, match="gone"):
-        model_judge(breaks, "a", tmp_path / "c.jsonl")(pairs)
-    assert model_judge(lambda prompts: ["no"] * len(prompts), "a", tmp_path / "c.jsonl")(pairs) == ["right", "wrong"]
+        model_judge(breaks, "a", cache)(pairs)
+    assert model_judge(lambda prompts: ["no"] * len(prompts), "a", cache)(pairs) == ["right", "wrong"]
 
 
 @pytest.fixture

@@ -104,12 +104,10 @@ def test_format(last, want):
         (episode(), 0, 0),
         (episode(query("a"), RIGHT), 0.35, 0.35),  # quirk: the first search is paid
         (episode((query("a"), GOLD), (query("b"), OTHER), RIGHT), 0.5, 0.5),  # quirk: even after the evidence was there
-        (episode((query("a"), OTHER), (query("b"), OTHER), WRONG), 0.5, 0.5),
         (episode(query("a"), query("a"), query("a"), WRONG), 0.65, 0.65),  # quirk: the same query, a wrong answer
         (episode(*[query("a")] * 4, RIGHT), 0.8, 0.8),
         (episode(*[query("a")] * 5, RIGHT), 0.95, 0.95),
         (episode(query("a"), query("b")), 0, 0.5),  # no answer
-        (episode((query("a"), GOLD), "neither"), 0, 0.35),  # a malformed end
         (episode(RIGHT, query("b")), 0, 0.35),  # an answer before the last message does not count
         (episode(*[query("a")] * 10), 0, 0.95),  # ten turns of searches: as much as it can pay
         (episode(query("a", "b"), RIGHT), 0.25, 0.25),  # two in one message: half
@@ -127,12 +125,9 @@ def test_retry(one, want, always):
         (episode((query("a"), f"[1] x | {GOLD}")), 1, 1),  # quirk: paid without an answer
         (episode((query("a"), OTHER), (query("b"), f"{GOLD}\n{OTHER}"), WRONG), 1, 1),
         (episode((query("a"), "The relief valve froze."), RIGHT), 0, 1),  # its last paragraph alone
-        (episode((query("a"), "7.1 Tanks"), RIGHT), 0, 0),
-        (episode((query("a"), OTHER), RIGHT), 0, 0),
         (episode(f"<think>{GOLD}</think><answer>valve</answer>"), 0, 0),  # said by the policy, not retrieved
         (episode(f"<information>{GOLD}</information>{RIGHT}"), 0, 0),  # invented information
         (searched(MISS, HIT), 1, 1),
-        (searched(MISS), 0, 0),
         (searched(HIT, question=TWO), 0, 0),  # two-hop: one of two chunks; the last is the other one
         (searched(("g2",), question=TWO), 0, 1),
         (searched(HIT, ("g2",), question=TWO), 1, 1),
@@ -160,7 +155,6 @@ FOUND = "<think>I found it</think>"
         (episode(), 0),
         (episode("<search>a</search>"), 0),  # a search without a thought
         (episode(query("a")), 0.2),
-        (episode((query("a"), OTHER), (query("b"), OTHER)), 0.2),  # a second search without analysis
         (episode((query("a"), OTHER), (query("b", think=FOUND), OTHER)), 0.4),
         (episode((query("a", think=FOUND), OTHER), query("b")), 0.2),  # analysis before any information
         (episode(query("a"), query("b", think=FOUND)), 0.2),  # no information came
@@ -168,7 +162,6 @@ FOUND = "<think>I found it</think>"
         (episode((query("a"), OTHER), f"{FOUND}<answer>x</answer>"), 0.6),  # min(0 searches, 1 analysis) = 0
         (episode((query("a"), OTHER), (query("b", think=FOUND), OTHER), f"{FOUND}<answer>x</answer>"), 0.8),
         (episode(f"{FOUND}<answer>x</answer>"), 0.4),  # quirk: a filler word, nothing searched
-        (episode("<think>FROM there</think><answer>x</answer>"), 0.4),  # any case
         (episode("<think>foundation</think><answer>x</answer>"), 0),  # whole words only
         (episode("<think>found a < b</think><answer>x</answer>"), 0),  # quirk: "<" voids a thought
         (episode((query("a"), "1 < 2"), (query("b", think=FOUND), OTHER)), 0.4),  # a passage's "<" voids nothing here
@@ -185,7 +178,6 @@ def test_search_strategy(one, want):
         (["relief valve"], 0.2),
         (["a<b"], 0),  # quirk: a query with "<" is none
         (["abcd", "wxyz"], 0.8),  # .4 for two, .4 for nothing in common
-        (["abcd", "abcd"], 0),  # .2 + .4 * 0 - .2
         (["abcd", "abcd", "abcd"], 0),  # clipped at 0: .2 - .4
         (["abcde", "abcdf"], 0.4 + 0.4 * 0.2),  # similarity .8 is not above .8: no penalty
         (["abcdef", "abcdeg"], 0.4 + 0.4 * (1 - 5 / 6) - 0.1),
@@ -218,7 +210,6 @@ CREW = dict(question=TWO, answer="crew")
         (searched(MISS, MISS, HIT), 0.5, 1, 1, 1, 1, 1),  # searches before the evidence cost nothing
         (searched(*[MISS] * 9), 1, 0, 0, 1, 1, 0),  # capped
         (searched(HIT, MISS), 0, 1, 1, 1, 1, 1 / 2),  # the first search did not fail
-        (searched(HIT, HIT, MISS), 0, 1, 1, 1, 1, 1 / 3),  # nothing for searches after the evidence
         (searched(MISS, HIT, answer="wrong"), 0.25, 1, 1, 0, 0, 0),  # about evidence, not the answer
         (searched(MISS, HIT, answer=None), 0, 0, 1, 0, 0, 0),  # only with an answer
         (searched(HIT, answer="the frozen valve"), 0, 1, 1, 0, 2 / 3, 0),

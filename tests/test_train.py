@@ -181,13 +181,6 @@ def test_a_file_of_difficulties_is_shared_and_checked(policy, task, questions, t
         measure_difficulty(policy, other, Curriculum(samples=1), path, seed=0)
 
 
-def test_every_field_that_reaches_trl(config, tmp_path):
-    args = grpo_config(config, {"correctness": 4.0, "retry": 1.0}, tmp_path)
-    assert (args.generation_batch_size, args.steps_per_generation, args.gradient_accumulation_steps) == (4, 2, 2)
-    assert args.reward_weights == [4.0, 1.0] and args.temperature == config.temperature
-    assert all(getattr(args, name) in (value, [value]) for name, value in config.grpo.items())
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

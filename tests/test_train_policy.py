@@ -25,10 +25,9 @@ def test_weights_of_a_scripted_episode(policy, engine, questions):
 
 def test_drills_hold_question_and_answer(policy, chunks, questions):
     ((ids, weights),) = make_drills(policy, (chunks, [questions[0]] * 4), 1, 0.1, random.Random(0))
-    text = policy.tokenizer.decode(ids)
-    assert text.count(questions[0].text) == 4
-    assert text.count("<answer> Ilse Varrow </answer>") == 4
-    assert sum(weight == 1.0 for weight in weights) == 4 * len(policy.encode("<answer> Ilse Varrow </answer>"))
+    text, answer = policy.tokenizer.decode(ids), "<answer> Ilse Varrow </answer>"
+    assert text.count(questions[0].text) == text.count(answer) == 4
+    assert sum(weight == 1.0 for weight in weights) == 4 * len(policy.encode(answer))
 
 
 def test_batches_respect_their_size():

@@ -40,7 +40,6 @@ X, ANSWERED, REFUSED = searched("x"), ("answer", "12 days", None), ("malformed",
         (f"{A}{block('x')}{B}", [X, ANSWERED]),  # Search-R1
         (f"{A}{block('')}{B}", [searched(""), ANSWERED]),  # it found nothing
         (f"{A}{block('1')}{A}{block('x')}{B}", [searched("1"), X, ANSWERED]),
-        (f"{A}<information>\nx\n</information>{B}", [X, ANSWERED]),  # our own spacing
         (f"{A}", [searched(None)]),
         (f"{A}\n\n<information>x y", [searched("x y")]),  # cut off by a limit
         ("", []),
@@ -158,7 +157,6 @@ def test_assistant_messages_of_a_prompt_are_no_turns():
         (3, 'type int; want a list of {"role", "content"}, a string, or'),
         (["x"], 'message 0: want {"role", "content"}, got str'),
         ([{"role": "robot", "content": "x"}], "message 0: role 'robot'; allowed: system, developer, user"),
-        ([*ASKED, {"content": "x"}], "message 2: role None"),
         ([{"role": "user", "content": None}], 'message 0: content must be text or a list of .*"text".*, got None'),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "message 0: content must be text .*image_url"),
         ([{"role": "assistant", "tool_calls": {"id": 1}}], "message 0: tool_calls must be a list, got dict"),
