@@ -80,7 +80,7 @@ def test_power_is_how_often_the_test_rejects():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: wilson(5, 4), "5 successes of 4; want"),
+        (lambda: wilson(5, 4), r"k \(5\) must not be greater than n \(4\)"),
         (lambda: bootstrap_mean([], seed=0), "at least one"),
         (lambda: bootstrap_mean([1, 3], seed=0, cases=[1]), r"cases \(1,\); want one value per question"),
         (lambda: paired_bootstrap([0, 1], [0, 1, 1], seed=0), "a has 2 values and b 3; want one pair per question"),
