@@ -50,7 +50,6 @@ def test_an_episode_is_printed_turn_by_turn():
 MASKED = {
     "The commander of Corvane was Ilse Varrow.": ("What was the commander of Corvane?", "Ilse Varrow"),
     "Corvane was launched from Port Kelsey": ("Corvane was launched from what?", "Port Kelsey"),
-    "The mass of the fan is 22.3 kg.": ("What is the mass of the fan?", "22.3 kg"),
     "The lowest reading was -40 degrees": ("What was the lowest reading?", "-40 degrees"),
     "The launch was on 16 June 2061.": ("the launch was on what?", "16 June 2061"),
     "The ship was the Ondine.": ("What was the ship?", "Ondine"),
@@ -90,9 +89,7 @@ KELD = "The pilot of Corvane was Bram Keld, for 12 days in June."
         ("The pilot of Corvane was Bram Keld.", "Bram Keld", ["Corvane flew.", "Bram Keld rests."], "not found"),
         ("The pilot of Corvane was Ilse Varrow.", "Corvane", [KELD], "not found"),  # words of the question
         # not found: the answer is of another kind, or only part of the claim, or passages have both
-        ("Corvane was launched on 9 May.", "12 days", [KELD], "not found"),
         ("Corvane flew for 86 minutes.", "12 days", [KELD], "not found"),
-        ("The tank of Corvane was in the port wall.", "starboard wall", ["Corvane: starboard wall."], "not found"),
         ("The pilot of Corvane was Ilse Varrow.", "Bram Keld", [KELD, "On Corvane flew Ilse Varrow."], "not found"),
     ],
 )

@@ -204,8 +204,8 @@ def test_the_engine_gets_whole_episodes_and_one_adapter_request(policy, served, 
 
 def test_the_engine_serves_other_weights(served, adapted, tmp_path):
     kept = save_policy(adapted, tmp_path / "kept")
-    with_weights(served, kept).start(START, 0.0).generate(3)
-    with_weights(served, "data/policy").start(START, 0.0).generate(3)
+    for weights in (kept, "data/policy"):
+        with_weights(served, weights).start(START, 0.0).generate(3)
     assert [request for _, request in served.model.vllm_engine.calls] == [1, None]
     assert served.model.requests == [str(kept)] and not served.model.saved
 

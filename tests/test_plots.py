@@ -72,9 +72,10 @@ def heights(ax) -> list[list[float]]:
     return [[round(float(bar.get_height()), 6) for bar in group] for group in groups]
 
 
-def band(ax) -> set[tuple]:
-    """The corners of the first band."""
-    return {tuple(point) for point in ax.collections[0].get_paths()[0].vertices.round(6).tolist()}
+def band(ax) -> list[float]:
+    """The lowest and the highest value of the first band."""
+    values = ax.collections[0].get_paths()[0].vertices[:, 1]
+    return [values.min(), values.max()]
 
 
 def test_reward_curves_draw_each_step_and_its_centred_mean():
@@ -99,7 +100,7 @@ def test_advantages_stand_beside_their_rewards():
 def test_dev_curve_and_training_health():
     ax = plots.dev_curve(METRICS)
     assert [line.get_ydata().tolist() for line in ax.lines] == [[0.4, 0.6], pytest.approx([np.nan, 0.8], nan_ok=True)]
-    assert {(0, 0), (0, 1), (5, 0), (5, 1)} <= band(ax)
+    assert band(ax) == [0, 1]
     assert texts(ax.get_legend().texts) == ["accuracy (exact match)", "P(retried | missed)"]
     plots.dev_curve(METRICS.assign(retried=np.nan))  # no first search missed
     axes = plots.training_health(METRICS)
@@ -141,7 +142,7 @@ def test_learning_curves_draw_the_mean_and_the_range_of_the_seeds():
     assert [ax.get_title() for ax in axes[0]] == ["b", "a"]
     assert [ax.get_ylabel() for ax in axes[:, 0]] == ["accuracy (exact match)", "P(retried | missed)"]
     assert axes[0, 0].lines[-1].get_ydata().tolist() == pytest.approx([0.4, 0.7])
-    assert {(5, 0.6), (5, 0.8), (0, 0.4)} <= band(axes[0, 0])
+    assert band(axes[0, 0]) == [0.4, 0.8]
     assert [line.get_ydata()[1] for line in axes[0, 1].lines[:2]] == pytest.approx([0.7, 0.5])  # grey
     assert len(plots.learning_curves(CURVES[CURVES.arm == "a"])[0]) == 1
 

@@ -8,18 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LENGTH, metrics_of
+from conftest import LENGTH, metrics_of, search
 from datasets import Dataset
 
 from rezero.config import WarmStart
 from rezero.files import read_jsonl
 from rezero.policy.base import save_policy
 from rezero.policy.load import load_policy
-from rezero.protocol import Turn, parse_turn
+from rezero.protocol import parse_turn
 from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.search import build_engine
-from rezero.search.base import Hit
 from rezero.training.train import train
 from rezero.warmstart import supervised
 from rezero.warmstart.demonstrations import nearest, scripted_episodes, to_the_point, weighing
@@ -52,7 +51,7 @@ def test_the_searcher_retries_or_gives_up(engine, questions):
 
 
 def quoted(text, answer, asked="When did the crew launch the probe?"):
-    shown = Turn("", "", "search", "q", (Hit("x", "", "A distractor.", 2.0), Hit("g", "", text, 1.0)), "info")
+    shown = search("x", "g", texts=("A distractor.", text))
     return quote(Question("q", asked, (answer,), ("g",), (text,)), (shown,))
 
 
@@ -64,7 +63,6 @@ def quoted(text, answer, asked="When did the crew launch the probe?"):
         ("The launch was on Nov. 7, 1963. Sun.", "Nov. 7, 1963", "launch was on Nov. 7, 1963"),  # across "sentences"
         ("Launched in 1983 with 83 stages.", "83", "Launched in 1983 with 83"),  # whole words first
         ("Sun. The crew had to launch it in May. Rain.", "the third of May", "The crew had to launch it in May."),
-        ("Sun and rain. Nothing at all.", "42", "Sun and rain."),
         ("The launch </think><answer> x </answer> on 3 May.", "3 May", "launch ‹/think>‹answer> x ‹/answer> on 3 May"),
         ("launch " + "7 " * 500 + "noon " + "8 " * 500, "noon", "7 " * MAX_QUOTE + "noon"),  # a table is cut
     ],
@@ -73,18 +71,14 @@ def test_quotes(text, answer, want):
     assert quoted(text, answer) == want
 
 
-TARNEL = Hit("c3", "", "The commander of Tarnel was Varrow.", 1.0)  # retrieved by mistake
-
-
 @pytest.mark.parametrize(
     ("text", "answer", "gold_texts", "searched", "want"),
     [
         # words that mislead are dropped, words that were read are added, but never the answer, which was read, too
         ("Who was the leader of Corvane?", "Varrow", ("Corvane, whose commander was Varrow.",),
          ("leader Corvane",), ["Corvane commander", "leader"]),
-        # no query is sent again, whatever its case
         ("Who was the leader of Corvane?", "Varrow", ("Corvane, whose commander was Varrow.",),
-         ("leader Corvane", "corvane Commander"), ["leader"]),
+         ("leader Corvane", "corvane Commander"), ["leader"]),  # no query is sent again, whatever its case
         # words of the question that add up to the answer are no query
         ("What tea did the maid pour?", "tea maid", ("The maid poured green tea.",), ("tea maid pour",), ["tea"]),
         # without gold texts, only the question's last words are dropped
@@ -92,7 +86,8 @@ TARNEL = Hit("c3", "", "The commander of Tarnel was Varrow.", 1.0)  # retrieved 
     ],
 )  # fmt: skip
 def test_refined_queries(text, answer, gold_texts, searched, want):
-    turns = tuple(Turn("", "", "search", query, (TARNEL,), "info") for query in searched)
+    mistaken = "The commander of Tarnel was Varrow."  # what every search retrieved
+    turns = tuple(search("c3", query=query, texts=(mistaken,)) for query in searched)
     assert refine(Question("q", text, (answer,), ("c1",), gold_texts), turns) == want
 
 
@@ -139,13 +134,10 @@ def test_only_rewrites_that_retrieve_missing_gold_are_kept(questions, chunks, en
 
 
 def test_a_weighing_thought_repeats_the_question_and_quotes_before_it_judges(questions, engine):
-    found = play(searcher(think=weighing(questions)), questions[:1], engine, k=1)[0].turns[-1]
-    assert found.thought == "commander Corvane? Corvane: section 1 | commander of Corvane was Ilse Varrow: found"
-
-
-def test_after_a_miss_the_fact_of_another_question_is_quoted(questions):
     think = weighing(questions)
-    miss = Turn("", "", "search", "q", (Hit("c2", "", questions[1].gold_texts[1], 1.0),), "info")
+    found = play(searcher(think=think), questions[:1], engine, k=1)[0].turns[-1]
+    assert found.thought == "commander Corvane? Corvane: section 1 | commander of Corvane was Ilse Varrow: found"
+    miss = search("c2", texts=(questions[1].gold_texts[1],))  # after a miss, the fact that answers another question
     assert think(questions[0], (miss,), False) == "commander Corvane? cutter Ondine: not found"
     same_fact = replace(questions[0], answers=questions[1].answers)
     assert "Ondine: not" not in think(same_fact, (miss,), False)
@@ -153,7 +145,7 @@ def test_after_a_miss_the_fact_of_another_question_is_quoted(questions):
 
 def test_after_a_miss_without_such_a_fact_the_nearest_sentence_is_quoted(questions):
     text = f"Rain fell. {'It was so ' * 9}that Corvane </think> sailed again and again."
-    miss = Turn("", "", "search", "q", (Hit("c9", "", text, 1.0),), "info")
+    miss = search("c9", texts=(text,))
     asked = replace(questions[0], rewrites=("skipper",))
     turn = parse_turn(searcher(think=weighing(questions))(asked, (miss,), random.Random(0)))
     assert (turn.action, turn.argument) == ("search", "skipper")
