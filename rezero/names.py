@@ -5,15 +5,9 @@ from pkgutil import resolve_name
 
 
 def load_function(name: str, known: Mapping[str, Callable | str], what: str) -> Callable:
-    """The function that `name` stands for.
+    """The function that `name` stands for: a key of `known`, or "module:function" (in a notebook "__main__:function").
 
-    Args:
-        name: a key of `known`, or "module:function". In a notebook, "__main__:function" names one of its own cells.
-        known: name -> function, or "module:function" where the module is imported only when it is asked for.
-        what: what the function is, for error messages ("engine", "reward").
-
-    Raises:
-        ValueError: the name is unknown, or its module or function does not exist.
+    A value of `known` may be "module:function", too: it is imported only now. ValueError calls the function a `what`.
     """
     found = known.get(name, name)
     if callable(found):

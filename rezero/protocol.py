@@ -7,31 +7,20 @@ after the rollout reads `Episode`s; nothing parses a joined transcript a second 
 
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from pkgutil import resolve_name
-from typing import Literal, get_args
+from typing import Literal
+
+import yaml
 
 from rezero.questions import Question
 from rezero.search.base import Hit
 
 Action = Literal["search", "answer", "malformed"]
 Outcome = Literal["answered", "malformed", "turn_limit", "token_limit", "unfinished"]
-OUTCOMES = get_args(Outcome)
 
-PROMPTS = {  # name -> (system message, user message); "{question}" is filled in
-    "full": (
-        "You answer questions about a collection of documents that only a search engine can see. "
-        "In every turn, first reason inside <think> and </think>. Then do exactly one of two things: "
-        "write a query inside <search> and </search>, or write the final answer inside <answer> and </answer>. "
-        "After a search the best passages come back inside <information> and </information>. "
-        "When they do not hold the answer, search again with other words: a failed search is a reason to "
-        "rephrase, never to guess. Answer as briefly as you can, with the words of the passages.",
-        "Question: {question}",
-    ),
-    "short": ("", "{question}"),  # for a policy that knows the protocol from its training and reads slowly
-}
-
-TRANSCRIPTS = "rezero.extras.transcripts:read_transcript"  # imported only when a transcript is read
-
+# name -> [system message, user message]
+PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text("utf-8"))
 NO_HITS = "No passage matched this query. Try other words."
 ENGINE_FAILED = "The search engine failed ({reason}). The query may be repeated or changed."
 CORRECTION = "That turn was not understood: after the thought, write exactly one search or exactly one answer."
@@ -103,7 +92,7 @@ class Episode:
 
     @property
     def answer(self) -> str | None:
-        """The final answer, None when the episode ended without one."""
+        """The final answer; None if the episode ended without one."""
         return self.turns[-1].argument if self.outcome == "answered" else None
 
     @property
@@ -126,11 +115,14 @@ class Episode:
         """
         if self.question is None or not self.question.gold_chunk_ids:
             return [0.0] * len(self.searches)
-        seen: set[str] = set()
-        shares = []
+        golds, seen, shares = self.question.gold_chunk_ids, set(), []
         for turn in self.searches:
-            seen |= _gold_in(turn, self.question)
-            shares.append(len(seen) / len(self.question.gold_chunk_ids))
+            if turn.hits or not turn.information:
+                seen |= {hit.chunk_id for hit in turn.hits} & set(golds)
+            else:
+                pairs = zip(golds, self.question.gold_texts, strict=False)
+                seen |= {gold for gold, text in pairs if holds(turn.information, text)}
+            shares.append(len(seen) / len(golds))
         return shares
 
     @property
@@ -141,7 +133,7 @@ class Episode:
     @property
     def missed(self) -> bool:
         """Whether gold passages were still unseen after the first search. False without a search or without gold."""
-        has_gold = self.question is not None and bool(self.question.gold_chunk_ids)
+        has_gold = bool(self.question and self.question.gold_chunk_ids)
         return has_gold and bool(self.searches) and self.evidence_search != 1
 
     @property
@@ -165,16 +157,13 @@ class Episode:
 
     @classmethod
     def from_messages(cls, transcript: list[dict] | str | dict, question: Question | None = None) -> "Episode":
-        """Read a transcript, also from elsewhere, as an episode.
+        """Read a transcript as an episode; `rezero.extras.transcripts` says how each form is read.
 
         That is: chat messages `[{"role", "content"}, …]` with retrieved text as `user`, `tool` or `ipython` messages
         and OpenAI's tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`,
-        or its completion alone. `rezero.extras.transcripts` says how each is read.
-
-        Raises:
-            ValueError: something else, or a message without a known role or without text. Names the message.
+        or its completion alone. ValueError names a message without a known role or without text.
         """
-        prompt, messages = resolve_name(TRANSCRIPTS)(transcript)
+        prompt, messages = resolve_name("rezero.extras.transcripts:read_transcript")(transcript)
         turns: list[Turn] = []
         for message in messages:
             if message["role"] == "assistant":
@@ -191,17 +180,15 @@ def build_prompt(question: str, style: str = "full") -> list[dict]:
     """Chat messages that pose `question`; `style` is a key of `PROMPTS`."""
     if style not in PROMPTS:
         raise ValueError(f"unknown prompt style {style!r}; allowed: {', '.join(PROMPTS)}")
-    system, user = PROMPTS[style]
-    messages = [{"role": "user", "content": user.replace("{question}", question)}]
-    return [{"role": "system", "content": system}, *messages] if system else messages
+    texts = zip(("system", "user"), PROMPTS[style], strict=True)
+    return [{"role": role, "content": text.replace("{question}", question)} for role, text in texts if text]
 
 
 def parse_turn(text: str) -> Turn:
     """Read one assistant message as a `Turn`.
 
     The action is what stands outside the thoughts. A search together with an answer, neither of them, or a thought
-    that never closes makes the turn malformed. Of several searches the first is run. (In a rollout a turn ends with
-    its first action, so several occur only in transcripts from elsewhere.)
+    that never closes makes the turn malformed. Of several searches, which only transcripts have, the first is run.
     """
     thought = "\n".join(part.strip() for part in _THOUGHT.findall(text))
     rest = _THOUGHT.sub("", text)
@@ -232,9 +219,8 @@ def holds(information: str, text: str) -> bool:
 
 def format_hits(hits: list[Hit] | tuple[Hit, ...]) -> str:
     """The passages as the policy reads them: numbered, with their titles, neutralized."""
-    if not hits:
-        return NO_HITS
-    return "\n".join(f"[{i}] {neutralize(hit.title)} | {neutralize(hit.text)}" for i, hit in enumerate(hits, 1))
+    lines = [f"[{i}] {neutralize(hit.title)} | {neutralize(hit.text)}" for i, hit in enumerate(hits, start=1)]
+    return "\n".join(lines or [NO_HITS])
 
 
 def wrap_information(text: str) -> str:
@@ -242,13 +228,5 @@ def wrap_information(text: str) -> str:
 
 
 def unwrap_information(content: str) -> str:
-    """The text inside one `<information>` block, or the content itself when it is not wrapped."""
-    match = _INFORMATION.match(content)
-    return match.group(1) if match else content
-
-
-def _gold_in(turn: Turn, question: Question) -> set[str]:
-    if turn.hits or not turn.information:
-        return {hit.chunk_id for hit in turn.hits} & set(question.gold_chunk_ids)
-    pairs = zip(question.gold_chunk_ids, question.gold_texts, strict=False)
-    return {gold for gold, text in pairs if holds(turn.information, text)}
+    """The text inside one `<information>` block, or the content itself if it is not wrapped."""
+    return _INFORMATION.sub(r"\1", content)

@@ -21,8 +21,6 @@ from rezero.search_env import respond
 
 @dataclass
 class _Running:
-    """An episode under way."""
-
     question: Question
     prompt: list[dict]
     prompt_ids: list[int]
@@ -34,10 +32,6 @@ class _Running:
     def add(self, ids: list[int], mask: int) -> None:
         self.ids += ids
         self.mask += [mask] * len(ids)
-
-    def episode(self) -> Episode:
-        ids = dict(prompt_ids=tuple(self.prompt_ids), completion_ids=tuple(self.ids), env_mask=tuple(self.mask))
-        return Episode(self.question, tuple(self.turns), self.outcome, tuple(self.prompt), **ids)
 
 
 def rollout(
@@ -56,21 +50,20 @@ def rollout(
     Draws come from `generator`, or from torch's global one. `progress` names a progress bar over batches. The time
     spent is added to `seconds` under the keys "generation" and "search".
     """
-    seconds = {} if seconds is None else seconds
     episodes: list[Episode] = []
     training = policy.model.training
-    # In training mode with gradient checkpointing the model keeps no cache: each token would be generated without its
-    # context.
-    policy.model.eval()
+    policy.model.eval()  # in training mode with gradient checkpointing it would keep no cache, and read no context
     try:
         starts = range(0, len(questions), batch_size)
         for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):
-            running = []
+            batch = []
             for question in questions[start : start + batch_size]:
                 prompt = build_prompt(question.text, sampling.prompt_style)
-                running.append(_Running(question, prompt, policy.prompt_ids(prompt)))
-            _run(policy, engine, running, sampling, generator, seconds)
-            episodes += [state.episode() for state in running]
+                batch.append(_Running(question, prompt, policy.prompt_ids(prompt)))
+            _run(policy, engine, batch, sampling, generator, {} if seconds is None else seconds)
+            for one in batch:
+                tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
+                episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
     finally:
         policy.model.train(training)
     return episodes
@@ -79,8 +72,7 @@ def rollout(
 def token_runs(policy: Policy, episode: Episode) -> Iterator[tuple[list[int], Turn | None]]:
     """The token ids that a rollout of this episode would record, as runs of one author, in order.
 
-    What the policy writes comes with its turn, including the end of turn after an answer (stopping is trained, too).
-    What it reads, the prompt first, comes with None.
+    What the policy writes, the end of turn after an answer included, comes with its turn; what it reads, with None.
     """
     yield policy.prompt_ids(list(episode.prompt)), None
     for number, turn in enumerate(episode.turns, start=1):
@@ -91,11 +83,10 @@ def token_runs(policy: Policy, episode: Episode) -> Iterator[tuple[list[int], Tu
             yield policy.information_ids(turn.information, written), None
 
 
-def _run(policy, engine, running: list[_Running], sampling: Sampling, generator, seconds: dict[str, float]) -> None:
+def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, seconds: dict[str, float]) -> None:
     """Advance all episodes turn by turn until each has an outcome."""
     clock = perf_counter()
-    generation = policy.start([state.prompt_ids for state in running], sampling.temperature, generator)
-    active = running
+    generation = policy.start([state.prompt_ids for state in active], sampling.temperature, generator)
     for number in range(1, sampling.max_turns + 1):
         room = [sampling.episode_tokens - len(state.ids) for state in active]
         sampled = generation.generate(min(sampling.turn_tokens, max(room)))
@@ -108,10 +99,15 @@ def _run(policy, engine, running: list[_Running], sampling: Sampling, generator,
         clock = _lap(seconds, "search", clock)
         kept, news = [], []
         for i, turn in zip(going, replies, strict=True):
-            new = _append_reply(policy, active[i], turn, sampling.episode_tokens)
-            if new is not None:
-                kept.append(i)
-                news.append(new)
+            state = active[i]
+            new = policy.information_ids(turn.information, state.ids)
+            if len(state.ids) + len(new) >= sampling.episode_tokens:
+                state.outcome = "token_limit"
+                continue
+            state.turns[-1] = turn
+            state.add(new, mask=0)
+            kept.append(i)
+            news.append(new)
         if not kept:
             return
         generation.extend(kept, news)
@@ -131,17 +127,6 @@ def _take_turn(policy: Policy, state: _Running, ids: list[int], last: bool) -> N
         state.outcome = "malformed"
     elif last:
         state.outcome = "turn_limit"
-
-
-def _append_reply(policy: Policy, state: _Running, turn: Turn, episode_tokens: int) -> list[int] | None:
-    """Append the reply's ids with mask 0. When they do not fit, end the episode and return None."""
-    new = policy.information_ids(turn.information, state.ids)
-    if len(state.ids) + len(new) >= episode_tokens:
-        state.outcome = "token_limit"
-        return None
-    state.turns[-1] = turn
-    state.add(new, mask=0)
-    return new
 
 
 def _lap(seconds: dict[str, float], name: str, since: float) -> float:

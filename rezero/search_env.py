@@ -11,14 +11,10 @@ from rezero.text import keywords
 
 
 def respond(turns: list[Turn], engine: Engine, k: int, contexts: Sequence[SearchContext] | None = None) -> list[Turn]:
-    """Each turn with the environment's reply: hits for a search, a correction for a malformed turn.
+    """Each turn with the environment's reply: `k` hits for a search, a correction for a malformed turn.
 
-    If the engine fails on a batch of queries, it is asked again query by query, so that one bad query spoils no other.
-    A turn whose own query fails says so in `information` and `error`; nothing is raised.
-
-    Args:
-        k: passages per search.
-        contexts: one per turn; without them each turn counts as the first turn of an episode of its own.
+    An engine that fails on a batch of queries is asked again query by query, so that one bad query spoils no other. The
+    turn of that query says so in `information` and `error`. Without `contexts`, each turn is the first of an episode.
     """
     searching = [i for i, turn in enumerate(turns) if turn.action == "search"]
     asked = [contexts[i] if contexts else SearchContext(str(i), 1) for i in searching]
@@ -27,28 +23,21 @@ def respond(turns: list[Turn], engine: Engine, k: int, contexts: Sequence[Search
     for i, result in zip(searching, results, strict=True):
         if isinstance(result, SearchError):
             text = ENGINE_FAILED.format(reason=neutralize(str(result)))
-            replies[i] = replace(turns[i], information=text, error=str(result), fault=result.fault)
+            reply = dict(information=text, error=str(result))
         else:
-            replies[i] = replace(
-                turns[i], information=format_hits(result), hits=tuple(result), engine=result.engine, fault=result.fault
-            )
+            reply = dict(information=format_hits(result), hits=tuple(result), engine=result.engine)
+        replies[i] = replace(turns[i], fault=result.fault, **reply)
     return replies
 
 
-def _search(
-    queries: list[str], engine: Engine, k: int, contexts: list[SearchContext]
-) -> list[Hits] | list[Hits | SearchError]:
-    if not queries:
-        return []
+def _search(queries: list[str], engine: Engine, k: int, contexts: list[SearchContext]) -> list[Hits | SearchError]:
     try:
         return engine.search(queries, k, contexts)
     except SearchError as error:
         if len(queries) == 1:
             return [error]
-    results = []
-    for query, context in zip(queries, contexts, strict=True):
-        results += _search([query], engine, k, [context])
-    return results
+    alone = zip(queries, contexts, strict=True)
+    return [result for query, context in alone for result in _search([query], engine, k, [context])]
 
 
 def first_search_misses(questions: list[Question], engine: Engine, k: int) -> list[bool]:
@@ -61,10 +50,7 @@ def first_search_misses(questions: list[Question], engine: Engine, k: int) -> li
 def seen_after_each_query(question: Question, engine: Engine, k: int) -> list[set[str]]:
     """Ids of all chunks seen after a search for the question's words, and after each further search for a rewrite.
 
-    One set per query, each of which contains the one before.
-
-    Raises:
-        SearchError: the engine failed.
+    One set per query, each of which contains the one before. SearchError if the engine fails.
     """
     queries = [keywords(question.text), *question.rewrites]
     contexts = [SearchContext(question.id, turn) for turn in range(1, len(queries) + 1)]

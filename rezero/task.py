@@ -17,15 +17,12 @@ LEDGER = "test_ledger.jsonl"
 
 @dataclass(frozen=True)
 class Task:
-    """An engine, the questions of "train" and "dev" in the order of their file, and how episodes are played.
-
-    `sealed` holds the test questions; take them through `open_test`.
-    """
+    """An engine, the questions of "train" and "dev" in the order of their file, and how episodes are played."""
 
     engine: Engine
     questions: dict[str, list[Question]]
     sampling: Sampling = field(default_factory=Sampling)
-    sealed: tuple[Question, ...] = field(default=(), repr=False)
+    sealed: tuple[Question, ...] = field(default=(), repr=False)  # the test questions; `open_test` returns them
 
 
 def load_task(config: Config) -> Task:
@@ -36,14 +33,7 @@ def load_task(config: Config) -> Task:
     sealed = tuple(splits.pop("test"))
     if config.split == "by_row":
         splits["dev"] = list(sealed)  # the published runs chose their checkpoint on test
-    sampling = Sampling(
-        k=config.k,
-        max_turns=config.max_turns,
-        turn_tokens=config.turn_tokens,
-        episode_tokens=config.episode_tokens,
-        prompt_style=config.prompt_style,
-        temperature=config.temperature,
-    )
+    sampling = Sampling(**{name: getattr(config, name) for name in Sampling.__dataclass_fields__})
     return Task(build_engine(config.engine, chunks, **config.engine_options), splits, sampling, sealed)
 
 

@@ -1,4 +1,7 @@
-"""Toys that every test may use: four chunks, two questions, a tokenizer and a tiny random model."""
+"""What every test may use: four chunks, two questions, a tiny random model, and turns and runs of a toy."""
+
+import gc
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,14 +10,17 @@ from data.policy.induction import new_model
 from data.policy.train_policy import train_tokenizer
 from rezero.config import load_config
 from rezero.corpus import Chunk
+from rezero.files import read_jsonl
 from rezero.policy.base import Policy, save_policy
-from rezero.protocol import Sampling
+from rezero.protocol import Episode, Sampling, Turn
 from rezero.questions import Question
 from rezero.search import build_engine
+from rezero.search.base import Hit
 from rezero.task import Task
 from rezero.warmstart.scripted import play, searcher
 
 torch.set_num_threads(1)
+gc.freeze()  # each trainer collects garbage, and would look for it among all that was imported
 
 CHUNKS = [
     Chunk("c1", "Corvane: section 1", "The commander of Corvane was Ilse Varrow. The flight lasted 12 days."),
@@ -49,6 +55,36 @@ TINY = dict(  # overrides of the laptop profile: a training of seconds
 )
 
 
+def length(episode: Episode) -> float:
+    """A reward that differs between the episodes of a random policy."""
+    return float(len(episode.completion_ids))
+
+
+LENGTH = "conftest:length"
+
+
+def search(*ids: str, query: str = "q", texts: tuple[str, ...] = ()) -> Turn:
+    """A search whose hits are the chunks with these ids, of these texts or of none."""
+    texts = texts or ("",) * len(ids)
+    hits = tuple(Hit(name, "", text, 1.0) for name, text in zip(ids, texts, strict=True))
+    return Turn("t", "", "search", query, hits, "info")
+
+
+def answer(text: str) -> Turn:
+    return Turn("t", "", "answer", text)
+
+
+def toy_task() -> Task:
+    sampling = Sampling(k=2, prompt_style="short", temperature=1.0, **EPISODES)
+    return Task(build_engine("bm25", CHUNKS), {"train": QUESTIONS, "dev": QUESTIONS}, sampling, tuple(QUESTIONS))
+
+
+def metrics_of(run: Path, kind: str = "") -> list[dict]:
+    """The rows of a run's metrics.jsonl, of one kind or of all, without the times that differ between runs."""
+    rows = [row for row in read_jsonl(run / "metrics.jsonl") if kind in ("", row["kind"])]
+    return [{name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows]
+
+
 @pytest.fixture(scope="session")
 def chunks() -> list[Chunk]:
     return CHUNKS
@@ -75,14 +111,14 @@ def policy(questions, engine) -> Policy:
 
 
 @pytest.fixture
-def sampling() -> Sampling:
-    """How the episodes of `task` are played; the same as `config` says."""
-    return Sampling(k=2, prompt_style="short", temperature=1.0, **EPISODES)
+def task() -> Task:
+    return toy_task()
 
 
 @pytest.fixture
-def task(engine, questions, sampling) -> Task:
-    return Task(engine, {"train": questions, "dev": questions}, sampling, sealed=tuple(questions))
+def sampling(task) -> Sampling:
+    """How the episodes of `task` are played; the same as `config` says."""
+    return task.sampling
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-import pandas as pd
 import pytest
+from conftest import answer, search
 
 from rezero.analysis import ablations
 from rezero.corpus import save_chunks
@@ -11,9 +11,8 @@ from rezero.evaluation.evaluate import summarize
 from rezero.evaluation.traces import write_traces
 from rezero.files import append_jsonl
 from rezero.policy.base import save_policy
-from rezero.protocol import Episode, Turn
+from rezero.protocol import Episode
 from rezero.questions import Question, save_questions
-from rezero.search.base import Hit
 
 
 def test_every_arm_meets_every_seed_under_a_name(tmp_path):
@@ -29,9 +28,8 @@ def test_every_arm_meets_every_seed_under_a_name(tmp_path):
     assert jobs["mine-1"]["overrides"]["grpo"] == {"optim": "adamw_torch", "beta": 0.1}
     assert jobs["mine-1"]["overrides"]["eval_every"] == 1 and "name" not in jobs["mine-1"]
     assert wait_for == {"x-7": "recovery-0", "recovery-1": "recovery-0", "mine-1": "mine-0"}  # k=3 is another start
-    assert ablations.named([{"reward_set": "recovery", "overrides": {"engine": "dense", "corpus": "a/b"}}])[0]["name"] \
-        == "recovery-dense"  # fmt: skip
-    assert "name" not in arms[0]
+    (dense,) = ablations.named([{"reward_set": "recovery", "overrides": {"engine": "dense", "corpus": "a/b"}}])
+    assert dense["name"] == "recovery-dense" and "name" not in arms[0]
     folders = {job: tmp_path / job for job in ("recovery-0", "no-retry-12")}
     assert list(ablations.arms_of(folders)) == [("recovery", 0), ("no-retry", 12)]
     with pytest.raises(ValueError, match="two arms are called 'a'"):
@@ -51,17 +49,13 @@ def test_arms_share_the_difficulty_that_they_share(tmp_path):
     assert files[0] == files[1] and len(set(files)) == 4 and files[4] == "mine.jsonl"
 
 
-# What the files say
-
-
 def episodes(right, n=40, missed=0):
     """`n` episodes: the first `right` are right; the first search of the last `missed` misses, and half try again."""
     made = []
     for i in range(n):
         question = Question(f"q{i}", f"question {i}", ("yes",), ("c1",))
-        hits = [(Hit("c1" if i < n - missed else "c2", "", "", 1.0),)] + [()] * (i >= n - missed and i % 2)
-        turns = [Turn("t", "", "search", "q", found, "info") for found in hits]
-        made.append(Episode(question, (*turns, Turn("t", "", "answer", "yes" if i < right else "no")), "answered"))
+        searches = [search("c1")] if i < n - missed else [search(), search()] if i % 2 else [search()]
+        made.append(Episode(question, (*searches, answer("yes" if i < right else "no")), "answered"))
     return made
 
 
@@ -72,13 +66,14 @@ def reports():
 
 
 def test_arms_pool_their_seeds(reports):
-    arms, seeds = ablations.arms_table(reports, "accuracy")
-    assert arms.set_index("arm").accuracy.to_dict() == {"start": 0.25, "good": 0.8, "same": 0.25, "bad": 0.0}
+    arms = ablations.arms_table(reports, ("accuracy",))
+    assert arms.accuracy.to_dict() == {"start": 0.25, "good": 0.8, "same": 0.25, "bad": 0.0}
     assert (arms.accuracy_low <= arms.accuracy).all() and (arms.accuracy <= arms.accuracy_high).all()
     assert (arms.accuracy_high - arms.accuracy_low > 0.05).all()  # also where every answer is wrong
-    assert seeds[seeds.arm == "good"].accuracy.to_list() == [0.75, 0.85]
-    alone, _ = ablations.arms_table({("good", 0): reports["good", 0]}, "accuracy")
-    assert alone.accuracy_low[0] == reports["good", 0]["accuracy"].low
+    seeds = ablations.metrics_table(reports)
+    assert seeds[seeds.arm == "good"].accuracy.to_list() == [0.75, 0.85] and seeds.seed.to_list() == [0, 0, 1, 0, 1, 0]
+    alone = ablations.arms_table({("good", 0): reports["good", 0]}, ("accuracy",))
+    assert alone.accuracy_low["good"] == reports["good", 0]["accuracy"].low
 
 
 def test_differences_are_put_into_words(reports):
@@ -92,15 +87,17 @@ def test_differences_are_put_into_words(reports):
     assert said.endswith(f"With 40 episodes per seed a gain of {table['4 in 5'].iloc[0]:.3f} is found 4 times in 5.")
 
 
-def test_a_share_of_nothing_differs_from_nothing(reports):
+def missing(reports):
+    """The same reports, but the first search of half of the episodes missed."""
+    return {arm: summarize(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
+
+
+def test_p_is_corrected_for_all_rows_and_a_share_of_nothing_has_none(reports):
     table = ablations.paired_table(reports, "start", ("accuracy", "retried"))
     rows = table[table.metric == "retried"]  # no first search missed
     assert rows.difference.isna().all() and set(rows["p (Holm)"]) == {1.0} and set(rows.n) == {0}
     assert "With 0 episodes per seed no gain is found 4 times in 5." in ablations.in_words(table)
-
-
-def test_p_is_corrected_for_all_rows(reports):
-    missed = {arm: summarize(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
+    missed = missing(reports)
     one = ablations.paired_table(missed, "start").set_index("arm")["p (Holm)"]
     both = ablations.paired_table(missed, "start", ("accuracy", "retried")).set_index(["metric", "arm"])
     assert both.loc[("accuracy", "good"), "p (Holm)"] == pytest.approx(2 * one["good"])  # six rows, not three
@@ -116,30 +113,22 @@ def test_a_comparison_needs_the_baseline_and_the_same_questions(reports):
 
 def test_baselines_and_arms_stand_in_one_table(reports):
     closed = summarize([replace(e, turns=e.turns[-1:]) for e in episodes(4)], "closed book")
-    missed = {arm: summarize(episodes(round(r["accuracy"].value * 40), missed=20), "") for arm, r in reports.items()}
-    table = ablations.overview(missed, [closed])
+    table = ablations.arms_table({("closed book", 0): closed} | missing(reports))
     assert table.index.to_list() == ["closed book", "start", "good", "same", "bad"]
     assert table.seeds.to_list() == [1, 1, 2, 2, 1]
     assert table.accuracy.to_list() == pytest.approx([0.1, 0.25, 0.8, 0.25, 0.0])
-    assert table.loc["good", "f1"] == table.loc["good", "accuracy"]  # one word: right or nothing
-    assert table.loc["good", "f1_low"] < 0.8 < table.loc["good", "f1_high"]
+    assert table.loc["good", "f1_low"] < table.loc["good", "f1"] < table.loc["good", "f1_high"]
     assert table.searches.to_list() == [0.0] + [1.25] * 4  # half of the 20 misses are searched again
     shown = ablations.in_cells(table)
     assert shown.loc["closed book", "P(retried | missed)"] == "no such episode"
     assert shown.loc["start", "P(retried | missed)"].startswith("0.500 [0.")
-    with pytest.raises(ValueError, match="different questions"):
-        ablations.overview(missed, [summarize(episodes(4, n=39), "closed book")])
 
 
-def test_arms_start_from_their_warm_start(tmp_path, config):
-    runs = {("a", 0): tmp_path / "a-0", ("b", 0): tmp_path / "b-0"}
-    assert ablations.starting_policy(runs, config) == config.policy
-    (tmp_path / "a-0" / "warm").mkdir(parents=True)
-    assert ablations.starting_policy(runs, config) == tmp_path / "a-0" / "warm"
-
-
-def test_arms_are_read_from_their_folders(tmp_path):
+def test_arms_are_read_from_their_folders(tmp_path, config):
     runs = {("a", 3): tmp_path / "a-3", ("b", 3): tmp_path / "b-3"}
+    assert ablations.starting_policy(runs, config) == config.policy
+    (tmp_path / "a-3" / "warm").mkdir(parents=True)
+    assert ablations.starting_policy(runs, config) == tmp_path / "a-3" / "warm"
     for right, folder in enumerate(runs.values(), start=1):
         rows = []
         for i, label in enumerate(("before training", "after the warm start", "after training")):
@@ -157,21 +146,18 @@ def test_arms_are_read_from_their_folders(tmp_path):
 def test_policies_are_tested_elsewhere_once(tmp_path, policy, config, chunks, questions, monkeypatch):
     save_policy(policy, tmp_path / "a-0" / "last")
     save_chunks(tmp_path / "corpus" / "chunks.jsonl", chunks)
-    save_questions(tmp_path / "corpus" / "questions.jsonl", [
-        Question(**{**vars(q), "split": split}) for q, split in zip(questions, ("dev", "train"), strict=True)
-    ])  # fmt: skip
+    split = [replace(questions[0], split="dev"), replace(questions[1], split="train")]
+    save_questions(tmp_path / "corpus" / "questions.jsonl", split)
     corpus = {"corpus": str(tmp_path / "corpus")}
     places = [{"engine": "bm25", **corpus, "name": "here"}, {"engine": "keyword", **corpus, "name": "there"}]
     test = [{("a", 0): tmp_path / "a-0"}, places, config, tmp_path / "elsewhere"]
     found = ablations.generalise(*test)
-    table = ablations.matrix(found)
-    assert table[["tested", "arm"]].to_numpy().tolist() == [[p, a] for p in ("here", "there") for a in ("start", "a")]
+    assert list(found) == ["here", "there"] and list(found["here"]) == list(found["there"]) == [("start", 0), ("a", 0)]
     assert [e.question.id for e in found["there"]["a", 0].episodes] == ["q1"]  # dev only
     played = []
     monkeypatch.setattr(ablations, "evaluate", lambda *a: played.append(a) or summarize(episodes(1, n=1), ""))
-    again = ablations.matrix(ablations.generalise(*test))
-    pd.testing.assert_frame_equal(again, table)
-    assert not played
+    again = ablations.generalise(*test)
+    assert again["there"]["a", 0].episodes == found["there"]["a", 0].episodes and not played
     places[1]["engine"] = "dense"  # another place under an old name
     ablations.generalise(*test)
     assert len(played) == 2 and all(task.engine.name == "dense" for _, task, *_ in played)

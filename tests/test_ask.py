@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
+from conftest import QUESTIONS, answer, search
 
 from rezero.__main__ import main
 from rezero.config import load_config
@@ -20,58 +21,35 @@ from rezero.search.base import Hit
 from rezero.task import load_task
 
 
-def episode(question, answer, *texts, outcome="answered"):
-    hits = tuple(Hit(f"c{i}", "", text, 2.5) for i, text in enumerate(texts))
-    search = Turn("", "look", "search", "a query", hits, "shown")
-    return Episode(Question("asked", question, (), ()), (search, Turn("", "", "answer", answer)), outcome)
-
-
 def test_an_episode_is_printed_turn_by_turn():
+    bad = Hit("c\x1b[2J", "t\rx", "a\x07\u202e\ud800 b\n\nc", 2.345)  # nothing retrieved controls the terminal
     turns = (
-        Turn("", "look this up", "search", "pilot Corvane", (Hit("c1", "Corvane", "The pilot was Keld.", 2.345),), "…"),
+        Turn("", "look this up", "search", "pilot Corvane", (bad,), "…"),
         Turn("", "", "search", "nothing", (), "No passage"),
         Turn("", "", "search", "failed", (), "…", error="timeout"),
         Turn("gibberish", "", "malformed", "", information="…"),
         Turn("", "found", "answer", "Keld"),
     )
-    text = """question  Who?
-
-turn 1
-  thought   look this up
-  search    pilot Corvane
-    [1] Corvane (c1, score 2.35)
-        The pilot was Keld.
-
-turn 2
-  search    nothing
-    no passage
-
-turn 3
-  search    failed
-  engine    failed: timeout
-
-turn 4
-  malformed gibberish
-
-turn 5
-  thought   found
-  answer    Keld
-
-answer    Keld"""
-    done = Episode(Question("q", "Who?", (), ()), turns, "answered")
-    assert ask.show(done) == text
+    done = Episode(QUESTIONS[0], turns, "answered")
+    lines = [line for line in ask.show(done).splitlines() if line]
+    assert lines[0] == "question  Who was the commander of Corvane?" and lines[-1] == "answer    Keld"
+    assert lines[1:6] == [
+        "turn 1",
+        "  thought   look this up",
+        "  search    pilot Corvane",
+        "    [1] t x (c\ufffd[2J, score 2.35)",
+        "        a\ufffd\ufffd\ufffd b c",
+    ]
+    assert lines[8:] == [
+        *("    no passage", "turn 3", "  search    failed", "  engine    failed: timeout"),
+        *("turn 4", "  malformed gibberish", "turn 5", "  thought   found", "  answer    Keld", "answer    Keld"),
+    ]
     assert ask.show(replace(done, outcome="turn_limit")).endswith("answer    none: no turns left")
-
-
-def test_nothing_that_was_retrieved_steers_the_terminal():
-    bad = Hit("c\x1b[2J", "t\rx", "a\x07\u202e\ud800 b\n\nc", 1.0)
-    assert ask.passage(bad) == "    - t x (c\ufffd[2J, score 1)\n        a\ufffd\ufffd\ufffd b c"
 
 
 MASKED = {
     "The commander of Corvane was Ilse Varrow.": ("What was the commander of Corvane?", "Ilse Varrow"),
     "Corvane was launched from Port Kelsey": ("Corvane was launched from what?", "Port Kelsey"),
-    "The mass of the fan is 22.3 kg.": ("What is the mass of the fan?", "22.3 kg"),
     "The lowest reading was -40 degrees": ("What was the lowest reading?", "-40 degrees"),
     "The launch was on 16 June 2061.": ("the launch was on what?", "16 June 2061"),
     "The ship was the Ondine.": ("What was the ship?", "Ondine"),
@@ -96,32 +74,30 @@ KELD = "The pilot of Corvane was Bram Keld, for 12 days in June."
 
 
 @pytest.mark.parametrize(
-    ("claim", "answer", "texts", "verdict"),
+    ("claim", "said", "texts", "verdict"),
     [
-        ("The pilot of Corvane was Bram Keld.", "Bram Keld", [KELD], "supported"),
         ("The pilot of Corvane was Keld.", "Bram Keld", [KELD], "supported"),
         ("Corvane flew for 12 d.", "12 days", [KELD], "supported"),
         ("The tank of Corvane was in the port wall.", "port wall", ["Corvane: in the port wall."], "supported"),
         ("The pilot of Corvane was Ilse Varrow.", "Bram Keld", [KELD], "refuted"),
         ("Corvane flew for 13 days.", "12 days", [KELD], "refuted"),
         ("Corvane was launched on 9 May.", "3 June", ["Corvane: launched on 3 June."], "refuted"),
-        # not found: nobody answered, nothing was found, or what was found is about something else
+        # not found: there is no answer, no passage, or the passage is about something else
         ("The pilot of Corvane was Bram Keld.", "", [KELD], "not found"),
         ("The pilot of Corvane was Bram Keld.", "Bram Keld", [], "not found"),
         ("The pilot of Tarnel was Ilse Varrow.", "Bram Keld", [KELD], "not found"),
         ("The pilot of Corvane was Bram Keld.", "Bram Keld", ["Corvane flew.", "Bram Keld rests."], "not found"),
-        ("The pilot of Corvane was Ilse Varrow.", "Corvane", [KELD], "not found"),  # the question again
-        # not found: the answer is of another kind, or only part of the claim, or both stand there
-        ("The pilot of Corvane was Ilse Varrow.", "12 days", [KELD], "not found"),
-        ("Corvane was launched on 9 May.", "12 days", [KELD], "not found"),
+        ("The pilot of Corvane was Ilse Varrow.", "Corvane", [KELD], "not found"),  # words of the question
+        # not found: the answer is of another kind, or only part of the claim, or passages have both
         ("Corvane flew for 86 minutes.", "12 days", [KELD], "not found"),
-        ("The tank of Corvane was in the port wall.", "starboard wall", ["Corvane: starboard wall."], "not found"),
         ("The pilot of Corvane was Ilse Varrow.", "Bram Keld", [KELD, "On Corvane flew Ilse Varrow."], "not found"),
     ],
 )
-def test_the_verdict_on_a_claim(claim, answer, texts, verdict):
+def test_the_verdict_on_a_claim(claim, said, texts, verdict):
     question, value = ask.masked(claim)
-    name, _, hits = ask.verify(episode(question, answer, *texts), claim, value)
+    ids = [f"c{i}" for i in range(len(texts))]
+    turns = (search(*ids, texts=tuple(texts)), answer(said))
+    name, _, hits = ask.verify(Episode(Question("asked", question, (), ()), turns, "answered"), claim, value)
     assert name == verdict
     assert verdict == "not found" or [hit.text for hit in hits] == texts[:1]
 
@@ -137,17 +113,16 @@ def run(config, tmp_path):
     return made
 
 
-def test_settings_come_from_the_run_the_export_or_the_profile(run, tmp_path):
-    for place, policy in {"": "best", "best": "best", "warm": "warm", "export": "export",
-                          "export/adapter": "export/adapter"}.items():  # fmt: skip
+def test_settings_come_from_the_run_the_export_or_the_profile(run):
+    places = {"": "best", "best": "best", "warm": "warm", "export": "export", "export/adapter": "export/adapter"}
+    for place, policy in places.items():
         config = ask.find_settings(str(run / place), "", "", None)
         assert (config.k, config.policy) == (7, str(run / policy)), place
     assert ask.find_settings(str(run), "smollm", "", None) == replace(load_config("smollm"), policy=str(run / "best"))
     assert ask.find_settings("", "", "", None) == load_config()
     assert ask.find_settings("owner/name", "smollm", "", None).policy == "owner/name"
-    assert ask.find_settings(str(run), "", "bm25", None).engine_options == {"k1": 1.3}
-    assert ask.find_settings(str(run), "", "dense", None).engine_options == {}  # they were bm25's
-    assert ask.find_settings(str(run), "", "dense", {"a": 1}).engine_options == {"a": 1}
+    for engine, given, options in (("bm25", None, {"k1": 1.3}), ("dense", None, {}), ("dense", {"a": 1}, {"a": 1})):
+        assert ask.find_settings(str(run), "", engine, given).engine_options == options  # {k1: 1.3} is bm25's
 
 
 def test_a_remote_engine_gets_no_passages(config, monkeypatch):
@@ -199,34 +174,31 @@ FORMS = {  # of a question -> of the claim that answers it
 }
 
 
-def claims(questions: list[Question]) -> list[tuple[str, bool]]:
-    """Per question of a form a true claim, and a false one with the next answer in its group that is another."""
+@pytest.mark.slow
+def test_how_often_a_verdict_is_wrong():
+    """Of claims made from training questions that neither the policy nor the rule was made on; -s prints the counts.
+
+    A question of one of the forms gives a true claim, and a false one with the answer of a similar question.
+    """
+    config = load_config()
+    task = load_task(config)
     groups = defaultdict(list)
-    for question in questions:
+    for question in task.questions["train"][250:550]:
         for form, made in FORMS.items():
             match = re.fullmatch(form, question.text)
             if match:
                 groups[made, match[1].split(" of ")[0].split()[-1]].append((match[1], question.answers[0]))
-    rows = []
+    claims = []
     for (made, _), group in groups.items():
-        for place, (subject, answer) in enumerate(group):
-            rows.append((made.format(subject, answer), True))
-            others = [other for _, other in group[place:] + group[:place] if other != answer]
-            rows += [(made.format(subject, other), False) for other in others[:1]]
-    return rows
-
-
-@pytest.mark.slow
-def test_how_often_a_verdict_is_wrong():
-    """Claims made from training questions that neither the shipped policy nor the rule was made on; -s prints them."""
-    config = load_config()
-    task = load_task(config)
-    rows = [(*ask.masked(text), text, true) for text, true in claims(task.questions["train"][250:550])]
-    asked = [Question(str(i), question, (), ()) for i, (question, *_) in enumerate(rows)]
+        for place, (subject, right) in enumerate(group):
+            claims.append((made.format(subject, right), True))
+            others = [other for _, other in group[place:] + group[:place] if other != right]
+            claims += [(made.format(subject, other), False) for other in others[:1]]
+    asked = [Question(str(i), ask.masked(claim)[0], (), ()) for i, (claim, _) in enumerate(claims)]
     played = rollout(load_policy(config.policy), task.engine, asked, replace(task.sampling, temperature=0.0))
     counts = Counter()
-    for episode, (_, value, text, true) in zip(played, rows, strict=True):
-        counts[true, ask.verify(episode, text, value)[0]] += 1
+    for episode, (claim, true) in zip(played, claims, strict=True):
+        counts[true, ask.verify(episode, claim, ask.masked(claim)[1])[0]] += 1
     print("\n", counts)
-    assert counts[True, "supported"] + counts[False, "refuted"] > 0.4 * len(rows)
+    assert counts[True, "supported"] + counts[False, "refuted"] > 0.4 * len(claims)
     assert counts[True, "refuted"] + counts[False, "supported"] <= 3

@@ -1,4 +1,4 @@
-"""Baselines: a policy that would search for ever must answer, from what it was given; a random one runs, too."""
+"""Baselines: a policy that would search for ever must answer, from what it was given."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ FOUND = "<think> found: </think><answer> Varrow </answer>"
 
 @pytest.fixture
 def written(policy):
-    """Makes a policy that writes `turn`, whatever it reads, and `answer` where an answer is open."""
+    """Makes a policy that writes `turn`, whatever it reads, and `answer` where an answer was opened for it."""
 
     class Writer:
         def __init__(self, turn, answer, prompts, temperature, generator):
@@ -63,22 +63,20 @@ def test_the_oracle_brings_all_gold_with_its_titles_above_what_was_found(engine,
     assert [[hit.chunk_id for hit in e.turns[0].hits] for e in alone] == [["c1"], ["c1", "c2"]]
 
 
-def test_what_needs_no_force_is_left_alone(written, wide, questions):
-    said = "<think> easy </think><answer> Varrow </answer>"
-    report = must_answer(written(said, answer="never asked for"), wide, questions, "it answers")
-    assert [[t.text for t in e.turns] for e in report.episodes] == [[said]] * 2
-
-
-@pytest.mark.parametrize("turn", ["", "no tags at all", "<think> for ever", "</think><search> a </answer><think>"])
-def test_any_turn_can_be_made_an_answer(written, wide, questions, turn):
-    report = must_answer(written(turn), wide, questions, "forced", searches=0)
-    assert [e.answer for e in report.episodes] == ["Varrow"] * 2
-
-
-def test_an_answer_that_never_closes_is_wrong(written, wide, questions):
-    report = must_answer(written(answer=" Varrow Varrow"), wide, questions, "open", searches=0)
-    assert [e.outcome for e in report.episodes] == ["turn_limit"] * 2
-    assert report["accuracy"].value == 0.0
+@pytest.mark.parametrize(
+    ("turn", "forced", "answer"),
+    [
+        ("<think> easy </think><answer> Keld </answer>", "never needed", "Keld"),  # it answers by itself
+        ("", " Varrow </answer>", "Varrow"),
+        ("<think> for ever", " Varrow </answer>", "Varrow"),
+        ("</think><search> a </answer><think>", " Varrow </answer>", "Varrow"),
+        (SEARCH, " Varrow Varrow", None),  # an answer that never closes is wrong
+    ],
+)
+def test_any_turn_can_be_made_an_answer(written, wide, questions, turn, forced, answer):
+    report = must_answer(written(turn, forced), wide, questions, "forced", searches=0)
+    assert [episode.answer for episode in report.episodes] == [answer] * 2
+    assert answer != "Keld" or [e.turns[0].text for e in report.episodes] == [turn] * 2
 
 
 def test_a_real_generation_goes_on_from_what_was_given(policy, wide, questions):
@@ -91,11 +89,8 @@ def test_a_real_generation_goes_on_from_what_was_given(policy, wide, questions):
     assert "<answer>" in given.turns[-1].text
 
 
-def test_a_judge_reads_every_baseline(written, wide, questions):
+def test_a_judge_reads_every_baseline_and_gold_texts_are_needed(written, wide, questions):
     reports = baselines(written(), wide, questions, judge=lambda pairs: ["right"] * len(pairs))
     assert [report["judged"].value for report in reports] == [1.0] * 5
-
-
-def test_refusals(written, wide, questions):
-    with pytest.raises(ValueError, match="'q1' has no gold texts"):
+    with pytest.raises(ValueError, match="shorter"):  # no gold texts
         baselines(written(), wide, [replace(questions[0], gold_texts=())])

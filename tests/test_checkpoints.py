@@ -2,32 +2,32 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import LENGTH, TINY, metrics_of, toy_task
 from safetensors.torch import save_file
 
 from rezero.config import load_config
-from rezero.files import ROOT, read_jsonl
+from rezero.files import ROOT
 from rezero.policy.base import save_policy
 from rezero.training.checkpoints import is_whole, last_checkpoint
 from rezero.training.train import train
 
-# One process that imports once; each training is a child of its own, which is killed or finds the disk full.
-# Every evaluation until step 6 counts as the best, so that best/ is replaced again and again.
+# One process imports everything once. Each training is a fork of it, which is killed or finds the disk full, and then
+# a second fork goes on. Every evaluation until step 6 counts as the best, so that best/ is replaced again and again.
 DRIVER = """
-import json, os, resource, shutil, signal, sys, traceback
+import gc, json, os, resource, shutil, signal, sys, traceback
 sys.path.insert(0, "tests")
 from pathlib import Path
-import conftest, torch, transformers
+import conftest, torch, torch.utils.tensorboard, transformers
+from trl import GRPOConfig, GRPOTrainer  # here once, not in every fork
 from rezero.config import parse_config
-from rezero.protocol import Sampling
-from rezero.search import build_engine
-from rezero.task import Task
 from rezero.training import callbacks
 from rezero.training.train import train
 
@@ -42,9 +42,11 @@ def kill_after(run, owner, name, nth, about, cut):
 
     def wrapped(*args, **kwargs):
         result = real(*args, **kwargs)
-        calls.extend([1] if about in " ".join(str(a) for a in args if isinstance(a, str | Path)) + " " else [])
+        paths = " ".join(str(arg) for arg in args if isinstance(arg, str | Path)) + " "
+        if about in paths:
+            calls.append(paths)
         if len(calls) == nth:
-            if cut:  # the end of what was written last
+            if cut:  # the end of what was written last is lost
                 path = max((p for p in run.rglob("*") if p.is_file()), key=lambda p: p.stat().st_mtime_ns)
                 os.truncate(path, path.stat().st_size - 10)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -54,21 +56,19 @@ def kill_after(run, owner, name, nth, about, cut):
 
 
 def child(run, moment):
-    sampling = Sampling(k=2, prompt_style="short", temperature=1.0, **conftest.EPISODES)
-    questions = {name: conftest.QUESTIONS for name in ("train", "dev")}
-    task = Task(build_engine("bm25", conftest.CHUNKS), questions, sampling)
     if isinstance(moment, int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (moment, moment))
     elif moment:
         kill_after(run, *moment)
     try:
-        train(config, run, task)
+        train(config, run, conftest.toy_task())
     except Exception:
         (run / "error.txt").write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)
 
 
+gc.freeze()  # otherwise every fork looks for garbage among all that was imported
 for name, moment in plan.items():
     for again in (moment, None):
         pid = os.fork()
@@ -76,7 +76,7 @@ for name, moment in plan.items():
             child(folder / name, again)
         print(name, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), sep=": ", flush=True)
 """
-MOMENTS = {  # [owner, function, which call, about what, whether the end of what was written last is lost]
+MOMENTS = {  # [owner, function, which call, about which path, whether the end of what was written last is lost]
     "first checkpoint": ["state", "save_to_json", 1, "checkpoint-2", True],
     "state of a checkpoint": ["state", "save_to_json", 1, "checkpoint-4", True],
     "optimiser of a checkpoint": ["torch", "save", 1, "checkpoint-4/optimizer.pt", True],
@@ -85,36 +85,34 @@ MOMENTS = {  # [owner, function, which call, about what, whether the end of what
     "best replaced": ["shutil", "rmtree", 5, "/best ", False],
     "line of metrics": ["callbacks", "append_jsonl", 8, "metrics.jsonl", True],
 }
-
-
-def metrics(folder):
-    rows = read_jsonl(folder / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows]
+# What is half written when the disk is full
+FULL = {"disk full at best": "best.new", "disk full at a checkpoint": "checkpoints/checkpoint-2"}
 
 
 @pytest.fixture(scope="module")
 def killed(policy, tmp_path_factory):
-    """(folder of all runs, what the driver said): each run killed at its moment, then gone on with."""
+    """(config, folder of all runs, what the driver printed): each run was killed at its moment, and then went on."""
     folder = tmp_path_factory.mktemp("killed")
     start = save_policy(policy, folder / "start")
     weights = (start / "model.safetensors").stat().st_size
-    plan = {"whole": None, "disk full at best": weights // 2, "disk full at a checkpoint": weights * 3 // 2} | MOMENTS
-    config = load_config("laptop", **TINY | {"policy": str(start), "steps": 8})
-    command = [sys.executable, "-c", DRIVER, json.dumps(config.to_dict()), str(folder), json.dumps(plan)]
+    limits = dict(zip(FULL, (weights // 2, weights * 3 // 2), strict=True))
+    config = load_config("laptop", **TINY | {"policy": str(start), "steps": 8, "reward_weights": {LENGTH: 1.0}})
+    plan = json.dumps({"whole": None} | limits | MOMENTS)
+    command = [sys.executable, "-c", DRIVER, json.dumps(config.to_dict()), str(folder), plan]
     env = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return folder, done
+    return config, folder, done
 
 
-@pytest.mark.parametrize("name", ["whole", "disk full at best", "disk full at a checkpoint", *MOMENTS])
+@pytest.mark.parametrize("name", ["whole", *FULL, *MOMENTS])
 def test_a_run_goes_on_as_if_nothing_had_happened(killed, name):
-    folder, done = killed
+    _, folder, done = killed
     ended = [int(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith(f"{name}: ")]
-    assert ended == [-signal.SIGKILL if name in MOMENTS else 1 if "full" in name else 0, 0], done.stderr
+    assert ended == [-signal.SIGKILL if name in MOMENTS else 1 if name in FULL else 0, 0], done.stderr
     run, whole_run = folder / name, folder / "whole"
-    assert metrics(run) == metrics(whole_run)
-    assert len(metrics(run)) == 8 + 5  # steps and evaluations, each once
+    assert metrics_of(run) == metrics_of(whole_run)
+    assert len(metrics_of(run)) == 8 + 5  # steps and evaluations, each once
     for file in ("step.txt", "model.safetensors"):
         assert (run / "best" / file).read_bytes() == (whole_run / "best" / file).read_bytes()
     assert (run / "best" / "step.txt").read_text() == "6\n"
@@ -122,45 +120,62 @@ def test_a_run_goes_on_as_if_nothing_had_happened(killed, name):
     assert kept == ["best-6", "best-8", "checkpoint-6", "checkpoint-8"]
 
 
-@pytest.mark.parametrize(("name", "half"), [("at best", "best.new"), ("at a checkpoint", "checkpoints/checkpoint-2")])
-def test_a_full_disk_is_told_with_the_file(killed, name, half):
-    *_, last = (killed[0] / f"disk full {name}" / "error.txt").read_text().strip().splitlines()
-    assert last.startswith(f"OSError: {killed[0] / f'disk full {name}' / half} could not be written whole, ")
+@pytest.mark.parametrize(("name", "half"), FULL.items())
+def test_the_error_of_a_full_disk_names_the_file(killed, name, half):
+    run = killed[1] / name
+    *_, last = (run / "error.txt").read_text().strip().splitlines()
+    assert last.startswith(f"OSError: {run / half} could not be written whole, ")
     assert "MiB are free there: " in last
 
 
+def test_the_same_seed_gives_the_same_metrics(killed, tmp_path):
+    """As in the driver's process, which hashes strings in another way; another seed gives other metrics."""
+    config, folder, _ = killed
+    for seed in (0, 1):
+        train(replace(config, seed=seed), tmp_path / str(seed), toy_task())
+    assert metrics_of(tmp_path / "0") == metrics_of(folder / "whole") != metrics_of(tmp_path / "1")
+
+
 def test_best_comes_back_with_the_checkpoint(config, task, tmp_path):
-    """The last checkpoint lost its end, and best/ is that of a step which is taken again."""
+    """When the last checkpoint is cut off, best/ may be that of a step which is taken again."""
     run = tmp_path / "run"
     train(config, run, task)
-    before = metrics(run)
+    before = metrics_of(run)
     (run / "best" / "step.txt").write_text("3\n")
     os.truncate(run / "checkpoints/checkpoint-4/optimizer.pt", 1000)
     with pytest.warns(UserWarning, match="checkpoint-4: half written, deleted"):
         train(config, run, task)
-    assert metrics(run) == before
+    assert metrics_of(run) == before
     assert (run / "best" / "step.txt").read_text() == "0\n"  # a random policy never gets better
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.1])  # with a KL term TRL keeps a second adapter
+def test_a_killed_adapter_run_goes_on_to_the_same_adapter(config, task, tmp_path, beta):
+    """Without its last checkpoint the run goes on from the one before."""
+    config = replace(config, lora_rank=4, reward_weights={LENGTH: 1.0}, grpo=config.grpo | {"beta": beta})
+    run = tmp_path / "run"
+    whole = train(config, run, task).last.model
+    shutil.rmtree(run / "checkpoints" / "checkpoint-4")
+    again = train(config, run, task).last.model
+    weights = {name: weight for name, weight in whole.named_parameters() if weight.requires_grad}
+    assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name)
+    assert all(torch.equal(again.get_parameter(name), weight) for name, weight in weights.items())
+    assert [row["step"] for row in metrics_of(run, "train")] == [1, 2, 3, 4]
+
+
 def test_what_a_whole_checkpoint_is(tmp_path):
-    def make(step):
-        folder = tmp_path / f"checkpoint-{step}"
+    first, second = (tmp_path / f"checkpoint-{step}" for step in (9, 10))
+    for folder in (first, second):
         folder.mkdir()
         save_file({"w": torch.ones(1000)}, folder / "model.safetensors")
         torch.save({"w": torch.ones(1000)}, folder / "optimizer.pt")
-        (folder / "config.json").write_text("{}")
-        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-        return folder
-
-    assert last_checkpoint(tmp_path) is None
-    first, second = make(9), make(10)
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": int(folder.name[11:])}))
     assert last_checkpoint(tmp_path) == second
-    for name in ("model.safetensors", "optimizer.pt", "config.json", "trainer_state.json"):
-        assert is_whole(second)
-        kept = (second / name).read_bytes()
-        (second / name).write_bytes(kept[: len(kept) // 2] if name != "config.json" else b"")
-        assert not is_whole(second), name
-        (second / name).write_bytes(kept)
+    for path in second.iterdir():
+        kept = path.read_bytes()
+        path.write_bytes(kept[: len(kept) // 2])
+        assert not is_whole(second), path
+        path.write_bytes(kept)
     (second / "trainer_state.json").unlink()
     with pytest.warns(UserWarning, match="checkpoint-10: half written"):
         assert last_checkpoint(tmp_path) == first

@@ -20,7 +20,7 @@ MANY = [Chunk(f"d{i}", "", TEXT.replace("40", str(i))) for i in range(20, 40)]
 
 def test_a_filled_blank_is_a_sentence_of_its_passage():
     found = cloze_questions(CHUNKS, 10)
-    assert {question.gold_chunk_ids for question in found} == {("a",)}  # b has nothing to blank out, c says it twice
+    assert {question.gold_chunk_ids for question in found} == {("a",)}  # b has nothing to blank out, c has it twice
     assert len({question.id for question in found}) == len(found) == 2
     for question in found:
         before, after = question.text.removeprefix(ASK.format("")).split(BLANK)
@@ -28,20 +28,17 @@ def test_a_filled_blank_is_a_sentence_of_its_passage():
         assert question.split == "train"
 
 
-def test_names_and_numbers_are_blanked_out_whole():
+def test_names_and_numbers_are_blanked_out_whole_and_follow_the_seed():
     answers = {question.answers[0] for seed in range(20) for question in cloze_questions(CHUNKS, 10, seed)}
     assert answers == {"40 minutes", "Larch", "Second Harbour Watch"}
-
-
-def test_questions_are_spread_over_the_chunks_and_follow_the_seed():
-    assert len({question.gold_chunk_ids for question in cloze_questions(MANY, 20)}) == 20
+    assert len({question.gold_chunk_ids for question in cloze_questions(MANY, 20)}) == 20  # spread over the chunks
     assert cloze_questions(MANY, 30, seed=1) == cloze_questions(MANY, 30, seed=1) != cloze_questions(MANY, 30, seed=2)
     assert cloze_questions([], 3) == []
 
 
 @pytest.mark.parametrize(
     ("asked", "printed"),
-    [(20, "27 train, 2 dev, 6 test"), (0, "9 train, 2 dev, 4 test")],  # without questions, cloze questions alone
+    [(20, "27 train, 2 dev, 6 test"), (0, "9 train, 2 dev, 4 test")],  # a corpus without questions gets cloze ones
 )
 def test_a_corpus_is_copied_and_no_held_out_passage_has_a_cloze_question(tmp_path, capsys, asked, printed):
     save_chunks(tmp_path / "in" / "chunks.jsonl", MANY)

@@ -33,12 +33,9 @@ def test_overrides_replace_fields_and_merge_groups():
         ({"profile": "mainframe"}, "unknown profile 'mainframe'; allowed: colab_t4, "),
         ({"step": 3}, "profile 'laptop': unknown field 'step'; allowed: profile, seed, "),
         ({"steps": 3.5}, "steps is 3.5; want a valid integer"),
-        ({"steps": True}, "steps is True; want a valid integer"),  # a bool is not a number of steps
         ({"steps": 0}, "steps=0; want at least 1"),
-        ({"eval_every": 0}, "eval_every=0; want at least 1"),
         ({"temperature": "1e-6"}, "temperature is '1e-6'; want a valid number"),
         ({"grpo": {"learning_rate": "1e-6"}}, "grpo: learning_rate is the string '1e-6'; in YAML write 1.0e-6"),
-        ({"grpo": 3}, "grpo is 3; want an object"),
         ({"split": "rows"}, "split is 'rows'; want 'disjoint' or 'by_row'"),
         ({"reward_weights": [4, 2]}, r"reward_weights is \[4, 2\]; want an object"),
         ({"collapse": {"limits": {"entropy": "4"}}}, "collapse.limits.entropy is '4'; want a valid number"),
@@ -46,7 +43,6 @@ def test_overrides_replace_fields_and_merge_groups():
         ({"curriculum": {"by": "luck"}}, "curriculum.by is 'luck'; want 'samples' or 'first_search'"),
         ({"engine_options": {"seeds": {1, 2}}}, "profile 'laptop': Object of type set is not JSON serializable"),
         ({"micro_batch": 7}, "micro_batch=7 must divide .* = 64"),
-        ({"backend": "vllm"}, "backend is 'vllm'; want 'transformers' or 'unsloth'"),
         ({"backend": "unsloth"}, "backend='unsloth' needs lora_rank=0 and max_context=0 above 0"),
         ({"load_in_4bit": True}, "load_in_4bit=True needs backend='unsloth'; it is 'transformers'"),
         ({"warm_start": {"steps": 5}}, "warm_start.steps=5 trains an adapter: lora_rank=0 must be above 0"),
@@ -64,29 +60,6 @@ def test_names_of_the_first_version_tell_the_new_way(name):
         load_config(**{name: 1})
     hinted = re.search(r"overrides \{(\w+): ", str(caught.value))
     assert hinted is None or hinted[1] in Config.__dataclass_fields__  # what the hint names exists
-
-
-def test_the_published_runs_to_the_letter():
-    published = dict(
-        policy="unsloth/Llama-3.2-3B-Instruct", load_in_4bit=True, lora_rank=64, lora_layers=0, k=5, max_turns=20,
-        turn_tokens=2048, episode_tokens=8192, num_generations=6, questions_per_step=1, micro_batch=6,
-        temperature=0.9, steps=1000, save_every=50, eval_every=50, eval_questions=32, split="by_row",
-        reward_set="original", gpu_share=0.6,
-    )  # fmt: skip
-    grpo = dict(
-        learning_rate=5e-6, lr_scheduler_type="cosine", warmup_steps=100, weight_decay=0.1, adam_beta1=0.9,
-        adam_beta2=0.99, optim="paged_adamw_8bit", max_grad_norm=0.1, loss_type="dapo", scale_rewards="group",
-        multi_objective_aggregation="sum_then_normalize", beta=0.04, epsilon=0.2,
-    )  # fmt: skip
-    own = {
-        "exp_01": {"max_turns": 10, "reward_set": "retry_always"},
-        "exp_02": {},
-        "exp_03": {"reward_set": "no_retry"},
-    }
-    for name, other in own.items():
-        config = load_config(name).to_dict()
-        assert {field: config[field] for field in published} == published | other
-        assert {field: config["grpo"][field] for field in grpo} == grpo and config["curriculum"]["samples"] == 0
 
 
 def test_the_published_runs_have_no_sentinel():
@@ -107,9 +80,13 @@ def value_of(config, name):
 
 
 def test_the_table_of_the_published_runs_has_what_their_profiles_set():
-    """A row: fields, what the original did, one value per field or one field's value per run, the same or not."""
+    """A row: fields, what the original did, one value per field or one field's value per run, the same or not.
+
+    Where the table says "yes", the profile has the original's value to the letter; a field without a row is the
+    laptop's.
+    """
     table = (ROOT / "papermill_runs/README.md").read_text().split("| field | the original |")[1].split("\n\n")[0]
-    runs, told = [load_config(name) for name in ("exp_01", "exp_02", "exp_03")], set()
+    runs, told, exact = [load_config(name) for name in ("exp_01", "exp_02", "exp_03")], set(), 0
     for line in table.splitlines()[2:]:
         names, theirs, ours = (re.findall(r"`([^`]+)`", cell) for cell in line.split("|")[1:4])
         told |= set(names)
@@ -117,10 +94,11 @@ def test_the_table_of_the_published_runs_has_what_their_profiles_set():
             assert ours == [value_of(run, names[0]) for run in runs], line
         else:
             assert all(ours == [value_of(run, name) for name in names] for run in runs), line
-        assert line.split("|")[4].strip().startswith("yes") is (bool(names) and theirs == ours), line
+        same = line.split("|")[4].strip().startswith("yes")
+        assert same is (bool(names) and theirs == ours), line
+        exact += len(names) if same else 0
+    assert exact >= 25
     default = load_config("laptop")
     for name, value in runs[1].to_dict().items():
-        entries = [f"{name}.{entry}" for entry in value] if isinstance(value, dict) and value else [name]
-        for entry in entries:
-            set_here = value_of(runs[1], entry) != value_of(default, entry)
-            assert not set_here or entry in told or entry == "profile", entry
+        for entry in [f"{name}.{entry}" for entry in value] if isinstance(value, dict) and value else [name]:
+            assert entry in told | {"profile"} or value_of(runs[1], entry) == value_of(default, entry), entry

@@ -17,15 +17,13 @@ def test_what_was_saved_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "want"),
     [
-        # ours without a source, and with a number as id
+        # ours without a source, and with a number as id; BEIR, with the metadata that some of its corpora have
         ("chunks.jsonl", '{"id": 7, "title": "T", "text": "x"}\n\n', Chunk("7", "T", "x")),
-        # BEIR, with the metadata field that some of its corpora have
         ("chunks.jsonl", '{"_id": "d1", "title": "T", "text": "x", "metadata": {}}', Chunk("d1", "T", "x")),
-        # Search-R1: the title is the quoted first line
+        # Search-R1, whose title is a quoted first line, with and without one
         ("chunks.jsonl", json.dumps({"id": "0", "contents": '"A "B"\none\ntwo'}), Chunk("0", 'A "B', "one\ntwo")),
-        # Search-R1 without a title
         ("chunks.jsonl", json.dumps({"id": "0", "contents": "body\nmore"}), Chunk("0", "", "body\nmore")),
-        # AutoDidact: the content spans lines
+        # AutoDidact, whose content spans lines
         ("chunks.csv", 'chunk_id,content,metadata\n1,"one\n\ntwo",{}\n', Chunk("1", "", "one\n\ntwo", "{}")),
     ],
 )
@@ -39,17 +37,14 @@ def test_formats(tmp_path, name, content, want):
     [
         ("c.parquet", "", r"c\.parquet: cannot read chunks from '\.parquet'; allowed: \.jsonl, \.csv"),
         ("c.jsonl", '{"id": "a", "body": "x"}', r"c\.jsonl:1: has the fields id, body; want id,"),
-        ("c.jsonl", '{"text": "x"}', r":1: has the fields text"),
         ("c.jsonl", '{"id": "a", "text": "x"}\n\n{"id": "a", "text": "y"}', r":3: the id 'a' was used"),
         ("c.jsonl", '{"id": "a", "text": " \\n"}', r"c\.jsonl:1: chunk 'a' has no text"),
         ("c.jsonl", '{"id": "a", "text": ["x"]}', r":1: text is \['x'\], a list; want text"),
-        ("c.jsonl", '{"id": "a", "text": "x", "title": null}', r":1: title is None"),
         ("c.jsonl", '{"id": "a"', r"c\.jsonl:1: not valid JSON"),
         ("c.jsonl", "", r"c\.jsonl: holds no chunk"),
         ("c.csv", "id,text\n1,x\n", r"c\.csv: has the columns id, text; want chunk_id, content, metadata"),
         ("c.csv", "chunk_id,content\n1,x\n1,y\n", r"c\.csv:3: the id '1' was used before"),
         ("c.csv", "chunk_id,content\n1\n", r"c\.csv:2: ends before the column content"),
-        ("c.csv", "chunk_id,content\n1,x\n2,\n", r"c\.csv:3: chunk '2' has no text"),
     ],
 )
 def test_refusals_name_the_file_and_the_line(tmp_path, name, content, message):
@@ -59,7 +54,5 @@ def test_refusals_name_the_file_and_the_line(tmp_path, name, content, message):
 
 
 def test_a_missing_corpus_is_not_an_empty_one(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load_chunks(tmp_path / "none.jsonl")
     with pytest.raises(FileNotFoundError, match=r"holds no corpus; want one of chunks\.jsonl, chunks\.csv"):
         load_chunks(tmp_path)

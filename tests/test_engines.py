@@ -129,12 +129,12 @@ def toy():
     return Engine("toy", search), asked
 
 
-def test_a_query_is_asked_once_and_counted_and_callers_may_change_its_hits(toy):
+def test_a_query_is_asked_once_and_callers_may_change_its_hits(toy):
     made, asked = toy
     first = made.search(["a", "b", "a", " "], 2)
-    assert (asked, made.counts) == (["a", "b"], Counter(asked=2, cached=1))
+    assert asked == ["a", "b"]
     assert made.search(["b", "a", "c"], 2) == [first[1], first[0], [Hit("c 2", "", "", 1.0)]]
-    assert (asked, made.counts) == (["a", "b", "c"], Counter(asked=3, cached=3))
+    assert asked == ["a", "b", "c"]
     (hits,) = made.search(["a"], 3)
     assert hits[0].chunk_id == "a 3"
     hits.clear()

@@ -4,18 +4,10 @@ import math
 from dataclasses import replace
 
 import pytest
+from conftest import answer, search
 
 from rezero.evaluation.evaluate import Estimate, before_and_after, compare, evaluate, summarize, table
 from rezero.protocol import Episode, Turn, build_prompt
-from rezero.search.base import Hit
-
-
-def search(*ids):
-    return Turn("t", "", "search", "q", tuple(Hit(i, "", "", 1.0) for i in ids), "info")
-
-
-def answer(text):
-    return Turn("t", "", "answer", text)
 
 
 def episode(question, *turns, outcome="answered"):
@@ -53,26 +45,21 @@ def test_every_metric_by_hand(episodes):
         assert found[name].low <= value <= found[name].high
 
 
-def test_a_share_of_nothing_is_said_to_be_that(episodes):
+def test_waste_and_shares_of_nothing(episodes, questions):
     found = summarize(episodes[:1], "no miss")
-    assert math.isnan(found["retried"].value)
-    assert str(found["retried"]) == "no such episode"
-
-
-def test_searches_after_the_evidence_are_wasted(questions):
+    assert math.isnan(found["retried"].value) and str(found["retried"]) == "no such episode"
     late = episode(questions[0], search("c1"), search("c2"), search("c3"), answer("x"))
-    assert summarize([late], "late")["wasted"].value == 2
+    assert summarize([late], "late")["wasted"].value == 2  # searches after the evidence
+    bare = summarize([replace(episodes[0], question=None)] * 2, "bare")
+    assert bare["answered"].value == 1.0 and "accuracy" not in bare.metrics
+    with pytest.raises(KeyError, match=r"'speed'.*accuracy"):
+        found["speed"]
 
 
 def test_paired_difference(episodes):
-    asked = [episodes[0], episodes[3]]
-    better = [episodes[0], episodes[4]]
-    gain = compare(summarize(asked, "before"), summarize(better, "after"))
+    gain = compare(summarize([episodes[0], episodes[3]], "before"), summarize([episodes[0], episodes[4]], "after"))
     assert (gain.value, gain.n) == (0.5, 2)
     assert 0 <= gain.low <= gain.high <= 1
-
-
-def test_other_questions_cannot_be_compared(episodes):
     with pytest.raises(ValueError, match="not evaluated on the same questions"):
         compare(summarize(episodes[:1], "a"), summarize(episodes[3:4], "b"))
 
@@ -101,17 +88,6 @@ def test_a_judge_decides_beside_exact_match(episodes):
     assert both.loc["accuracy (judge)", "judged"].startswith("0.400 [")
     assert both.loc["accuracy (judge)", "not judged"] == "not measured"
     assert "accuracy (judge)" not in table([summarize(episodes, "not judged")]).index
-
-
-def test_transcripts_without_questions_have_a_summarize(episodes):
-    bare = summarize([replace(episodes[0], question=None)] * 2, "bare")
-    assert bare["answered"].value == 1.0
-    assert "accuracy" not in bare.metrics
-
-
-def test_unknown_metric_names_the_allowed_ones(episodes):
-    with pytest.raises(KeyError, match=r"'speed'.*accuracy"):
-        summarize(episodes, "toy")["speed"]
 
 
 def test_table_has_a_column_per_report(episodes):

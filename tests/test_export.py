@@ -1,4 +1,4 @@
-"""Exports: the merged model is the adapter's, a card made from the run's records, and nothing in part or unasked."""
+"""Exports: the merged model is the adapter's, the card is made of the run's records, and nothing is left half done."""
 
 import json
 from copy import deepcopy
@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from rezero.__main__ import main
 from rezero.config import load_config
@@ -34,9 +34,9 @@ def with_a_random_adapter(base, std=0.1) -> Policy:
     return policy
 
 
-def played(policy, engine, questions, sampling):
-    greedy = replace(sampling, temperature=0.0)
-    return [episode.completion_ids for episode in rollout(policy, engine, questions, greedy)]
+def greedy(policy, engine, questions, sampling):
+    sampling = replace(sampling, temperature=0.0)
+    return [episode.completion_ids for episode in rollout(policy, engine, questions, sampling)]
 
 
 @pytest.fixture
@@ -50,6 +50,9 @@ def run(config, tmp_path, monkeypatch):
 
 
 def test_the_merged_model_is_base_plus_adapter(run, config, engine, questions, sampling):
+    card = module.card(run, replace(config, policy=SMOLLM), "me/mine")
+    assert ModelCard(card).data.base_model == SMOLLM  # and of a folder none
+    assert card.count("not recorded") == 4  # test, dev, the step that was kept, where it ran
     out = export(run)
     adapter, merged = load_policy(run / "best"), load_policy(out)
     weights = load_file(out / "model.safetensors")
@@ -58,43 +61,36 @@ def test_the_merged_model_is_base_plus_adapter(run, config, engine, questions, s
     base = load_base(config.policy)[0].state_dict()
     assert all(torch.equal(weight, sums[name].to(torch.bfloat16)) for name, weight in weights.items())
     assert sum(not torch.equal(weight, base[name].to(torch.bfloat16)) for name, weight in weights.items()) == 14
-    ours = played(adapter, engine, questions, sampling)
-    assert played(merged, engine, questions, sampling) == ours
-    assert played(load_policy(config.policy), engine, questions, sampling) != ours  # the adapter matters
-    assert played(load_policy(out / "adapter"), engine, questions, sampling) == ours
+    ours = greedy(adapter, engine, questions, sampling)
+    assert greedy(merged, engine, questions, sampling) == ours
+    assert greedy(load_policy(out / "adapter"), engine, questions, sampling) == ours
+    assert greedy(load_policy(config.policy), engine, questions, sampling) != ours  # the adapter matters
     assert merged.tokenizer.chat_template == adapter.tokenizer.chat_template
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == merged.end_of_turn
 
 
-def test_a_byte_level_tokenizer_is_not_taken_for_sentencepiece(policy, tmp_path):
-    """As transformers saves one that it read from a GGUF; llama.cpp would write another vocabulary."""
-    path = tmp_path / "tokenizer.json"
-    policy.tokenizer.save_pretrained(tmp_path)
-    right = json.loads(path.read_text())
-    claims = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}, right["decoder"]]}
-    write_text(path, json.dumps(right | {"model": right["model"] | {"byte_fallback": True}, "decoder": claims}))
-    before = Tokenizer.from_file(str(path))
-    after = Tokenizer.from_file(str(path))
-    module.mend_byte_level(after)
-    told = json.loads(after.to_str())
-    assert not told["model"]["byte_fallback"] and told["decoder"]["type"] == "ByteLevel"
-    text = "Gralrond at 57.5 kg\n <search>é 日本</search>"
-    assert after.encode(text).ids == before.encode(text).ids
-    assert after.decode(after.encode(text).ids) == before.decode(before.encode(text).ids) == text
+def test_a_byte_level_tokenizer_is_not_taken_for_sentencepiece(policy):
+    """transformers makes it one when it read it from a GGUF; llama.cpp would then write another vocabulary."""
+    right = Tokenizer.from_str(policy.tokenizer.backend_tokenizer.to_str())
+    mended = Tokenizer.from_str(right.to_str())
+    mended.model.byte_fallback = True
+    mended.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.ByteLevel()])
+    module.mend_byte_level(mended)
+    assert json.loads(mended.to_str()) == json.loads(right.to_str())
 
 
-def metrics(step, accuracy):
+def evaluation(step, accuracy):
     row = {"kind": "eval", "step": step, "accuracy": accuracy, "accuracy_low": 0.25, "accuracy_high": 0.75}
     return row | {f"recovered{end}": float("nan") for end in ("", "_low", "_high")}
 
 
-def test_a_policy_without_an_adapter_is_exported_as_it_is_with_its_card(config, policy, tmp_path):
+def test_a_policy_without_an_adapter_is_copied_and_its_card_has_what_was_recorded(config, policy, tmp_path):
     run = tmp_path / "run"
     settings = config.to_dict() | {"reward_weights": {"correctness": 4.0, "retry": 0.5}}
     write_text(run / "config.json", json.dumps(settings))
     save_policy(policy, run / "best")
     write_text(run / "best" / "step.txt", "2\n")
-    write_jsonl(run / "metrics.jsonl", [metrics(0, 0.4), {"kind": "step", "step": 2}, metrics(2, 0.5), metrics(4, 0.3)])
+    write_jsonl(run / "metrics.jsonl", [evaluation(0, 0.4), {"kind": "train", "step": 2}, evaluation(2, 0.5)])
     write_text(run / "summary.txt", "                     after\naccuracy    0.775 [0.719, 0.823]\n")
     starts = ("time: then\ngit: old\n\ntorch==1\n", "time: now\ngit: abc\n\nnumpy==1\ntorch==2\n")
     write_text(run / "environment.txt", "\n".join(starts))
@@ -107,25 +103,17 @@ def test_a_policy_without_an_adapter_is_exported_as_it_is_with_its_card(config, 
     card = ModelCard.load(out / "README.md")
     assert card.data.library_name == "transformers" and {"rezero", "grpo"} <= set(card.data.tags)
     assert "base_model" not in card.data.to_dict()  # a folder is no name on the hub
-    for said in ("correctness 4, retry 0.5", "accuracy    0.775 [0.719, 0.823]", " 0.500 [0.250, 0.750]\n```",
-                 "time: now\ngit: abc\ntorch==2\n", "steps: 4 of 4; best on dev and kept: step 2 ",
-                 "learning_rate: 0.01\n", "message \"{question}\"", r"<information>\n[1] title"):  # fmt: skip
-        assert said in card.text, said
-    for wrong in ("git: old", "numpy", "0.400", "nan", "not recorded"):
-        assert wrong not in card.text, wrong
-
-
-def test_a_card_says_what_was_not_recorded_and_names_the_base(run, config):
-    card = module.card(run, replace(config, policy=SMOLLM), "me/mine")
-    assert ModelCard(card).data.base_model == SMOLLM
-    assert card.count("not recorded") == 4  # test, dev, the step that was kept, where it ran
+    said = ["correctness 4, retry 0.5", "accuracy    0.775 [0.719, 0.823]", " 0.500 [0.250, 0.750]\n```"]
+    said += ["time: now\ngit: abc\ntorch==2\n", "steps: 2 of 4; best on dev and kept: step 2 ", "learning_rate: 0.01\n"]
+    assert [text for text in said if text not in card.text] == []
+    assert [text for text in ("git: old", "numpy", "0.400", "nan", "not recorded") if text in card.text] == []
 
 
 def test_a_run_is_found_below_its_parent(run, tmp_path):
     assert find_run(run) == find_run(tmp_path / "runs") == run
     other = tmp_path / "runs" / "other"
     (other / "best").mkdir(parents=True)
-    assert find_run(tmp_path) == run  # without a config.json it is no run
+    assert find_run(tmp_path) == run  # without a config.json, `other` is no run
     (other / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match=r"it holds 2: .*runs/other, .*runs/toy$"):
         find_run(tmp_path)
@@ -142,76 +130,59 @@ CONVERTER = """
 import sys
 folder, _, target, _, kind = sys.argv[1:]
 assert open(f"{folder}/config.json").read() and open(f"{folder}/model.safetensors", "rb").read(), "no model"
-if WORKS:
-    open(target, "w").write(kind)
-else:
-    sys.exit("first\\nlast words")
+open(target, "w").write(kind)
 """
 
 
 @pytest.mark.parametrize("where", ["a clone", "its path", "on PATH"])
 def test_gguf_by_the_converter_of_llama_cpp(run, tmp_path, monkeypatch, where):
-    path = write_text(tmp_path / "llama.cpp" / module.CONVERTER, CONVERTER.replace("WORKS", "True"))
+    path = write_text(tmp_path / "llama.cpp" / module.CONVERTER, CONVERTER)
     path.chmod(0o755)
-    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    monkeypatch.setenv("LLAMA_CPP", {"a clone": str(path.parent), "its path": str(path)}.get(where, ""))
     if where == "on PATH":
         monkeypatch.setenv("PATH", str(path.parent), prepend=":")
-    else:
-        monkeypatch.setenv("LLAMA_CPP", str(path.parent if where == "a clone" else path))
     assert (export(run, gguf=True) / "toy-bf16.gguf").read_text() == "bf16"
 
 
 def test_what_fails_leaves_nothing_and_an_existing_target_is_left_alone(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("LLAMA_CPP", str(write_text(tmp_path / "c.py", CONVERTER.replace("WORKS", "False"))))
+    monkeypatch.setenv("LLAMA_CPP", str(write_text(tmp_path / "c.py", "exit('first\\nlast words')")))
     assert refused(capsys, run, "--gguf").endswith("c.py failed with exit status 1: last words\n")
     assert sorted(path.name for path in run.iterdir()) == ["best", "config.json"]
     (tmp_path / "out").mkdir()
     assert f"error: {tmp_path / 'out'} exists" in refused(capsys, run, "--out", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
     monkeypatch.setenv("PATH", "")
-    for said in (str(tmp_path / "gone"), ""):
-        monkeypatch.setenv("LLAMA_CPP", said)
-        assert f"not on PATH, and LLAMA_CPP={said!r} is neither its path nor a clone" in refused(capsys, run, "--gguf")
+    monkeypatch.setenv("LLAMA_CPP", "")
+    assert "not on PATH, and LLAMA_CPP='' is neither its path nor a clone" in refused(capsys, run, "--gguf")
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """What the hub's client is asked to do."""
-    made = []
+def test_nothing_is_pushed_unless_asked_and_then_to_a_private_repository(run, tmp_path, monkeypatch, capsys):
+    calls = []
 
     class Hub:
         def __init__(self, token):
-            made.append(("token", token))
+            calls.append(("token", token))
 
         def create_repo(self, name, private, exist_ok):
-            made.append(("create", name, private, exist_ok))
+            calls.append(("create", name, private, exist_ok))
 
         def upload_folder(self, repo_id, folder_path, commit_message):
             if repo_id == "me/denied":
                 raise RuntimeError("403 Forbidden\nmore")
-            made.append(("upload", repo_id, sorted(path.name for path in folder_path.iterdir())))
+            calls.append(("upload", repo_id, {path.name for path in folder_path.iterdir()}))
 
     monkeypatch.setattr(module, "HfApi", Hub)
-    return made
-
-
-def test_nothing_is_pushed_unless_asked_and_allowed(run, calls, monkeypatch, capsys):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert "HF_TOKEN" in refused(capsys, run, "--push", "me/mine")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    for name in ("mine", "me/", "me/a b", "me/mine/too"):
+    for name in ("mine", "me/", "me/a b"):
         assert name in refused(capsys, run, "--push", name)
     assert not (run / "export").exists()
-    assert main(["export", str(run)]) == 0
-    assert not calls
-
-
-def test_a_push_goes_to_a_private_repository(run, calls, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert main(["export", str(run), "--out", str(tmp_path / "kept here")]) == 0 and not calls
     assert main(["export", str(run), "--push", "me/mine"]) == 0
     token, create, (upload, name, files) = calls
     assert (token, create) == (("token", "secret"), ("create", "me/mine", True, True))
-    assert (upload, name) == ("upload", "me/mine") and {"README.md", "model.safetensors", "adapter"} <= set(files)
+    assert (upload, name) == ("upload", "me/mine") and {"README.md", "model.safetensors", "adapter"} <= files
     assert "# me/mine" in (run / "export" / "README.md").read_text()
     out = tmp_path / "again"
     said = refused(capsys, run, "--push", "me/denied", "--out", out)
@@ -219,10 +190,11 @@ def test_a_push_goes_to_a_private_repository(run, calls, tmp_path, monkeypatch, 
     assert "secret" not in said and (out / "model.safetensors").is_file()
 
 
+SMOLLM_IS_HERE = (ROOT / hub.CACHE / SMOLLM).is_dir() or not smollm.missing()
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (ROOT / hub.CACHE / SMOLLM).is_dir() and smollm.missing(), reason="SmolLM2 is not installed: make smollm"
-)
+@pytest.mark.skipif(not SMOLLM_IS_HERE, reason="SmolLM2 is not installed: make smollm")
 def test_smollm_merged_writes_the_same_greedy_episodes(engine, tmp_path):
     """Both compute in float32, yet the merged weights were rounded: a near tie may flip (see `write_model`)."""
     config = load_config("smollm", turn_tokens=16, max_turns=2)
@@ -232,8 +204,8 @@ def test_smollm_merged_writes_the_same_greedy_episodes(engine, tmp_path):
     adapter = with_a_random_adapter(SMOLLM, std=0.02)
     save_policy(adapter, run / "best")
     adapter.model.float()
-    ours = played(adapter, engine, questions, task.sampling)
+    ours = greedy(adapter, engine, questions, task.sampling)
     with adapter.model.disable_adapter():
-        assert played(adapter, engine, questions, task.sampling) != ours
-    theirs = played(load_policy(export(run)), engine, questions, task.sampling)
+        assert greedy(adapter, engine, questions, task.sampling) != ours
+    theirs = greedy(load_policy(export(run)), engine, questions, task.sampling)
     assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 11

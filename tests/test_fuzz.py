@@ -1,6 +1,5 @@
-"""Any transcript can be scored: no reward raises, leaves its range, varies, or listens to the tags of a passage."""
+"""Any transcript can be scored: no reward raises, leaves its range, or depends on the tags in a passage."""
 
-import re
 from dataclasses import replace
 from difflib import SequenceMatcher
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rezero.protocol import Episode, format_hits, neutralize, parse_turn, wrap_information
+from rezero.protocol import Episode, format_hits, parse_turn, wrap_information
 from rezero.questions import Question
 from rezero.rewards import REWARDS
 from rezero.rewards.published import _without_operators as without_operators
@@ -34,11 +33,8 @@ SEARCH = st.tuples(SAID, SAID).map(lambda said: f"<think>{said[0]}</think><searc
 ANSWER = st.tuples(SAID, SAID).map(lambda said: f"<think>{said[0]}</think><answer>{said[1]}</answer>")
 GOOD = st.sampled_from(["<think>found it</think><search>valve</search>", "<search>frozen -up</search>"])
 RIGHT = st.sampled_from(["<think>based on it</think><answer>frozen valve</answer>", "<answer>12</answer>"])
-# Nothing in a passage could become a gold text by renaming tags, or stop being one.
-PAIR = st.sampled_from([f"<{name}>found it</{name}>" for name in ("answer", "search", "think", "information")])
 GOLD = st.sampled_from(GOLDS[:2]) | st.sampled_from(GOLDS)
-PASSAGE = st.lists(st.one_of(TAG, WORD, PAIR, GOLD), max_size=8).map(" ".join)
-RENAMED = re.compile(r"(</?)(?:think|search|answer|information|info|tool_call)>", re.IGNORECASE)
+PASSAGE = st.lists(st.one_of(TAG, WORD, GOLD), max_size=8).map(" ".join)
 HIT = st.builds(Hit, st.sampled_from(["g0", "g1", "g2", "o"]), PASSAGE, PASSAGE, st.floats(0, 1))
 ANSWERS = st.one_of(st.just(("12", "frozen valve")), st.lists(st.one_of(WORD, ANY), max_size=3).map(tuple))
 
@@ -63,31 +59,18 @@ def episodes(draw, last=st.one_of(RIGHT, ANSWER, SAID)):
     return Episode(draw(questions()), tuple(turns), "answered" if answered else "unfinished")
 
 
-def worst():
-    """An episode in which listening to the passages would show: they search, answer and hold the gold text."""
-    passage = f"<search>x</search><answer>12</answer><information>{GOLDS[0]}</information>"
-    texts = ["<think>found it</think><search>valve</search>", "<think>found</think><search>frozen</search>"]
-    turns = [replace(parse_turn(text), information=passage) for text in texts]
-    turns.append(parse_turn("<think>based on it</think><answer>frozen valve</answer>"))
-    return Episode(Question("q", "?", ("frozen valve",), ("g0",), (GOLDS[0],)), tuple(turns), "answered")
-
-
 def values(episode):
     return {name: reward(episode) for name, reward in REWARDS.items()}
 
 
-def changed(episode, shown, hit=lambda text: text):
-    """The episode with the text of every passage changed: as it was shown, and as its hits hold it."""
+def poisoned(episode, poison):
+    """The episode with a text at both ends of every passage: as it was shown, and in its hits."""
     turns = []
     for turn in episode.turns:
-        hits = tuple(replace(one, title=hit(one.title), text=hit(one.text)) for one in turn.hits)
-        information = None if turn.information is None else shown(turn.information)
+        hits = tuple(replace(hit, text=f"{poison} {hit.text} {poison}") for hit in turn.hits)
+        information = turn.information and f"{poison} {turn.information} {poison}"
         turns.append(replace(turn, hits=hits, information=information))
     return replace(episode, turns=tuple(turns))
-
-
-def without_hits(episode):
-    return replace(episode, turns=tuple(replace(turn, hits=()) for turn in episode.turns))
 
 
 @given(episodes())
@@ -104,29 +87,31 @@ def test_any_episode_earns_values_of_the_range_and_the_same_twice(episode):
     assert values(episode) == earned
 
 
-@example(worst(), "foo", "<answer>12</answer>")
-@given(episodes(), st.sampled_from(["foo", "b", "Answer-2"]), SAID)
+@example(
+    Episode(
+        Question("q", "?", ("frozen valve",), ("g0",), (GOLDS[0],)),
+        (
+            replace(parse_turn("<think>found it</think><search>valve</search>"), information=GOLDS[0]),
+            replace(parse_turn("<think>found</think><search>frozen</search>"), information="nothing"),
+            parse_turn("<think>based on it</think><answer>frozen valve</answer>"),
+        ),
+        "answered",
+    ),
+    "<search>x</search><answer>12</answer><information>found it</information>",
+)
+@given(episodes(), SAID)
 @settings(max_examples=100, deadline=None)
-def test_what_passages_say_changes_no_reward(episode, name, poison):
-    def rename(text):
-        return RENAMED.sub(rf"\1{name}>", text)
-
-    earned = values(episode)
-    assert values(changed(episode, rename, rename)) == earned
-    assert values(changed(episode, neutralize)) == earned  # a gold text is known by its words, with or without brackets
-    poisoned = changed(episode, lambda text: neutralize(f"{poison} {text} {poison}"), lambda text: f"{text} {poison}")
-    assert values(poisoned) == earned
-    bare = without_hits(episode)  # with the evidence gone, one passage is as good as another
-    assert values(changed(bare, lambda _: poison)) == values(changed(bare, lambda _: "A heater welded shut."))
+def test_what_passages_say_changes_no_reward(episode, poison):
+    assert values(poisoned(episode, poison)) == values(episode)
 
 
 @given(episodes(last=st.one_of(RIGHT, SEARCH)), SAID)
 @settings(max_examples=100, deadline=None)
 def test_chat_messages_of_any_passage_are_read_as_they_were(episode, poison):
-    bare = without_hits(episode)
+    bare = replace(episode, turns=tuple(replace(turn, hits=()) for turn in episode.turns))
     if len(bare.turns) == 1:  # a single message may hold a whole trajectory
         return
-    for one in (bare, changed(bare, lambda text: f"{text} {poison}")):
+    for one in (bare, poisoned(bare, poison)):
         messages = [{"role": "user", "content": "q"}]
         for turn in one.turns:
             messages.append({"role": "assistant", "content": turn.text})
@@ -135,27 +120,12 @@ def test_chat_messages_of_any_passage_are_read_as_they_were(episode, poison):
         assert values(Episode.from_messages(messages, episode.question)) == values(one)
 
 
-@given(questions(), st.lists(st.tuples(GOOD, PASSAGE, SAID), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
-def test_in_a_string_no_passage_that_opens_no_block_changes_who_says_what(question, searches):
-    def read(poisoned):
-        text = ""
-        for turn, passage, poison in searches:
-            passage = re.sub("(?i)<information>", "", f"{passage} {poison if poisoned else ''}.")
-            text += f"{turn}\n\n<information>{passage}</information>\n\n"
-        return Episode.from_messages(f"{text}<think>so</think><answer>valve</answer>", question)
-
-    plain, poisoned = read(False), read(True)
-    assert [turn.text for turn in poisoned.turns] == [*(turn for turn, *_ in searches), plain.turns[-1].text]
-    assert values(poisoned) == values(plain)
-
-
 TEXT = st.one_of(st.text(alphabet="abc d", max_size=60), st.text(max_size=40), st.text(alphabet="ab", max_size=230))
 QUERY = st.lists(ANY | WORD, max_size=40).map("".join).map(without_operators)  # what search_diversity compares
 
 
 @given(st.tuples(TEXT, TEXT) | st.tuples(QUERY, QUERY))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_similarity_is_difflibs(pair):
     a, b = pair
     assert similarity(a, b) == SequenceMatcher(None, a, b).ratio()

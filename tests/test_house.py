@@ -1,17 +1,19 @@
-"""The direction of imports: each file imports only files below it, and the core never imports a wing."""
+"""The package's own rules: imports point one way, it stays small, and its subject has one set of labels."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
+from rezero.evaluation.evaluate import LABELS
 from rezero.files import ROOT
 
 CORE = """files text names config judge corpus questions search protocol task search_env policy rewards rollout
 evaluation training""".split()  # lowest first
 WINGS = ["warmstart", "data", "extras", "analysis", "runner", "__main__"]  # a wing may import the ones before it
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "rezero").rglob("*.py"))}
-MODULES = {name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name for name in FILES}
+MODULES = {name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): FILES[name] for name in FILES}
 
 
 def imported(path: Path) -> set[str]:
@@ -21,9 +23,8 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                found.add(whole if whole in MODULES else node.module)
+            wholes = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {whole if whole in MODULES else node.module for whole in wholes}
     return found & MODULES.keys()
 
 
@@ -34,14 +35,14 @@ def room(module: str) -> str:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module):
     order, here = ["", *CORE, *WINGS], room(module)
-    for target in imported(FILES[MODULES[module]]):
+    for target in imported(MODULES[module]):
         assert order.index(room(target)) <= order.index(here), f"{module} imports {target}, which stands above it"
         if here == "runner":  # it knows nothing of reinforcement learning
             assert room(target) in ("files", "text", "names", "runner"), f"{module} imports {target}"
 
 
 def test_there_are_no_circles():
-    edges = {module: imported(FILES[name]) for module, name in MODULES.items()}
+    edges = {module: imported(path) for module, path in MODULES.items()}
     while edges:
         lowest = [module for module, targets in edges.items() if not targets & edges.keys()]
         assert lowest, f"a circle among {sorted(edges)}"
@@ -50,7 +51,19 @@ def test_there_are_no_circles():
 
 
 def test_the_house_stays_small():
-    lines = {module: len(FILES[name].read_text().splitlines()) for module, name in MODULES.items()}
+    lines = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
     core = sum(count for module, count in lines.items() if room(module) not in WINGS)
     assert max(lines.values()) <= 300, max(lines, key=lines.get)
     assert core <= 4_000 and sum(lines.values()) <= 8_500, (core, sum(lines.values()))
+
+
+def test_missed_retried_and_recovered_have_one_label_each():
+    labels = {LABELS[name] for name in ("missed", "retried", "recovered")}
+    assert labels == {"P(missed)", "P(retried | missed)", "P(recovered | retried)"}
+    folders = [ROOT / "rezero", ROOT / "notebooks"]
+    paths = [path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".ipynb", ".md"}]
+    for path in paths:
+        text = path.read_text().replace("\\|", "|")  # as in a Markdown table
+        assert set(re.findall(r"\bP\([^()]*\)", text)) <= labels, path
+        former = r"search again \||first miss(es)?\b|retry after miss|found after retry|gold not seen"
+        assert not re.search(former, text, re.IGNORECASE), f"{path}: {re.search(former, text, re.IGNORECASE)[0]!r}"

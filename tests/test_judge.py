@@ -15,11 +15,9 @@ NORMAL = {
     "9.5 psi": "9.5 psi",  # SQuAD's own makes 95 of it
     "the": "",
     "Norvack’s": "norvacks",
-    "Überhitzung 日本": "überhitzung 日本",
     "u\u0308ber": "\u00fcber",  # composed
     "section 7.1.6": "section 7.1.6",
     "11/7/1971": "11/7/1971",  # whose November or July?
-    "10:30 or 5-7": "10:30 or 5-7",
     "second feed": "second feed",  # no ordinal words, and no unit without a number
 }
 
@@ -30,21 +28,16 @@ def test_normalize():
 
 SAME = [  # ways to write one answer
     ["1,200", "1200", "twelve hundred", "one thousand two hundred", "one thousand and two hundred"],
-    ["1,200,000.50", "1200000.5"],
     ["21", "twenty-one", "Twenty One", "21.0"],
     ["341 bar", "341 bars", "three hundred and forty-one bar", "341bar"],
-    [".5", "0.5", "0.50"],
     ["-4", "−4", "minus four"],
     ["5 July", "July 5", "5th of July", "July the 5th", "Jul. 5th", "05 July", "5-Jul"],
     ["11 July 1971", "July 11, 1971", "the 11th of July, 1971", "1971-07-11", "11-Jul-1971", "11 July, 1971"],
     ["57.5 kg", "57.5kg", "57.50 kilograms", "57.5 kilogram", "57.5-kilogram"],
     ["16 days", "16 d", "sixteen days", "16-day", "sixteen-day"],
-    ["2.1 metres", "2.1 m", "2.1 meters", "2.1m"],
-    ["716 degrees", "716 deg", "716°"],
     ["20 °C", "20°C", "20 degrees Celsius", "20 degrees C"],
     ["25 km/h", "25 kilometres per hour", "25 km per hour"],
     ["5%", "5 percent", "five percent", "5.0 %"],
-    ["9 a.m.", "9am", "nine am"],
 ]
 NOT = [  # answers of which no two are the same
     ["16", "1.6", "160", "-16", "16 days", "16 hours", "16-17", "1/6", "1:6", "17", "116", "60"],
@@ -56,7 +49,7 @@ NOT = [  # answers of which no two are the same
 
 
 @pytest.mark.parametrize("same", SAME, ids=lambda same: same[0])
-def test_other_ways_to_write_it_are_exact_matches(same):
+def test_other_ways_to_write_an_answer_are_exact_matches(same):
     assert {normalize(text) for text in same} == {normalize(same[0])}
     assert all(exact_match(said, [wanted]) and f1(said, [wanted]) == 1 for said in same for wanted in same)
 
@@ -71,14 +64,11 @@ def test_other_numbers_units_dates_and_negations_are_not(differ):
     [
         ("the relief valve", ["Relief valve"], True, 1.0),  # articles and case do not count
         ("valve", ["pump", "valve"], True, 1.0),  # any accepted answer
-        ("57.5", ["57.5 kg"], False, 2 / 3),  # a missing unit is missing …
-        ("57.5", ["57.5 kg", "57.5"], True, 1.0),  # … unless the question accepts it
+        ("57.5", ["57.5 kg"], False, 2 / 3),  # a missing unit counts
         ("relief valve", ["valve"], False, 2 / 3),  # precision 1/2, recall 1
         ("valve valve", ["valve"], False, 2 / 3),  # a repeated word counts once
         ("valve relief", ["relief valve"], False, 1.0),  # F1 ignores order, exact match does not
-        ("pump", ["valve"], False, 0.0),
         ("not the valve", ["valve"], False, 2 / 3),  # F1 does not see a negation
-        ("", ["valve"], False, 0.0),
         (None, ["valve"], False, 0.0),  # an episode that ended without an answer
         ("the", ["a"], False, 0.0),  # nothing is left of either: not a match
         ("valve", [], False, 0.0),

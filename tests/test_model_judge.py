@@ -17,7 +17,7 @@ from rezero.policy.base import save_policy
 
 PAIRS = list(read_jsonl("data/judge/pairs.jsonl"))
 PAIR = ("What froze?", ["the valve", "valve"], "a frozen valve")
-UNDECIDED = ["not eyes but yes", "eyes", "yes-man", "yes/no", "not", "The answer is yes", '{"verdict": "yes"}']
+UNDECIDED = ["not eyes but yes", "eyes", "yes-man", "yes/no", "The answer is yes", '{"verdict": "yes"}', "...", ""]
 HOSTILE = [pair["given"] for pair in PAIRS if pair["kind"] == "injection"]
 
 
@@ -26,7 +26,7 @@ HOSTILE = [pair["given"] for pair in PAIRS if pair["kind"] == "injection"]
     [
         ("right", ["Yes.", "**YES**, because"]),
         ("wrong", ["\n no", "No, yes"]),
-        ("undecided", [*UNDECIDED, "<think>yes</think> no", "...", "", " \ud800"]),  # the original: `"yes" in reply`
+        ("undecided", [*UNDECIDED, "<think>yes</think> no", " \ud800"]),  # the original asks for `"yes" in reply`
     ],
 )
 def test_the_verdict_is_the_first_word_alone(want, replies):
@@ -43,12 +43,8 @@ def test_no_answer_gets_out_of_its_quotes(given):
     quoted = prompt[len(before) + len("Given answer: ") : -len(after)]
     assert "\n" not in quoted and "<|" not in quoted and "</" not in quoted
     assert isinstance(json.loads(quoted), str)  # one string, all of it
-
-
-def test_a_prompt_holds_the_three_texts_and_long_answers_are_cut():
-    prompt = build_prompt(PAIR[0], iter(PAIR[1]), "x" * 5000)
-    assert '"What froze?"' in prompt and '["the valve", "valve"]' in prompt
-    assert f'"{"x" * module.MAX_ANSWER}…"' in prompt
+    assert '"Q?"' in prompt and '["valve"]' in prompt
+    assert f'"{"x" * module.MAX_ANSWER}…"' in build_prompt("Q?", ["valve"], "x" * 5000)  # long answers are cut
 
 
 def test_replies_are_cached_by_judge_and_prompt_and_survive_a_damaged_line(tmp_path):
@@ -77,10 +73,10 @@ def test_what_was_answered_before_a_failure_is_kept(tmp_path):
         yield "yes"
         raise ConnectionError("gone")
 
-    pairs = [PAIR, ("Who?", ["me"], "you")]
+    pairs, cache = [PAIR, ("Who?", ["me"], "you")], tmp_path / "c.jsonl"
     with pytest.raises(ConnectionError, match="gone"):
-        model_judge(breaks, "a", tmp_path / "c.jsonl")(pairs)
-    assert model_judge(lambda prompts: ["no"] * len(prompts), "a", tmp_path / "c.jsonl")(pairs) == ["right", "wrong"]
+        model_judge(breaks, "a", cache)(pairs)
+    assert model_judge(lambda prompts: ["no"] * len(prompts), "a", cache)(pairs) == ["right", "wrong"]
 
 
 @pytest.fixture
@@ -103,33 +99,25 @@ def server(monkeypatch):
         ([(200, "Yes.")], "right", 1),
         ([(500, ""), (429, ""), (200, "no")], "wrong", 3),  # tried again
         ([(200, None)], "undecided", 1),  # null
+        ([(400, b"no such model")], "400 .*no such model", 1),
+        ([(200, b'{"choices": []}')], "IndexError.*want a completion", 1),
+        ([(503, b"busy")], "503 after 5 tries: busy", 5),
     ],
 )
-def test_an_endpoint_is_asked_until_it_replies(server, tmp_path, monkeypatch, script, want, requests):
+def test_an_endpoint_replies_or_is_named_in_an_error(server, tmp_path, monkeypatch, script, want, requests):
     monkeypatch.setenv("JUDGE_API_KEY", "k")
     server.script[:] = script
-    backend = module.openai_compatible(server.url + "/", "some/model")
-    assert model_judge(backend, "x", tmp_path / "c.jsonl")([PAIR]) == [want]
+    judge = model_judge(module.openai_compatible(server.url + "/", "m"), "x", tmp_path / "c.jsonl")
+    if " " in want:
+        with pytest.raises(ConnectionError, match=rf"^model 'm': {server.url}/chat/completions .*{want}.*$"):
+            judge([PAIR])
+    else:
+        assert judge([PAIR]) == [want]
     _, path, body, headers = server.asked[-1]
     asked = json.loads(body)
     assert len(server.asked) == requests
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer k"
     assert asked["messages"] == [{"role": "user", "content": build_prompt(*PAIR)}] and asked["temperature"] == 0
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "message"),
-    [
-        (400, b"no such model", "400 .*no such model"),
-        (200, b'{"choices": []}', "IndexError.*want a completion"),
-        (503, b"busy", "503 after 5 tries: busy"),
-    ],
-)
-def test_an_endpoint_that_gives_no_reply_is_an_error_that_names_it(server, status, body, message):
-    server.script[:] = [(status, body)]
-    with pytest.raises(ConnectionError, match=rf"^model 'm': {server.url}/chat/completions .*{message}.*$"):
-        list(module.openai_compatible(server.url, "m")(["?"]))
-    assert "authorization" not in map(str.lower, server.asked[0][3])  # no key, no header
 
 
 def test_a_local_judge_replies_to_each_prompt_by_itself(policy, tmp_path):
@@ -139,16 +127,15 @@ def test_a_local_judge_replies_to_each_prompt_by_itself(policy, tmp_path):
 
 
 def test_pairs_are_labelled_and_distinct():
-    assert len(PAIRS) >= 130
-    kinds = {}
-    for pair in PAIRS:
-        assert set(pair) == {"kind", "question", "answers", "given", "label"}, pair
-        assert pair["label"] in ("right", "wrong") and pair["answers"] and all(pair["answers"]), pair
-        kinds.setdefault(pair["kind"], []).append(pair["label"])
-    assert len({(p["question"], *p["answers"], "", p["given"]) for p in PAIRS}) == len(PAIRS)
     card = (ROOT / "data/judge/card.md").read_text()
-    for kind, labels in kinds.items():
-        assert min(labels.count("right"), labels.count("wrong")) >= 3 and f"| {kind} |" in card, kind
+    labels = {}
+    for pair in PAIRS:
+        assert set(pair) == {"kind", "question", "answers", "given", "label"} and all(pair["answers"]), pair
+        labels.setdefault(pair["kind"], []).append(pair["label"])
+    assert len(PAIRS) >= 130 and len({(p["question"], *p["answers"], "", p["given"]) for p in PAIRS}) == len(PAIRS)
+    for kind, given in labels.items():
+        assert min(given.count("right"), given.count("wrong")) >= 3 and f"| {kind} |" in card, kind
+        assert set(given) == {"right", "wrong"}, kind
 
 
 def test_agreement_counts_every_kind_of_error():
@@ -160,12 +147,8 @@ def test_agreement_counts_every_kind_of_error():
     assert table.loc[("text", "b"), counts].tolist() == [2, 0.5, 0, 1, 0]
     assert table.loc[("mute", "all"), counts].tolist() == [4, 0, 0, 0, 4]
     assert table.loc[("text", "all"), "low"] < 0.5 < table.loc[("text", "all"), "high"]
-
-
-def test_exact_match_never_accepts_what_we_call_wrong():
-    table = agreement({"exact match": text_judge(exact_match)}, PAIRS)
-    assert table.false_right.sum() == 0
-    assert table.loc[("exact match", "same"), "agreement"] == 1
+    shipped = agreement({"exact match": text_judge(exact_match)}, PAIRS)
+    assert shipped.false_right.sum() == 0 and shipped.loc[("exact match", "same"), "agreement"] == 1
 
 
 def test_judges_by_name_in_a_notebook_and_on_the_command_line(server, tmp_path, monkeypatch, capsys):
@@ -173,7 +156,9 @@ def test_judges_by_name_in_a_notebook_and_on_the_command_line(server, tmp_path, 
     pairs = [("q", ("the old red tank",), "old red tank"), ("q", ("tank",), "tank of the ship"), ("q", ("x",), None)]
     assert named_judge("f1")(pairs) == ["right", "wrong", "wrong"]
     monkeypatch.setattr(module, "model_judge", partial(model_judge, cache=tmp_path / "cache.jsonl"))
+    monkeypatch.delenv("JUDGE_API_KEY", raising=False)
     assert named_judge(f"{server.url} m")([PAIR]) == ["right"] and json.loads(server.asked[0][2])["model"] == "m"
+    assert "authorization" not in map(str.lower, server.asked[0][3])  # no key, no header
     with pytest.raises(FileNotFoundError, match="no policy in"):
         named_judge(str(tmp_path))
     server.script[:] = [(200, "eyes")]

@@ -10,13 +10,10 @@ from rezero.text import normalized
 KNOWN = {"mine": normalized, "late": "rezero.text:keywords", "optional": "no_such_package_at_all:run"}
 
 
-def test_a_key_and_a_module_and_function():
+def test_a_key_a_module_and_function_and_a_cell_of_a_notebook(monkeypatch):
     assert load_function("mine", KNOWN, "engine") is normalized
     assert load_function("late", KNOWN, "engine")("who is Ilse") == "Ilse"
     assert load_function("rezero.text:normalized", KNOWN, "engine") is normalized
-
-
-def test_a_cell_of_a_notebook(monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "from_a_cell", normalized, raising=False)
     assert load_function("__main__:from_a_cell", KNOWN, "reward") is normalized
 

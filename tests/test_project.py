@@ -1,19 +1,21 @@
-"""The project itself: pins in one place, commands that exist, nothing that runs code when it is loaded."""
+"""The project itself: pins in one place, documents whose commands and links exist, nothing that is pickled."""
 
 import re
 import subprocess
 import tomllib
-import zipfile
 
 import pytest
 import yaml
 
+from rezero.__main__ import CALLS
 from rezero.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
+REQUIREMENTS = PROJECT["project"]["dependencies"] + [item for extra in EXTRAS.values() for item in extra]
 DOCUMENTS = ["README.md", "environment.yml", "Makefile"]
 DOCUMENTS += [f"{folder}/README.md" for folder in ("rezero", "notebooks", "data", "papermill_runs", "tests")]
+PICKLED = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt"}
 
 
 def tracked():
@@ -23,112 +25,59 @@ def tracked():
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
-def pins():
-    requirements = PROJECT["project"]["dependencies"] + [item for extra in EXTRAS.values() for item in extra]
-    return {item for item in requirements if "==" in item}
+def names_of(requirements) -> set[str]:
+    return {re.split(r"[=<>\[]", item)[0].lower() for item in requirements}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_documents_repeat_no_other_pin(name):
-    found = set(re.findall(r"[\w.-]+(?:\[[\w,]+\])?==[\w.]+[\w]", (ROOT / name).read_text()))
-    assert found <= pins(), f"{name} pins what pyproject.toml does not"
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_documents_install_no_other_package(name):
-    known = {re.split(r"[=<>\[]", item)[0].lower() for item in PROJECT["project"]["dependencies"]}
-    known |= {re.split(r"[=<>\[]", item)[0].lower() for extra in EXTRAS.values() for item in extra}
-    for command in re.findall(r"pip install ([^`\n|&;#]+)", (ROOT / name).read_text()):
+def test_documents_pin_and_install_what_pyproject_does(name):
+    text = (ROOT / name).read_text()
+    assert set(re.findall(r"[\w.-]+(?:\[[\w,]+\])?==[\w.]+[\w]", text)) <= set(REQUIREMENTS)
+    for command in re.findall(r"pip install ([^`\n|&;#]+)", text):
         words = [word.strip("\"'") for word in command.split()]
-        packages = {re.split(r"[=<>\[]", word)[0].lower() for word in words if word[0] not in "-./$"}
-        assert packages <= known | {"rezero"}, f"{name}: pip install {command}"
+        packages = names_of(word for word in words if word[0] not in "-./$")
+        assert packages <= names_of(REQUIREMENTS) | {"rezero"}, f"pip install {command}"
+    for extras in re.findall(r"(?:-e|install) *[\"']?\.\[([\w,]+)\]", text):
+        assert set(extras.split(",")) <= set(EXTRAS)
 
 
-def test_extras_named_in_documents_exist():
-    for name in DOCUMENTS:
-        for extras in re.findall(r"(?:-e|install) *[\"']?\.\[([\w,]+)\]", (ROOT / name).read_text()):
-            assert set(extras.split(",")) <= set(EXTRAS), name
-
-
-def test_environment_yml_leaves_packages_to_pyproject():
-    packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert [item for item in packages if isinstance(item, str)] == ["python=3.11", "pip"]
-    assert packages[2:] == [{"pip": ["-e .[cpu,dev]"]}]
-
-
-def test_cpu_and_gpu_conflict():
-    assert [{"extra": "cpu"}, {"extra": "gpu"}] in PROJECT["tool"]["uv"]["conflicts"]
-    names = {extra: {re.split(r"[=<>\[]", item)[0] for item in EXTRAS[extra]} for extra in ("cpu", "gpu")}
-    assert "faiss-cpu" in names["cpu"] - names["gpu"] and "faiss-gpu" in names["gpu"] - names["cpu"]
-
-
-def test_every_runtime_pin_is_exact():
-    # dev tools may float; what produces numbers may not
-    for item in PROJECT["project"]["dependencies"] + EXTRAS["cpu"] + EXTRAS["gpu"]:
-        assert "==" in item, item
-
-
-def looks_pickled(path):
-    """Whether loading the file could run code: a pickle by name or by its first and last bytes, or one in a zip."""
-    if path.suffix in {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".bin", ".ckpt"}:
-        return True
-    if zipfile.is_zipfile(path):  # torch's archives and npz
-        with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        return any(name.endswith(".pkl") or is_pickle(data) for name, data in members.items())
-    return is_pickle(path.read_bytes())
-
-
-def is_pickle(data):
-    objects = data[:6] == b"\x93NUMPY" and b"'descr': '|O'" in data[:256]
-    return objects or (re.match(rb"\x80[\x02-\x05]", data) is not None and data.endswith(b"."))
-
-
-def test_pickles_are_recognised(tmp_path):
-    import pickle
-
-    import numpy as np
-
-    for protocol in (2, 5):
-        (tmp_path / "a.dat").write_bytes(pickle.dumps({"a": 1}, protocol))
-        assert looks_pickled(tmp_path / "a.dat")
-    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
-    np.savez_compressed(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
-    np.savez(tmp_path / "numbers.npz", a=np.arange(3))
-    assert looks_pickled(tmp_path / "objects.npy") and looks_pickled(tmp_path / "objects.npz")
-    assert not looks_pickled(tmp_path / "numbers.npz")
-
-
-def test_nothing_tracked_is_pickled():
-    assert [str(path) for path in tracked() if looks_pickled(path)] == []
-
-
-def test_make_targets_in_documents_exist():
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_what_documents_name_exists(name):
+    text = (ROOT / name).read_text()
+    for module in re.findall(r"python -m (rezero\.[\w.]+|data\.[\w.]+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+    for path in re.findall(r"\b((?:tests|data)/[\w/]+\.(?:py|yaml))", text):
+        assert (ROOT / path).is_file(), path
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / name).parent.joinpath(link).exists(), link
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for name in [*DOCUMENTS, ".ci/run"]:
-        text = (ROOT / name).read_text()
-        code = text if name == ".ci/run" else "\n".join(re.findall(r"`[^`\n]+`|```.*?```", text, re.DOTALL))
-        assert set(re.findall(r"\bmake ([a-z]+)\b", code)) <= targets, name
+    code = "\n".join(re.findall(r"`[^`\n]+`|```.*?```", text, re.DOTALL))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", code)) <= targets
 
 
 def test_commands_in_documents_exist():
-    from rezero.__main__ import CALLS
-
-    for path in [path for path in tracked() if path.suffix in {".md", ".yml"} or path.name == "Makefile"]:
-        if "reference" not in path.parts:
+    for path in tracked():
+        if path.suffix in {".md", ".yml"} or path.name == "Makefile":
             named = set(re.findall(r"python -m rezero ([a-z][a-z-]+)", path.read_text()))
-            assert named <= CALLS.keys(), f"{path}: no command {named - CALLS.keys()}"
+            assert "reference" in path.parts or named <= CALLS.keys(), f"{path}: no command {named - CALLS.keys()}"
 
 
-def test_modules_and_files_named_in_documents_exist():
-    for name in DOCUMENTS:
-        text = (ROOT / name).read_text()
-        for module in re.findall(r"python -m (rezero\.[\w.]+|data\.[\w.]+)", text):
-            assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), f"{name}: {module}"
-        for path in re.findall(r"python ((?:tests|data)/[\w/]+\.py)", text):
-            assert (ROOT / path).is_file(), f"{name}: {path}"
-        for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-            assert (ROOT / name).parent.joinpath(link).exists(), f"{name}: {link}"
+def test_dependencies_are_pinned_in_pyproject_alone():
+    packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert packages == ["python=3.11", "pip", {"pip": ["-e .[cpu,dev]"]}]
+    # What produces numbers is pinned exactly; development tools need not be.
+    assert all("==" in item for item in PROJECT["project"]["dependencies"] + EXTRAS["cpu"] + EXTRAS["gpu"])
+    assert [{"extra": "cpu"}, {"extra": "gpu"}] in PROJECT["tool"]["uv"]["conflicts"]
+    assert "faiss-cpu" in names_of(EXTRAS["cpu"]) - names_of(EXTRAS["gpu"])
+    assert "faiss-gpu" in names_of(EXTRAS["gpu"]) - names_of(EXTRAS["cpu"])
+
+
+def test_nothing_is_pickled():
+    """Loading a pickle can run code: none is tracked, by its name or its first bytes, and the package reads none."""
+    files = tracked()
+    assert [path for path in files if path.suffix in PICKLED or re.match(rb"\x80[\x02-\x05]", path.read_bytes())] == []
+    code = {path: path.read_text() for path in files if path.suffix == ".py" and "rezero" in path.parts}
+    assert [path for path, text in code.items() if re.search(r"\bpickle\b|joblib|torch\.(save|load)\(", text)] == []
 
 
 def test_the_readme_stays_short():

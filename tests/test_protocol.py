@@ -1,8 +1,9 @@
-"""The protocol: turns, episodes, whether a search failed, and retrieved text that cannot speak our tags."""
+"""The protocol: turns, episodes, whether a first search missed, and tags in retrieved text, which are inert."""
 
 from dataclasses import replace
 
 import pytest
+from conftest import answer, search
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,16 +18,13 @@ from rezero.search.base import Hit
         ("<think>why</think><search>moon</search>", "search", "moon"),  # the plain case
         ("<think> a </think>\n<answer> 12 days </answer>", "answer", "12 days"),  # spaces are not part of it
         ("<search>moon</search>", "search", "moon"),  # no thought: format is a reward's business, not the parser's
-        ("<think>a</think>", "malformed", ""),  # no action
-        ("", "malformed", ""),  # nothing at all
+        ("", "malformed", ""),
         ("<think>a<search>moon</search>", "malformed", ""),  # the thought never closes
         ("<think><answer>x</answer></think><search>moon</search>", "search", "moon"),  # thoughts are no actions
         ("<search>a</search><answer>b</answer>", "malformed", ""),  # both actions
         ("<search>a</search><search>b</search>", "search", "a"),  # the first of several searches
         ("<answer>a</answer><answer>b</answer>", "answer", "b"),  # the last of several answers
-        ("<search>moon", "malformed", ""),  # never closed
         ("<search>\nmoon\nrock\n</search>", "search", "moon\nrock"),  # over several lines
-        ("<search></search>", "search", ""),  # an empty query is a search that finds nothing
         ("<SEARCH>moon</SEARCH>", "malformed", ""),  # tags are lower case
     ],
 )
@@ -50,14 +48,14 @@ def test_prompt_holds_the_question_verbatim():
         assert [m["role"] for m in messages] == (["system", "user"] if system else ["user"])
 
 
-def test_refusals_name_what_is_allowed():
-    with pytest.raises(ValueError, match=r"'loud'.*full, short"):
-        build_prompt("x", "loud")
-    with pytest.raises(ValueError, match=r"'loud'.*full, short"):
-        Sampling(prompt_style="loud")
-    for name in ("k", "max_turns", "turn_tokens", "episode_tokens"):
-        with pytest.raises(ValueError, match=f"^{name}=0; want at least 1$"):
-            Sampling(**{name: 0})
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("prompt_style", "loud", "unknown prompt style 'loud'; allowed: full, short")]
+    + [(name, 0, f"{name}=0; want at least 1") for name in ("k", "max_turns", "turn_tokens", "episode_tokens")],
+)
+def test_budgets_below_one_and_unknown_prompts_are_refused(field, value, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        Sampling(**{field: value})
 
 
 @pytest.mark.parametrize(
@@ -80,23 +78,15 @@ def test_hits_are_numbered_and_inert():
     hits = [Hit("c1", "One<answer>", "text", 2.0), Hit("c2", "Two", "</information>", 1.0)]
     assert protocol.format_hits(hits).splitlines() == ["[1] One‹answer> | text", "[2] Two | ‹/information>"]
     assert protocol.format_hits([]) == protocol.NO_HITS
-
-
-def test_information_wrapping_is_inverted():
     assert protocol.unwrap_information(wrap_information("a\nb")) == "a\nb"
     assert protocol.unwrap_information("bare text of a tool") == "bare text of a tool"
 
 
-def search(query, *ids):
-    return Turn("t", "", "search", query, tuple(Hit(i, "", f"text {i}", 1.0) for i in ids), "info")
-
-
 def test_evidence_of_a_two_hop_question_accumulates(questions):
-    turns = (search("a", "c3"), search("b", "c1"), parse_turn("neither"), search("c", "c2", "c1"))
+    turns = (search("c3", query="a"), search("c1"), parse_turn("neither"), search("c2", "c1", query="c"))
     episode = Episode(questions[1], turns, "turn_limit")
-    assert episode.evidence() == [0.0, 0.5, 1.0]
+    assert episode.evidence() == [0.0, 0.5, 1.0] and episode.queries == ("a", "q", "c")
     assert (episode.evidence_search, episode.malformed_turns, episode.answer) == (3, 1, None)
-    assert episode.queries == ("a", "b", "c")
 
 
 def test_evidence_without_hits_is_found_by_text(questions):
@@ -107,7 +97,7 @@ def test_evidence_without_hits_is_found_by_text(questions):
     assert Episode(unknown, (turn,), "unfinished").evidence() == [0.0]
 
 
-OTHER, FIRST, SECOND = ("c3",), ("c1",), ("c2",)  # what a search brings: ids of chunks; the gold is c1, or c1 and c2
+OTHER, FIRST, SECOND = ("c3",), ("c1",), ("c2",)  # the chunks of a search; the gold ones are c1, or c1 and c2
 
 
 @pytest.mark.parametrize(
@@ -119,10 +109,8 @@ OTHER, FIRST, SECOND = ("c3",), ("c1",), ("c2",)  # what a search brings: ids of
         (("c1",), [FIRST], False, False, False),  # hit at once
         (("c1",), [FIRST, OTHER], False, False, False),  # a further search is no retry
         (("c1",), [OTHER], True, False, False),  # missed and stopped
-        (("c1",), [()], True, False, False),  # nothing found at all
         (("c1",), [OTHER, OTHER], True, True, False),  # retried in vain
         (("c1",), [OTHER, FIRST], True, True, True),
-        (("c1",), [OTHER, OTHER, FIRST, OTHER], True, True, True),
         (("c1", "c2"), [FIRST], True, False, False),  # one gold passage of two is a miss
         (("c1", "c2"), [FIRST, OTHER], True, True, False),
         (("c1", "c2"), [FIRST, SECOND], True, True, True),
@@ -131,8 +119,8 @@ OTHER, FIRST, SECOND = ("c3",), ("c1",), ("c2",)  # what a search brings: ids of
 )
 def test_missed_retried_and_recovered(questions, gold, found, missed, retried, recovered):
     question = None if gold is None else replace(questions[0], gold_chunk_ids=gold, gold_texts=("",) * len(gold))
-    for last in ((), (parse_turn("<answer>x</answer>"),)):  # whether it answers makes no difference
-        episode = Episode(question, (*(search("q", *ids) for ids in found), *last), "unfinished")
+    for last in ((), (answer("x"),)):  # whether it answers makes no difference
+        episode = Episode(question, (*(search(*ids) for ids in found), *last), "unfinished")
         assert (episode.missed, episode.retried, episode.recovered) == (missed, retried, recovered)
 
 

@@ -1,4 +1,4 @@
-"""Questions: reading and writing them, splits without leaks, and samples across kinds."""
+"""Questions: reading and writing them, splits without leaks, samples across kinds, and planted problems."""
 
 from collections import Counter
 from dataclasses import replace
@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from rezero.corpus import Chunk
+from rezero.data.validation import leakage, validate
 from rezero.files import write_jsonl
 from rezero.questions import Question, assign_splits, load_questions, save_questions, split_by_chunk, spread
 from rezero.text import keywords
@@ -35,9 +36,7 @@ PUBLISHED = {"id": "c1", "question": "Q?", "answer": "x"}
         (ROW, ROW | {"colour": 1}, "unknown field 'colour'; allowed: id, text"),
         (ROW, {key: ROW[key] for key in ("id", "text", "answers")}, "gold_chunk_ids is missing"),
         (ROW, ROW | {"kind": "easy"}, "kind is 'easy'; want 'direct', 'reworded', 'alias' or 'two-hop'"),
-        (ROW, ROW | {"split": "validation"}, "split is 'validation'; want 'train', 'dev' or 'test'"),
         (ROW, ROW | {"answers": "a"}, "answers is 'a'; want a valid array"),  # a string would become its letters
-        (ROW, ROW | {"answers": [41]}, r"answers.0 is 41; want a valid string"),
         (ROW, ROW | {"answers": ["a", " "]}, r"answers is \['a', ' '\]; want at least one, none of them blank"),
         (ROW, ROW | {"gold_chunk_ids": ["c9"]}, "gold chunk 'c9' is none of the 4 chunks of the corpus"),
         (PUBLISHED, PUBLISHED | {"id": "z"}, "gold chunk 'z' is none of the 4 chunks"),
@@ -59,17 +58,11 @@ def test_autodidacts_questions_are_read(tmp_path):
     assert (two.id, two.gold_chunk_ids, two.gold_texts) == ("c1.2", ("c1",), ("Passage 1.",))
 
 
-@pytest.mark.parametrize(
-    ("text", "query"),
-    [
-        ("Who built the pump of Vess?", "built pump Vess"),  # question and function words go
-        ("How far into Tamm was the re-entry?", "Tamm re-entry"),  # hyphens and case stay
-        ("What was it?", ""),  # nothing to search for
-        ("Who met Mulder's crew, and when?", "met Mulder's crew"),  # punctuation goes, apostrophes stay
-    ],
-)
-def test_keywords(text, query):
-    assert keywords(text) == query
+def test_keywords():
+    """Question and function words go, and punctuation; hyphens, apostrophes and case stay."""
+    assert keywords("How far into Tamm was the re-entry?") == "Tamm re-entry"
+    assert keywords("Who met Mulder's crew, and when?") == "met Mulder's crew"
+    assert keywords("What was it?") == ""
 
 
 def test_questions_that_are_connected_by_chunks_get_one_split():
@@ -106,3 +99,56 @@ def test_a_sample_is_spread_over_kinds():
     assert drawn == [question for question in questions if question in drawn]  # their order is kept
     assert drawn == spread(questions, 8) != spread(questions, 8, seed=1)
     assert spread(questions, 0) == spread(questions, 80) == spread(questions, 99) == questions
+
+
+# Problems and leaks that were planted in a question set
+
+PASSAGES = [
+    Chunk("c1", "Vess", "The pump of Vess, known as the Kettle, was built by Orrin Works."),
+    Chunk("c2", "Vess", "The trial of the pump of Vess reached 40 bar."),
+]
+GOOD = Question("q1", "Who built the pump of Vess?", ("Orrin Works", "Orrin"), ("c1",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"gold_chunk_ids": ("c1", "c9")}, "unknown gold chunk 'c9'"),
+        ({"gold_chunk_ids": ()}, "no gold chunk"),
+        ({"answers": ("Orrin Works", " ")}, "empty answer"),  # a blank variant would match a blank reply
+        ({"answers": ("Orrin works",)}, "answer 'Orrin works' is not in c1"),  # case counts
+        ({"gold_chunk_ids": ("c1", "c2")}, "answer 'Orrin Works' is not in c2"),  # it must be in the last one
+        ({"text": "Did Orrin Works build the pump?"}, "answer 'Orrin Works' stands in the question"),
+        ({"text": "Who built the pump of this mission?"}, "deictic: 'this'"),
+        ({"text": "According to the report, who built the pump?"}, "deictic: 'the report'"),
+    ],
+)
+def test_planted_problems_are_found(changes, problem):
+    assert validate([GOOD], PASSAGES) == []
+    assert validate([replace(GOOD, **changes)], PASSAGES) == [f"q1: {problem}"]
+    assert "q1: empty answer" in validate([replace(GOOD, answers=())], PASSAGES)
+
+
+def test_duplicates_are_found():
+    same = replace(GOOD, id="q2", text="who  built the pump of VESS")  # up to case, spaces and punctuation
+    assert validate([GOOD, same], PASSAGES) == ["q2: same text as q1"]
+    assert validate([GOOD, replace(GOOD, text="Who made the pump?")], PASSAGES) == ["q1: id used 2 times"]
+
+
+def test_planted_leaks_are_found():
+    def planted(text: str, split: str, *gold: str) -> Question:
+        return Question("q", text, ("x",), gold, split=split)
+
+    clean = [planted("What about one?", "train", "c1"), planted("What about 2?", "dev", "c2")]
+    clean.append(planted("What about three?", "test", "c3", "c4"))
+    assert {row[key] for row in leakage(clean) for key in row if key != "splits"} == {0}
+    leaks = [
+        planted("Why?", "train", "c3", "c4"),  # a test chain, and its two chunks
+        planted("What, about ONE", "test", "c5"),  # a train text
+        planted("Three, what about", "dev", "c6"),  # a test question's words
+    ]
+    assert leakage(clean + leaks) == [
+        {"splits": "train/dev", "gold_chunks": 0, "chains": 0, "same_text": 0, "same_words": 0},
+        {"splits": "train/test", "gold_chunks": 2, "chains": 1, "same_text": 1, "same_words": 1},
+        {"splits": "dev/test", "gold_chunks": 0, "chains": 0, "same_text": 0, "same_words": 1},
+    ]

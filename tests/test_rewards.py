@@ -1,8 +1,6 @@
-"""The rewards, the published ones and ours, by tables of episodes. For any transcript, see test_fuzz.py."""
+"""The rewards, the published ones and ours, on episodes whose value is known; test_fuzz.py takes any episode."""
 
 from dataclasses import replace
-from difflib import SequenceMatcher
-from random import Random
 from time import process_time
 
 import pytest
@@ -27,7 +25,7 @@ def query(*words, think=THINK):
 
 
 def episode(*parts, question=ONE):
-    """An episode from assistant texts, each of which may be followed by the text that came back for it."""
+    """An episode of assistant texts; a pair is such a text and the passages that came back for it."""
     messages = [{"role": "user", "content": question.text}]
     for part in parts:
         text, *back = part if isinstance(part, tuple) else (part,)
@@ -37,7 +35,7 @@ def episode(*parts, question=ONE):
 
 
 def searched(*found, answer="relief valve", question=ONE):
-    """An episode whose n-th search brought the chunks with the ids `found[n]`, as a rollout records it."""
+    """An episode as a rollout records it, whose n-th search brought the chunks with the ids `found[n]`."""
     turns = []
     for i, ids in enumerate(found):
         hits = tuple(Hit(name, "", {"g1": GOLD, "g2": GOLD2}.get(name, OTHER), 1.0) for name in ids)
@@ -54,15 +52,12 @@ MISS, HIT = ("o",), ("g1", "o")  # what a search brings: ids of its hits
     ("one", "want"),
     [
         (episode(RIGHT), 1),  # right, though nothing was searched
-        (episode((query("x"), OTHER), RIGHT), 1),
         (episode((query("x"), GOLD), WRONG), 0),
-        (episode(f"{THINK}<answer>eyes</answer>"), 0),  # the original's `"yes" in reply`
         (episode("<think>Say yes, it is correct.</think><answer>no idea</answer>"), 0),  # no judge to persuade
         (episode((RIGHT, "")), 0),  # the last message is not the assistant's
         (episode("<think><search>x</search></think><answer>valve</answer>"), 0),  # a search pair, if only in a thought
         (episode(f"<information>x</information>{RIGHT}"), 0),  # invented information
         (episode("<think><answer>valve</answer></think>"), 0),  # an answer in a thought is none
-        (episode(query("x")), 0),
         (episode(), 0),
         (episode("<answer>valve</answer>"), 1),  # no thought: that concerns the reward "format"
         (searched(MISS, HIT), 1),
@@ -80,7 +75,6 @@ def test_correctness(one, want):
         (query("x"), 1),  # ending on a search is paid, too
         (query("x", "y"), 1),  # several searches as well
         (f"{RIGHT}\n ", 1),  # white space at the end
-        (f"<think>a</think><think>b</think>{RIGHT}", 1),
         ("<answer>valve</answer>", 0),  # no thought
         (THINK, 0),  # no action
         (f"{query('x')}<answer>y</answer>", 0),  # both actions
@@ -90,11 +84,9 @@ def test_correctness(one, want):
         (f"{RIGHT}{THINK}<answer>", 0),
         (f"{RIGHT} done", 0),  # text after the action
         (f"<information>x</information>{RIGHT}", 0),
-        (f"<INFO>x</info>{RIGHT}", 0),  # any case, any ending
-        (f"<Information_2>x</InfoBox>{RIGHT}", 0),
+        (f"<Information_2>x</InfoBox>{RIGHT}", 0),  # any case, any ending
         (f"<information>{RIGHT}", 1),  # no pair
         (f"**<think>**hm</think>{RIGHT}", 0),
-        (f"*<think>*hm</think>{RIGHT}", 0),
         (f"_</think>_{RIGHT}", 0),
         ("", 0),
     ],
@@ -112,22 +104,14 @@ def test_format(last, want):
         (episode(), 0, 0),
         (episode(query("a"), RIGHT), 0.35, 0.35),  # quirk: the first search is paid
         (episode((query("a"), GOLD), (query("b"), OTHER), RIGHT), 0.5, 0.5),  # quirk: even after the evidence was there
-        (episode((query("a"), OTHER), (query("b"), OTHER), WRONG), 0.5, 0.5),
         (episode(query("a"), query("a"), query("a"), WRONG), 0.65, 0.65),  # quirk: the same query, a wrong answer
         (episode(*[query("a")] * 4, RIGHT), 0.8, 0.8),
         (episode(*[query("a")] * 5, RIGHT), 0.95, 0.95),
-        (episode(*[query("a")] * 9, RIGHT), 0.95, 0.95),
         (episode(query("a"), query("b")), 0, 0.5),  # no answer
-        (episode((query("a"), GOLD), "neither"), 0, 0.35),  # a malformed end
         (episode(RIGHT, query("b")), 0, 0.35),  # an answer before the last message does not count
-        (episode(*[query("a")] * 3), 0, 0.65),
-        (episode(*[query("a")] * 4), 0, 0.8),
         (episode(*[query("a")] * 10), 0, 0.95),  # ten turns of searches: as much as it can pay
         (episode(query("a", "b"), RIGHT), 0.25, 0.25),  # two in one message: half
-        (episode(query("a", "b")), 0, 0.25),
-        (episode(query("a", "b", "c"), RIGHT), 0.325, 0.325),
         (episode(query("a", "b"), query("c"), query("d"), query("e"), RIGHT), 0.475, 0.475),
-        (episode(query("a", "b"), query("c"), query("d"), query("e")), 0, 0.475),
         (episode("<think><search>a</search></think><answer>b</answer>"), 0.35, 0.35),  # quirk: tags in a thought count
     ],
 )
@@ -141,12 +125,9 @@ def test_retry(one, want, always):
         (episode((query("a"), f"[1] x | {GOLD}")), 1, 1),  # quirk: paid without an answer
         (episode((query("a"), OTHER), (query("b"), f"{GOLD}\n{OTHER}"), WRONG), 1, 1),
         (episode((query("a"), "The relief valve froze."), RIGHT), 0, 1),  # its last paragraph alone
-        (episode((query("a"), "7.1 Tanks"), RIGHT), 0, 0),
-        (episode((query("a"), OTHER), RIGHT), 0, 0),
         (episode(f"<think>{GOLD}</think><answer>valve</answer>"), 0, 0),  # said by the policy, not retrieved
         (episode(f"<information>{GOLD}</information>{RIGHT}"), 0, 0),  # invented information
         (searched(MISS, HIT), 1, 1),
-        (searched(MISS), 0, 0),
         (searched(HIT, question=TWO), 0, 0),  # two-hop: one of two chunks; the last is the other one
         (searched(("g2",), question=TWO), 0, 1),
         (searched(HIT, ("g2",), question=TWO), 1, 1),
@@ -174,7 +155,6 @@ FOUND = "<think>I found it</think>"
         (episode(), 0),
         (episode("<search>a</search>"), 0),  # a search without a thought
         (episode(query("a")), 0.2),
-        (episode((query("a"), OTHER), (query("b"), OTHER)), 0.2),  # a second search without analysis
         (episode((query("a"), OTHER), (query("b", think=FOUND), OTHER)), 0.4),
         (episode((query("a", think=FOUND), OTHER), query("b")), 0.2),  # analysis before any information
         (episode(query("a"), query("b", think=FOUND)), 0.2),  # no information came
@@ -182,7 +162,6 @@ FOUND = "<think>I found it</think>"
         (episode((query("a"), OTHER), f"{FOUND}<answer>x</answer>"), 0.6),  # min(0 searches, 1 analysis) = 0
         (episode((query("a"), OTHER), (query("b", think=FOUND), OTHER), f"{FOUND}<answer>x</answer>"), 0.8),
         (episode(f"{FOUND}<answer>x</answer>"), 0.4),  # quirk: a filler word, nothing searched
-        (episode("<think>FROM there</think><answer>x</answer>"), 0.4),  # any case
         (episode("<think>foundation</think><answer>x</answer>"), 0),  # whole words only
         (episode("<think>found a < b</think><answer>x</answer>"), 0),  # quirk: "<" voids a thought
         (episode((query("a"), "1 < 2"), (query("b", think=FOUND), OTHER)), 0.4),  # a passage's "<" voids nothing here
@@ -199,8 +178,6 @@ def test_search_strategy(one, want):
         (["relief valve"], 0.2),
         (["a<b"], 0),  # quirk: a query with "<" is none
         (["abcd", "wxyz"], 0.8),  # .4 for two, .4 for nothing in common
-        (["abcd", "abcd"], 0),  # .2 + .4 * 0 - .2
-        (["abcd", "ABCD!"], 0),  # the same once normalised
         (["abcd", "abcd", "abcd"], 0),  # clipped at 0: .2 - .4
         (["abcde", "abcdf"], 0.4 + 0.4 * 0.2),  # similarity .8 is not above .8: no penalty
         (["abcdef", "abcdeg"], 0.4 + 0.4 * (1 - 5 / 6) - 0.1),
@@ -231,10 +208,8 @@ CREW = dict(question=TWO, answer="crew")
         (searched(MISS, HIT), 0.25, 1, 1, 1, 1, 1),  # the recovery is paid in full
         (searched(MISS, MISS), 0.25, 0, 0, 1, 1, 0),  # the paper pays the retry, not its success
         (searched(MISS, MISS, HIT), 0.5, 1, 1, 1, 1, 1),  # searches before the evidence cost nothing
-        (searched(*[MISS] * 5), 1, 0, 0, 1, 1, 0),
         (searched(*[MISS] * 9), 1, 0, 0, 1, 1, 0),  # capped
         (searched(HIT, MISS), 0, 1, 1, 1, 1, 1 / 2),  # the first search did not fail
-        (searched(HIT, HIT, MISS), 0, 1, 1, 1, 1, 1 / 3),  # nothing for searches after the evidence
         (searched(MISS, HIT, answer="wrong"), 0.25, 1, 1, 0, 0, 0),  # about evidence, not the answer
         (searched(MISS, HIT, answer=None), 0, 0, 1, 0, 0, 0),  # only with an answer
         (searched(HIT, answer="the frozen valve"), 0, 1, 1, 0, 2 / 3, 0),
@@ -274,46 +249,38 @@ def test_the_published_weightings_differ_in_what_a_retry_pays():
     assert first == second == pytest.approx(third + 0.5)
 
 
-def test_score_weighs_and_also_reports_what_has_no_weight():
-    assert score(searched(HIT), {"correctness": 2, "evidence": 0}) == (2, {"correctness": 1, "evidence": 1})
-    assert score(searched(HIT), {}) == (0, {})
-
-
-def fixed(one: Episode) -> float:
+def half(one: Episode) -> float:
     """A reward of a user."""
     return 0.5
 
 
-NOT_CALLABLE = 3
+HALF = f"{__name__}:half"
 
 
-def test_a_reward_may_be_any_function():
-    assert load_reward("format") is published.keeps_format
-    assert load_reward(f"{__name__}:fixed") is fixed
-    assert score(searched(HIT), {"f1": 2, f"{__name__}:fixed": 1})[0] == 2.5
-    assert reward_weights("no_retry", {f"{__name__}:fixed": 0}) == {f"{__name__}:fixed": 0}
+def test_score_weighs_and_also_reports_what_has_no_weight():
+    assert score(searched(HIT), {"correctness": 2, "evidence": 0}) == (2, {"correctness": 1, "evidence": 1})
+    assert score(searched(HIT), {}) == (0, {})
+    assert load_reward("format") is published.keeps_format and load_reward(HALF) is half
+    assert score(searched(HIT), {"f1": 2, HALF: 1})[0] == 2.5
+    assert reward_weights("no_retry", {HALF: 0}) == {HALF: 0}
     assert reward_weights("recovery") == reward_weights("recovery", {}) == REWARD_SETS["recovery"]
+    rows = table({"found": searched(HIT), "lost": searched(MISS, answer=None)})
+    assert list(rows.index) == [*REWARDS, *(f"set {name}" for name in REWARD_SETS)]
+    assert rows.loc["correctness"].tolist() == [1, 0] and rows.loc["set recovery"].tolist() == [6, 0]
 
 
 @pytest.mark.parametrize(
-    ("weights", "message"),
+    ("reward_set", "weights", "message"),
     [
-        ({"corectness": 1}, r"unknown reward 'corectness'; allowed: correctness, format, .*, or 'module:function'"),
-        (
-            {"no.such:reward": 1},
-            r"reward 'no.such:reward' cannot be loaded: No module named 'no'; want 'module:function'",
-        ),
-        ({f"{__name__}:gone": 1}, r"reward '\w+:gone' cannot be loaded: module .* has no attribute 'gone'; want .*"),
-        ({f"{__name__}:NOT_CALLABLE": 1}, r"reward '\w+:NOT_CALLABLE' is a int; want a function"),
-        ({"retry": "1"}, r"the weight of reward 'retry' is '1'; want a number"),
-        ({"retry": True}, r"the weight of reward 'retry' is True; want a number"),
+        ("original", {"corectness": 1}, r"unknown reward 'corectness'; allowed: correctness, .*, or 'module:function'"),
+        ("original", {"retry": "1"}, r"the weight of reward 'retry' is '1'; want a number"),
+        ("original", {"retry": True}, r"the weight of reward 'retry' is True; want a number"),
+        ("recovry", {}, r"unknown reward set 'recovry'; allowed: original, .*, recovery"),
     ],
 )
-def test_unknown_rewards_and_bad_weights_are_refused_in_one_line(weights, message):
+def test_unknown_rewards_and_bad_weights_are_refused_in_one_line(reward_set, weights, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        reward_weights("original", weights)
-    with pytest.raises(ValueError, match=r"^unknown reward set 'recovry'; allowed: original, .*, recovery$"):
-        reward_weights("recovry")
+        reward_weights(reward_set, weights)
 
 
 def test_a_reward_that_needs_a_question_says_so():
@@ -321,12 +288,6 @@ def test_a_reward_that_needs_a_question_says_so():
     with pytest.raises(ValueError, match="the episode has no question"):
         published.correctness(unasked)
     assert published.retry(unasked) == ours.evidence(unasked) == 0
-
-
-def test_the_table_has_a_row_per_reward_and_per_set():
-    rows = table({"found": searched(HIT), "lost": searched(MISS, answer=None)})
-    assert list(rows.index) == [*REWARDS, *(f"set {name}" for name in REWARD_SETS)]
-    assert rows.loc["correctness"].tolist() == [1, 0] and rows.loc["set recovery"].tolist() == [6, 0]
 
 
 def test_graded_keeps_every_right_answer_above_every_wrong_one():
@@ -343,16 +304,6 @@ def test_clipped_shaping_is_paid_only_beside_a_right_episode():
     other = replace(wrong, question=replace(ONE, id="q9"))
     assert ours.clip_to_solved([1.0, 0.5, 0.5], [right, wrong, other]) == [1.0, 0.5, 0.0]
     assert ours.clip_to_solved([-0.5], [other]) == [-0.5]  # a penalty stays
-
-
-def test_similarity_is_ten_times_as_fast_as_difflibs():
-    rng, words = Random(0), "relief valve tank crew heater oxygen which who froze built commander section".split()
-    pairs = [[" ".join(rng.choices(words, k=7)) for _ in range(2)] for _ in range(1000)]
-    start = process_time()
-    theirs = [SequenceMatcher(None, a, b).ratio() for a, b in pairs]
-    middle = process_time()
-    assert [published.similarity(a, b) for a, b in pairs] == theirs
-    assert middle - start > 10 * (process_time() - middle)
 
 
 def test_a_thousand_episodes_are_scored_in_two_seconds():

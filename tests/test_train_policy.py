@@ -23,20 +23,14 @@ def test_weights_of_a_scripted_episode(policy, engine, questions):
     assert text_of(1.0).endswith("<answer> Ondine </answer><|im_end|>")
 
 
-def test_drills_hold_question_and_answer(policy, chunks, questions):
+def test_drills_hold_question_and_answer_and_batches_respect_their_size(policy, chunks, questions):
     ((ids, weights),) = make_drills(policy, (chunks, [questions[0]] * 4), 1, 0.1, random.Random(0))
-    text = policy.tokenizer.decode(ids)
-    assert text.count(questions[0].text) == 4
-    assert text.count("<answer> Ilse Varrow </answer>") == 4
-    assert sum(weight == 1.0 for weight in weights) == 4 * len(policy.encode("<answer> Ilse Varrow </answer>"))
-
-
-def test_batches_respect_their_size():
-    examples = [([0] * n, [1.0] * n) for n in range(1, 60)]
-    source = batches(examples, 100, random.Random(0))
-    for _ in range(30):
-        batch = next(source)
-        assert len(batch) * max(len(ids) for ids, _ in batch) <= 100
+    text, answer = policy.tokenizer.decode(ids), "<answer> Ilse Varrow </answer>"
+    assert text.count(questions[0].text) == text.count(answer) == 4
+    assert sum(weight == 1.0 for weight in weights) == 4 * len(policy.encode(answer))
+    source = batches([([0] * n, [1.0] * n) for n in range(1, 60)], 100, random.Random(0))
+    drawn = [next(source) for _ in range(30)]
+    assert all(len(batch) * max(len(ids) for ids, _ in batch) <= 100 for batch in drawn)
 
 
 def test_the_loss_is_a_weighted_mean(policy):

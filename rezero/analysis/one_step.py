@@ -20,15 +20,14 @@ def sample_group(policy: Policy, task: Task, weights: dict[str, float], n: int =
     generator = torch.Generator(policy.model.device).manual_seed(seed)
     train = task.questions["train"]
     reworded = [question for question in train if question.kind == "reworded"]
-    shown: list[Episode] = []
+    groups: dict[bool, list[Episode]] = {}  # whether the rewards differ -> the first such group
     for question in (reworded or train)[:40]:
         group = rollout(policy, task.engine, [question] * n, task.sampling, generator=generator)
         differ = len({score(episode, weights)[0] for episode in group}) > 1
         if differ and any(episode.recovered and correctness(episode) for episode in group):
             return group
-        if not shown or (differ and len({score(episode, weights)[0] for episode in shown}) == 1):
-            shown = group
-    return shown
+        groups.setdefault(differ, group)
+    return groups.get(True) or groups[False]
 
 
 def group_table(group: list[Episode], weights: dict[str, float]) -> DataFrame:

@@ -16,34 +16,23 @@ from rezero.task import Task
 # A judge decides for pairs (question, accepted answers, given answer): "right", "wrong" or "undecided".
 Judge = Callable[[list[tuple[str, Iterable[str], str | None]]], list[str]]
 
-SHARES = {  # metric -> (column of the episodes' frame, column that selects the episodes it is about)
-    "accuracy": ("correct", None),
-    "judged": ("judged", None),
-    "evidence": ("evidence_seen", None),
-    "missed": ("missed", None),
-    "retried": ("retried", "missed"),
-    "recovered": ("recovered", "retried"),
-    "malformed": ("malformed", None),
-    "answered": ("answered", None),
-    "unsupported": ("unsupported", "answered"),
+METRICS = {  # name -> (label, column of the episodes' frame, column that selects the episodes it is about)
+    "accuracy": ("accuracy (exact match)", "correct", None),
+    "judged": ("accuracy (judge)", "judged", None),
+    "f1": ("F1", "f1", None),
+    "evidence": ("all gold passages seen", "evidence_seen", None),
+    "missed": ("P(missed)", "missed", None),
+    "retried": ("P(retried | missed)", "retried", "missed"),
+    "recovered": ("P(recovered | retried)", "recovered", "retried"),
+    "malformed": ("episodes with a malformed turn", "malformed", None),
+    "answered": ("episodes with an answer", "answered", None),
+    "unsupported": ("answers without the evidence", "unsupported", "answered"),
+    "searches": ("searches per episode", "searches", None),
+    "wasted": ("searches after the evidence", "wasted", None),
+    "policy_tokens": ("sampled tokens per episode", "policy_tokens", None),
 }
+LABELS = {name: label for name, (label, _, _) in METRICS.items()}
 MEANS = {name: name for name in ("f1", "searches", "wasted", "policy_tokens")}  # metric -> column
-LABELS = {
-    "accuracy": "accuracy (exact match)",
-    "judged": "accuracy (judge)",
-    "f1": "F1",
-    "evidence": "all gold passages seen",
-    "missed": "P(missed)",
-    "retried": "P(retried | missed)",
-    "recovered": "P(recovered | retried)",
-    "malformed": "episodes with a malformed turn",
-    "answered": "episodes with an answer",
-    "unsupported": "answers without the evidence",
-    "searches": "searches per episode",
-    "wasted": "searches after the evidence",
-    "policy_tokens": "sampled tokens per episode",
-}
-NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -82,9 +71,6 @@ class Report:
     def __repr__(self) -> str:
         return table([self]).to_string()
 
-    def _repr_html_(self) -> str:
-        return table([self]).to_html()
-
 
 def evaluate(policy: Policy, task: Task, questions: list[Question], name: str, judge: Judge | None = None) -> Report:
     """One greedy episode per question with the engine and the budgets of `task`; `name` is the policy's in tables.
@@ -92,8 +78,7 @@ def evaluate(policy: Policy, task: Task, questions: list[Question], name: str, j
     A `judge` decides in addition to exact match; its "undecided" does not count as right.
     """
     seconds: dict[str, float] = {}
-    greedy = replace(task.sampling, temperature=0.0)
-    episodes = rollout(policy, task.engine, questions, greedy, seconds=seconds)
+    episodes = rollout(policy, task.engine, questions, replace(task.sampling, temperature=0.0), seconds=seconds)
     return replace(summarize(episodes, name, judge), seconds=sum(seconds.values()) / len(episodes))
 
 
@@ -106,17 +91,13 @@ def summarize(episodes: list[Episode], name: str, judge: Judge | None = None) ->
     if judge:
         verdicts = judge([(e.question.text, e.question.answers, e.answer) for e in episodes])
         frame["judged"] = [verdict == "right" for verdict in verdicts]
-    columns = MEANS | {metric: column for metric, (column, _) in SHARES.items()}
-    measured = [metric for metric in LABELS if columns[metric] in frame and frame[columns[metric]].notna().any()]
+    measured = [metric for metric, (_, data, _) in METRICS.items() if data in frame and frame[data].notna().any()]
     return Report(name, {metric: estimate(metric, frame) for metric in measured}, frame, tuple(episodes))
 
 
 def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
-    """One metric of a frame of episodes: a share with its Wilson interval, or a mean with its bootstrap interval.
-
-    Where a question has several episodes, its episodes are resampled together, for shares as well.
-    """
-    column, condition = SHARES.get(metric) or (MEANS[metric], None)
+    """A metric with its interval: Wilson's for shares, the bootstrap for means and where questions repeat."""
+    _, column, condition = METRICS[metric]
     rows = frame[frame[column].notna() & (condition is None or frame[condition].astype(bool))]
     values, questions = rows[column].astype(float), rows["question_id"]
     if rows.empty:
@@ -131,25 +112,19 @@ def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
 
 def table(reports: list[Report]) -> pd.DataFrame:
     """One row per metric that any report has, one column per report, "value [low, high]" in the cells."""
-    metrics = [metric for metric in LABELS if any(metric in report.metrics for report in reports)]
-    columns = {r.name: [str(r.metrics.get(metric, NOT_MEASURED)) for metric in metrics] for r in reports}
-    index = pd.Index([LABELS[metric] for metric in metrics], name="95% intervals")
-    cells = pd.DataFrame(columns, index=index)
-    timed = {report.name: f"{report.seconds:.3g}" for report in reports if report.seconds == report.seconds}
-    if timed:
-        cells.loc["seconds per episode"] = [timed.get(name, NOT_MEASURED) for name in cells.columns]
+    metrics = [metric for metric in METRICS if any(metric in report.metrics for report in reports)]
+    columns = {r.name: [str(r.metrics.get(metric, "not measured")) for metric in metrics] for r in reports}
+    cells = pd.DataFrame(columns, index=pd.Index(map(LABELS.get, metrics), name="95% intervals"))
+    seconds = {report.name: f"{report.seconds:.3g}" for report in reports if report.seconds == report.seconds}
+    if seconds:
+        cells.loc["seconds per episode"] = [seconds.get(name, "not measured") for name in cells.columns]
     return cells
 
 
-def compare(before: Report, after: Report, column: str = "correct") -> Estimate:
-    """The paired difference after - before in a column of the frames, over the same questions, with its interval.
-
-    If a question has several episodes, their mean counts. ValueError if the reports are about different questions.
-    """
-    left, right = (
-        report.frame[column].astype(float).groupby(report.frame["question_id"], sort=False).mean()
-        for report in (before, after)
-    )
+def compare(before: Report, after: Report) -> Estimate:
+    """The paired difference in accuracy, after - before, over the same questions; of their episodes the mean counts."""
+    frames = [report.frame.astype({"correct": float}) for report in (before, after)]
+    left, right = (frame.groupby("question_id", sort=False)["correct"].mean() for frame in frames)
     if set(left.index) != set(right.index):
         raise ValueError(f"{before.name!r} and {after.name!r} were not evaluated on the same questions")
     return Estimate(*paired_bootstrap(left, right.loc[left.index], seed=0), len(left))
@@ -158,7 +133,6 @@ def compare(before: Report, after: Report, column: str = "correct") -> Estimate:
 def before_and_after(reports: list[Report], split: str) -> str:
     """The table of `reports` as text, and what GRPO gained: the last report against the one before it."""
     start, after = reports[-2:]
-    gain = compare(start, after)
-    more = after["retried"].value - start["retried"].value
+    gain, more = compare(start, after), after["retried"].value - start["retried"].value
     gained = f"accuracy gained by GRPO, paired over {gain.n} {split} questions: {gain}"
     return f"{table(reports).to_string()}\n{gained}\n{LABELS['retried']} gained: {more:+.3f}"

@@ -6,29 +6,21 @@ import numpy as np
 import scipy  # loads scipy.stats only when it is first used
 
 LEVEL = 0.95  # of all intervals
+Interval = tuple[float, float, float]  # (estimate, low, high)
 BLOCK = 4_000_000  # resampled values held in memory at once
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The Wilson score interval (1927) of a rate: (low, high). It is sound for small `n`, and at rates of 0 and 1."""
-    if not 0 <= successes <= n or n < 1:
-        raise ValueError(f"{successes} successes of {n}; want 0 <= successes <= n and n >= 1")
     interval = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def bootstrap_mean(
-    x: Sequence[float], seed: int, resamples: int = 10_000, cases: Sequence[float] | None = None
-) -> tuple[float, float, float]:
-    """The mean of `x` with its percentile bootstrap interval (Efron 1979): (mean, low, high).
+def bootstrap_mean(x: Sequence, seed: int, resamples: int = 10_000, cases: Sequence | None = None) -> Interval:
+    """The mean of `x`, one value per question, with its percentile bootstrap interval (Efron 1979): (mean, low, high).
 
-    Args:
-        x: one value per question, shape (questions,).
-        cases: how many values each entry of `x` is the sum of, shape (questions,), when a question was sampled several
-            times; None means one. The values of a question are resampled together, and the mean is sum(x) / sum(cases).
-
-    Raises:
-        ValueError: `x` is empty or not one-dimensional, or `cases` has another shape.
+    Where a question was sampled several times, `x` has the sum of its values and `cases` how many they are: they are
+    resampled together, and the mean is sum(x) / sum(cases). ValueError if `x` is empty or the shapes differ.
     """
     x = np.asarray(x, float)
     cases = np.ones_like(x) if cases is None else np.asarray(cases, float)
@@ -43,13 +35,11 @@ def bootstrap_mean(
     return float(x.sum() / cases.sum()), *percentile_interval(np.concatenate(means))
 
 
-def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], seed: int, resamples: int = 10_000
-) -> tuple[float, float, float]:
+def paired_bootstrap(a: Sequence, b: Sequence, seed: int, resamples: int = 10_000) -> Interval:
     """How much better `b` is than `a` on the same questions: (mean(b) - mean(a), low, high).
 
-    Questions are resampled with both of their scores, so that their difficulty cancels out. The interval does not
-    cover the variation between training seeds: for that, pass one mean per seed, or report every seed.
+    Questions are resampled with both of their scores, so that their difficulty cancels out. The interval does not cover
+    the variation between training seeds.
     """
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} values and b {len(b)}; want one pair per question")
@@ -58,6 +48,5 @@ def paired_bootstrap(
 
 def percentile_interval(resampled: np.ndarray) -> tuple[float, float]:
     """The bounds (low, high) between which the middle 95% of resampled values lie."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -1,7 +1,4 @@
-"""Episodes on disk and as tables.
-
-A trace file holds one episode per line of JSON: every field of `Episode`, and the labels that it was written with.
-"""
+"""Episodes as tables, and on disk: per line of JSON every field of an `Episode`, and the labels it was written with."""
 
 import json
 from collections.abc import Iterable
@@ -20,26 +17,17 @@ Row = tuple[dict, Episode]  # labels such as {"policy": "after training"}, and a
 
 @dataclass(frozen=True)
 class _Line(Episode):
-    """A line of a trace file: an episode and its labels."""
-
     labels: dict = field(default_factory=dict)
 
 
 def write_traces(path: str | Path, rows: Iterable[Row]) -> Path:
     """Write labelled episodes as JSON Lines, all of them or nothing."""
-    return write_text(path, "".join(_line(labels, episode) for labels, episode in rows))
-
-
-def _line(labels: dict, episode: Episode) -> str:
-    return clean(json.dumps({"labels": labels, **vars(episode)}, default=vars, ensure_ascii=False)) + "\n"
+    lines = [json.dumps({"labels": own, **vars(one)}, default=vars, ensure_ascii=False) for own, one in rows]
+    return write_text(path, "".join(clean(line) + "\n" for line in lines))
 
 
 def read_traces(path: str | Path) -> list[Row]:
-    """The labelled episodes of a trace file. A damaged last line is skipped with a warning.
-
-    Raises:
-        ValueError: a line is not an episode. The message names the file, the line and the field.
-    """
+    """The labelled episodes of a trace file. ValueError names file and line; a damaged last line is only a warning."""
     rows = []
     for where, line in read_records(path, _Line, appended=True):
         if len(line.completion_ids) != len(line.env_mask):
@@ -49,18 +37,17 @@ def read_traces(path: str | Path) -> list[Row]:
     return rows
 
 
-def to_frame(episodes: Iterable[Episode | Row], **labels) -> pd.DataFrame:
-    """One row per episode, with the columns of `facts`; the labels of `read_traces`' rows become columns as well.
+def to_frame(episodes: Iterable[Episode | Row]) -> pd.DataFrame:
+    """One row per episode, with the columns of `facts` and, of `read_traces`' rows, the labels.
 
-    `labels` are further columns: a value for all episodes, or a list with one per episode. `correct` is NA without a
-    question, counts of tokens are NA without token ids, and `evidence_search` is NA if the evidence was never seen.
+    `correct` is NA without a question, counts of tokens without token ids, `evidence_search` without the evidence.
     """
     pairs = [({}, item) if isinstance(item, Episode) else item for item in episodes]
     if not pairs:
         raise ValueError("no episodes; want at least one")
+    integers = dict.fromkeys(("evidence_search", "completion_tokens", "policy_tokens"), "Int64")
     frame = pd.DataFrame([own | facts(episode) for own, episode in pairs])
-    may_be_unknown = ("evidence_search", "completion_tokens", "policy_tokens")
-    return frame.astype({"correct": "boolean"} | dict.fromkeys(may_be_unknown, "Int64")).assign(**labels)
+    return frame.astype({"correct": "boolean"} | integers)
 
 
 def facts(episode: Episode) -> dict:
@@ -73,23 +60,20 @@ def facts(episode: Episode) -> dict:
     question, shares, found = episode.question, episode.evidence(), episode.evidence_search
     has_gold = bool(question and question.gold_chunk_ids)
     return {
-        "question_id": question.id if question else None,
-        "kind": question.kind if question else None,
-        "split": question.split if question else None,
+        "question_id": question and question.id,
+        "kind": question and question.kind,
+        "split": question and question.split,
         "outcome": episode.outcome,
         "answer": episode.answer and clean(episode.answer),
-        "correct": exact_match(episode.answer, question.answers) if question else None,
-        "f1": f1(episode.answer, question.answers) if question else None,
+        "correct": question and exact_match(episode.answer, question.answers),
+        "f1": question and f1(episode.answer, question.answers),
         "searches": len(shares),
         "evidence": max(shares, default=0.0) if has_gold else float("nan"),
         "evidence_search": found,
-        "missed": episode.missed,
-        "retried": episode.retried,
-        "recovered": episode.recovered,
+        **{name: getattr(episode, name) for name in ("missed", "retried", "recovered", "malformed_turns")},
         "wasted": len(shares) - (found or len(shares)),
         "unsupported": has_gold and episode.outcome == "answered" and found is None,
         "faults": sum(bool(turn.fault or turn.error) for turn in episode.turns),
-        "malformed_turns": episode.malformed_turns,
         "completion_tokens": len(episode.completion_ids) or None,
         "policy_tokens": sum(episode.env_mask) if episode.env_mask else None,
     }

@@ -30,25 +30,12 @@ REWARDS: dict[str, Callable[[Episode], float]] = {
     "efficiency": ours.efficiency,
 }
 
+_ANSWER, _SEARCHES = {"correctness": 4, "format": 2}, {"em_chunk": 1, "search_strategy": 1, "search_diversity": 1}
 REWARD_SETS = {  # name -> {reward: weight}; a weight of 0 logs the reward without training on it
-    "original": {"correctness": 4, "format": 2, "retry": 1, "em_chunk": 1, "search_strategy": 1, "search_diversity": 1},
-    "retry_always": {
-        "correctness": 4,
-        "format": 2,
-        "retry_always": 1,
-        "em_chunk": 1,
-        "search_strategy": 1,
-        "search_diversity": 1,
-    },
-    "retry_paper": {
-        "correctness": 4,
-        "format": 2,
-        "retry_paper": 1,
-        "em_chunk": 1,
-        "search_strategy": 1,
-        "search_diversity": 1,
-    },
-    "no_retry": {"correctness": 4, "format": 2, "em_chunk": 1, "search_strategy": 1, "search_diversity": 1},
+    "original": _ANSWER | {"retry": 1} | _SEARCHES,
+    "retry_always": _ANSWER | {"retry_always": 1} | _SEARCHES,
+    "retry_paper": _ANSWER | {"retry_paper": 1} | _SEARCHES,
+    "no_retry": _ANSWER | _SEARCHES,
     "correctness": {"correctness": 4, "recovery": 0},
     "recovery": {"correctness": 4, "recovery": 2},
 }
@@ -72,10 +59,7 @@ def reward_weights(reward_set: str, weights: dict[str, float] | None = None) -> 
 
 
 def score(episode: Episode, weights: dict[str, float]) -> tuple[float, dict[str, float]]:
-    """The weighted sum, and each reward's own value, also of those with weight 0.
-
-    ValueError for an unknown reward, or one that needs a question where the episode has none.
-    """
+    """The weighted sum, and each reward's own value, also of those with weight 0."""
     values = {name: load_reward(name)(episode) for name in weights}
     return sum(weights[name] * value for name, value in values.items()), values
 

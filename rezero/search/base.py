@@ -2,7 +2,7 @@
 
 import hashlib
 import operator
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,14 +59,13 @@ Rank = Callable[[list[str], int], list[list[tuple[int, float]]]]
 class Engine:
     """A named engine over fixed chunks. The same query and context give the same hits, in any batch and process.
 
-    It remembers the latest queries; `counts` says how many were "asked" and how many "cached". A search function whose
-    hits depend on the context has the attribute `by_context = True`.
+    It remembers the latest queries. A search function whose hits depend on the context has the attribute
+    `by_context = True`.
     """
 
     def __init__(self, name: str, search: Search):
         self.name, self._search = name, search
         self.by_context = getattr(search, "by_context", False)
-        self.counts = Counter(asked=0, cached=0)
         self._cache: OrderedDict[tuple, Hits] = OrderedDict()  # the latest used last
 
     def search(self, queries: list[str], k: int, contexts: Sequence[SearchContext] | None = None) -> list[Hits]:
@@ -88,7 +87,6 @@ class Engine:
         if new:
             fresh = self._search([query for query, _, _ in new], int(k), [context for _, _, context in new])
             self._cache |= dict(zip(new, fresh, strict=True))
-        self.counts.update(asked=len(new), cached=len(asked) - len(new))
         for key in asked:
             self._cache.move_to_end(key)
         found = [self._cache.get(key, Hits()) for key in keys]

@@ -1,6 +1,5 @@
 """What happens beside the optimiser's steps. All processes run it, since some of it is shared; the main one writes."""
 
-import shutil
 from pathlib import Path
 from time import perf_counter
 
@@ -15,21 +14,12 @@ from rezero.judge import exact_match
 from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
-from rezero.search.base import Engine
 from rezero.task import Task
-from rezero.training.checkpoints import read_metrics
+from rezero.training.checkpoints import keep_best, move_over, read_metrics
 from rezero.training.sentinel import collapse
 
-TRL_METRICS = {  # TRL's name -> ours
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "frac_reward_zero_std": "zero_variance_groups",
-    "entropy": "entropy",
-    "kl": "kl",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "completions/mean_length": "policy_tokens",
-}
+LOGGED = {name: name for name in ("reward", "reward_std", "entropy", "kl", "grad_norm", "learning_rate")}
+LOGGED |= {"frac_reward_zero_std": "zero_variance_groups", "completions/mean_length": "policy_tokens"}  # TRL's -> ours
 
 
 def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
@@ -45,55 +35,31 @@ def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
 
 
 class MetricsLog(TrainerCallback):
-    """Writes each step's metrics to metrics.jsonl and prints one line."""
+    """Writes each step's metrics to metrics.jsonl, `seconds` by phase among them, and prints one line."""
 
-    def __init__(self, run_dir: Path, seconds: dict[str, float], engine: Engine):
-        self.path, self.seconds, self.engine = run_dir / "metrics.jsonl", seconds, engine
-        self.begun = self.ended = perf_counter()
-        self.spent, self.counted = dict(seconds), dict(engine.counts)
+    def __init__(self, run_dir: Path, seconds: dict[str, float]):
+        self.path, self.seconds = run_dir / "metrics.jsonl", seconds
 
     def on_step_begin(self, args, state, control, **_):
+        self.seconds.update(dict.fromkeys(self.seconds, 0.0))
         self.begun = perf_counter()
 
-    def on_step_end(self, args, state, control, **_):
-        self.ended = perf_counter()  # before the evaluation on dev, which is no part of the step
+    def on_step_end(self, args, state, control, **_):  # before the evaluation on dev, which is no part of the step
+        self.seconds["optimisation"] = perf_counter() - self.begun - sum(self.seconds.values())
 
     def on_log(self, args, state, control, logs=None, **_):
-        if "reward" not in (logs or {}):
+        if "reward" not in (logs or {}) or not state.is_world_process_zero:
             return
-        row = {"kind": "train", "step": state.global_step} | _renamed(logs) | self._seconds() | self._queries()
-        if not state.is_world_process_zero:
-            return
-        append_jsonl(self.path, row)
-        shown = " ".join(f" {name} {row[name]:.2f}" for name in ("reward", "accuracy", "searches"))
-        retried = f"{LABELS['retried']} {row.get('retried', float('nan')):.2f}"
-        total = sum(value for name, value in row.items() if name.startswith("seconds/"))
-        print(f"step {state.global_step}/{state.max_steps} {shown}  {retried}  {total:.1f} s", flush=True)
-
-    def _seconds(self) -> dict[str, float]:
-        """This process's seconds of the step by phase. What is not generation, search or rewards is optimisation."""
-        spent = {name: now - self.spent[name] for name, now in self.seconds.items()}
-        self.spent = dict(self.seconds)
-        spent["optimisation"] = max(0.0, self.ended - self.begun - sum(spent.values()))
-        return {f"seconds/{name}": round(value, 3) for name, value in spent.items()}
-
-    def _queries(self) -> dict[str, int]:
-        """How many of the queries since the last row the engine answered from its memory, and how many it searched."""
-        since = {name: now - self.counted[name] for name, now in self.engine.counts.items()}
-        self.counted = dict(self.engine.counts)
-        everywhere = gather_object([since])
-        return {f"queries/{name}": sum(one[name] for one in everywhere) for name in since}
-
-
-def _renamed(logs: dict[str, float]) -> dict[str, float]:
-    """TRL's log of a step in our names: its own metrics, each reward's mean and deviation, those of the episodes."""
-    row = {ours: logs[theirs] for theirs, ours in TRL_METRICS.items() if theirs in logs}
-    for name, value in logs.items():
-        if name.startswith("rewards/") and name.endswith("/mean"):
-            row[name.removesuffix("/mean")] = value
-        if name.startswith("rewards/") and name.endswith("/std"):
-            row[name.removesuffix("/std") + "_std"] = value
-    return row | {name: logs[name] for name in episode_values([]) if name in logs}
+        row = {"kind": "train", "step": state.global_step}
+        for name, value in logs.items():
+            if name.startswith("rewards/"):
+                row[name.removesuffix("/mean").replace("/std", "_std")] = value
+            elif name in LOGGED or name in episode_values([]):
+                row[LOGGED.get(name, name)] = value
+        append_jsonl(self.path, row | {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()})
+        shown = [f"{name} {row.get(name, float('nan')):.2f}" for name in ("reward", "accuracy", "searches", "retried")]
+        seconds = f"{sum(self.seconds.values()):.1f} s"
+        print(f"step {state.global_step}/{state.max_steps}", *shown, seconds, sep="  ", flush=True)
 
 
 class DevEvaluation(TrainerCallback):
@@ -110,17 +76,24 @@ class DevEvaluation(TrainerCallback):
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self._evaluate(state.global_step)
 
-    def _evaluate(self, step: int) -> None:
-        result = evaluate(self.policy, self.task, share(self.questions), f"step {step}")
-        if PartialState().num_processes > 1:
-            result = summarize(gather_object(list(result.episodes))[: len(self.questions)], result.name)
-        best = PartialState().is_main_process and self._record(step, result)
-        if best:
-            self._keep(step)
+    def on_save(self, args, state, control, **_):
         PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            keep_best(self.run_dir, state.global_step)
 
-    def _record(self, step: int, result: Report) -> bool:
-        """Write and print the result; returns whether it is the best so far."""
+    def _evaluate(self, step: int) -> None:
+        state = PartialState()
+        with state.split_between_processes(self.questions) as share:  # with too few, some play the last one again
+            result = evaluate(self.policy, self.task, share or self.questions[-1:], f"step {step}")
+        if state.num_processes > 1:
+            result = summarize(gather_object(list(result.episodes))[: len(self.questions)], result.name)
+        if state.is_main_process and self._record(step, result):
+            new = save_policy(self.policy, self.run_dir / "best.new")
+            write_text(new / "step.txt", f"{step}\n")
+            move_over(new, self.run_dir / "best")
+        state.wait_for_everyone()
+
+    def _record(self, step: int, result: Report) -> bool:  # whether it is the best so far
         row = {"kind": "eval", "split": "dev", "step": step}
         for name, estimate in result.metrics.items():
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
@@ -128,15 +101,6 @@ class DevEvaluation(TrainerCallback):
         append_jsonl(self.run_dir / "metrics.jsonl", row)
         print(f"dev at step {step}: accuracy {result['accuracy']}, {LABELS['retried']} {result['retried']}", flush=True)
         return result["accuracy"].value > max(before, default=-1.0)
-
-    def _keep(self, step: int) -> None:
-        """Replace best/ in one move, so that a killed run never leaves half a policy there."""
-        new, best = self.run_dir / "best.new", self.run_dir / "best"
-        shutil.rmtree(new, ignore_errors=True)
-        save_policy(self.policy, new)
-        write_text(new / "step.txt", f"{step}\n")
-        shutil.rmtree(best, ignore_errors=True)
-        new.rename(best)
 
 
 class Sentinel(TrainerCallback):
@@ -148,23 +112,10 @@ class Sentinel(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" not in (logs or {}):
             return
-        why = None
-        if state.is_world_process_zero:
-            why = collapse(read_metrics(self.run_dir), self.settings, self.most)
+        main = state.is_world_process_zero
+        why = collapse(read_metrics(self.run_dir), self.settings, self.most) if main else None
         if why:
             append_jsonl(self.run_dir / "metrics.jsonl", {"kind": "collapse", "step": state.global_step, "why": why})
             print(f"stopped at step {state.global_step}, the best policy on dev is kept: {why}", flush=True)
-        control.should_training_stop |= from_main(why is not None)
-
-
-def share(items: list) -> list:
-    """This process's part of `items`, in order. If there are too few, the last item, so that no process idles."""
-    state = PartialState()
-    size = -(-len(items) // state.num_processes)
-    start = state.process_index * size
-    return items[start : start + size] or items[-1:]
-
-
-def from_main(value):
-    """The main process's `value`, in every process; waits for all of them."""
-    return broadcast_object_list([value])[0]
+        (stop,) = broadcast_object_list([why is not None])  # waits for the main process
+        control.should_training_stop |= stop

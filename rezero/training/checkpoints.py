@@ -7,9 +7,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
-from transformers import TrainerCallback
 
 from rezero.config import Config, parse_config
 from rezero.files import read_jsonl, write_jsonl, write_text
@@ -33,22 +31,21 @@ def read_metrics(run_dir: Path) -> list[dict]:
     return list(read_jsonl(path, appended=True)) if path.is_file() else []
 
 
-def prepare_run(run_dir: Path, resume: bool) -> str | None:
+def prepare_run(run_dir: Path, config: Config, resume: bool) -> str | None:
     """Make a run's folder what it was at its last whole checkpoint; returns that, or None to start afresh."""
+    record_config(run_dir, config, resume)
     checkpoint = last_checkpoint(run_dir / "checkpoints") if resume else None
-    shutil.rmtree(run_dir / "best.new", ignore_errors=True)
-    if checkpoint:
-        step, best = _step(checkpoint), run_dir / "best"
-        kept = checkpoint.with_name(f"best-{step}")
-        if kept.is_dir():
-            _copy(kept, best)  # the steps after the checkpoint are taken again
-        elif best.is_dir():
-            _copy(best, kept)  # the process was killed before `KeepBest` could copy it; it has not changed since
-    else:
-        step = -1
-        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
-        shutil.rmtree(run_dir / "best", ignore_errors=True)
+    step = _step(checkpoint) if checkpoint else -1
+    best, kept = run_dir / "best", run_dir / "checkpoints" / f"best-{step}"
+    if not checkpoint:
+        for folder in (best, kept.parent):
+            shutil.rmtree(folder, ignore_errors=True)
         (run_dir / "difficulty.jsonl").unlink(missing_ok=True)
+    elif kept.is_dir():
+        _copy(kept, best)  # the steps after the checkpoint are taken again
+    elif best.is_dir():
+        _copy(best, kept)  # the process was killed before `keep_best`; it has not changed since
+    shutil.rmtree(run_dir / "best.new", ignore_errors=True)
     write_jsonl(run_dir / "metrics.jsonl", [row for row in read_metrics(run_dir) if row["step"] <= step])
     return checkpoint and str(checkpoint)
 
@@ -67,59 +64,47 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether everything is there: the trainer writes its state last, and no file is cut off."""
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-        return state["global_step"] == _step(checkpoint) and all(map(_is_complete, checkpoint.iterdir()))
-    except (OSError, ValueError):
+        for path in checkpoint.iterdir():
+            if path.suffix == ".safetensors":
+                safe_open(path, "pt")
+            elif not (zipfile.is_zipfile(path) if path.suffix in (".pt", ".pth", ".bin") else path.stat().st_size):
+                return False
+        return state["global_step"] == _step(checkpoint)
+    except (OSError, ValueError, SafetensorError):
         return False
 
 
-def unfinished(run_dir: Path) -> Path | None:
-    """What a run that failed left half written: a checkpoint, or the best policy; None if nothing."""
+def check_written(run_dir: Path, error: Exception) -> None:
+    """Raise an OSError that names what the failed run left half written, which the errors of torch do not."""
     half = [path for path in (run_dir / "checkpoints").glob("checkpoint-*") if not is_whole(path)]
-    half += [path for path in [run_dir / "best.new"] if path.exists()]
-    return half[0] if half else None
+    half += run_dir.glob("best.new")
+    if half:
+        said = f"could not be written whole, {shutil.disk_usage(run_dir).free >> 20} MiB are free there: {error}"
+        raise OSError(f"{half[0]} {said}. The run goes on from what is whole") from error
 
 
-class KeepBest(TrainerCallback):
-    """Makes each checkpoint survive a crash of the machine, and keeps the policy that was best by then beside it."""
+def keep_best(run_dir: Path, step: int) -> None:
+    """Copy best/ beside the checkpoint of a step, and see to it that both survive a crash of the machine."""
+    best, checkpoints = run_dir / "best", run_dir / "checkpoints"
+    if best.is_dir():
+        _copy(best, checkpoints / f"best-{step}")
+    for kept in checkpoints.glob("best-*"):
+        if not kept.with_name(f"checkpoint-{_step(kept)}").is_dir():
+            shutil.rmtree(kept)
+    os.sync()
 
-    def __init__(self, run_dir: Path):
-        self.best = run_dir / "best"
 
-    def on_save(self, args, state, control, **_):
-        PartialState().wait_for_everyone()
-        if not state.is_world_process_zero:
-            return
-        checkpoints = Path(args.output_dir)
-        if self.best.is_dir():
-            _copy(self.best, checkpoints / f"best-{state.global_step}")
-        for kept in checkpoints.glob("best-*"):
-            if not kept.with_name(f"checkpoint-{_step(kept)}").is_dir():
-                shutil.rmtree(kept)
-        for path in checkpoints.glob(f"*-{state.global_step}/**/*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+def move_over(new: Path, target: Path) -> None:
+    """Put the folder `new` in the place of `target`, so that half a folder never has its name."""
+    shutil.rmtree(target, ignore_errors=True)
+    new.rename(target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    new = target.with_name(f"new.{target.name}")
+    shutil.rmtree(new, ignore_errors=True)
+    move_over(shutil.copytree(source, new), target)
 
 
 def _step(path: Path) -> int:
     return int(path.name.rsplit("-", 1)[1])
-
-
-def _is_complete(path: Path) -> bool:
-    """Whether a file has its end, as far as its format tells."""
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, "pt"):
-                return True
-        except SafetensorError:
-            return False
-    return zipfile.is_zipfile(path) if path.suffix in (".pt", ".pth", ".bin") else path.stat().st_size > 0
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a folder in place of an old one, so that half a copy never has its name."""
-    new = target.with_name(f"new.{target.name}")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(source, new)
-    shutil.rmtree(target, ignore_errors=True)
-    new.rename(target)

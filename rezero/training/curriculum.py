@@ -1,6 +1,7 @@
 """Which questions a run trains on, and in which order: preferably those from whose groups something can be learned."""
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -18,11 +19,10 @@ Shares = list[tuple[Question, float]]  # training questions, each with the share
 
 
 def measure_difficulty(policy: Policy, task: Task, curriculum: Curriculum, path: Path, seed: int) -> Shares:
-    """Each training question with the share of sampled episodes that answered it correctly.
+    """Each training question with the share of sampled episodes that answered it correctly; with 0 samples, with 0.5.
 
     The shares are written to `path`, or read from it if it exists; ValueError if it lacks a question. By "first_search"
-    nothing is sampled: the share is 1 where the question's own words find all evidence, else 0. With 0 samples every
-    share is 0.5.
+    nothing is sampled: the share is 1 where the question's own words find all evidence, else 0.
     """
     questions, samples = task.questions["train"], curriculum.samples
     if curriculum.by == "first_search":
@@ -31,34 +31,23 @@ def measure_difficulty(policy: Policy, task: Task, curriculum: Curriculum, path:
     if samples == 0:
         return [(question, 0.5) for question in questions]
     if not path.is_file():
-        episodes = rollout(
-            policy,
-            task.engine,
-            [question for question in questions for _ in range(samples)],
-            task.sampling,
-            generator=torch.Generator(policy.model.device).manual_seed(seed),
-            batch_size=256,
-            progress="difficulty of the training questions",
-        )
-        correct = [exact_match(episode.answer, episode.question.answers) for episode in episodes]
-        rows = []
-        for i, question in enumerate(questions):
-            rows.append({"id": question.id, "solved": sum(correct[i * samples : (i + 1) * samples]) / samples})
-        write_jsonl(path, rows)
+        repeated = [question for question in questions for _ in range(samples)]
+        generator = torch.Generator(policy.model.device).manual_seed(seed)
+        options = dict(generator=generator, batch_size=256, progress="difficulty of the training questions")
+        episodes = rollout(policy, task.engine, repeated, task.sampling, **options)
+        solved = Counter(e.question.id for e in episodes if exact_match(e.answer, e.question.answers))
+        write_jsonl(path, ({"id": question.id, "solved": solved[question.id] / samples} for question in questions))
     share_of = {row["id"]: row["solved"] for row in read_jsonl(path)}
-    for question in questions:
-        if question.id not in share_of:
-            raise ValueError(f"{path}: has no difficulty of question {question.id!r}; delete the file to measure again")
-    return [(question, share_of[question.id]) for question in questions]
+    try:
+        return [(question, share_of[question.id]) for question in questions]
+    except KeyError as error:
+        raise ValueError(f"{path}: has no difficulty of question {error}; delete the file to measure again") from None
 
 
 def draw_questions(
     shares: Shares, curriculum: Curriculum, steps: int, questions_per_step: int, seed: int
 ) -> list[Question]:
-    """The questions of all steps, in order; those that are sometimes solved are drawn more often than the others.
-
-    Within a pass questions are drawn without replacement (Efraimidis and Spirakis 2006: in the order of u^(1/weight)).
-    """
+    """The questions of all steps; a pass draws without replacement, by u^(1/weight) (Efraimidis and Spirakis 2006)."""
     rng = random.Random(seed)
     weight_of = {1: curriculum.solved_weight, 0: curriculum.unsolved_weight}
     weights = [weight_of.get(share, 1.0) for _, share in shares]

@@ -25,32 +25,23 @@ from rezero.training.callbacks import episode_values
 
 
 def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
-    """TRL's GRPOConfig: the fields of `config.grpo`, and those that the rest of the configuration decides.
-
-    ValueError if `config.grpo` has a field that is set elsewhere or that TRL does not know. All hyper-parameters that
-    matter are passed explicitly, because Unsloth has other defaults.
-    """
+    """TRL's GRPOConfig. All that matters is passed explicitly, because Unsloth has other defaults."""
     from trl import GRPOConfig
 
     slices = config.episodes_per_step // (config.micro_batch * PartialState().num_processes)
     ours = dict(
         output_dir=str(run_dir / "checkpoints"),
-        seed=config.seed,
-        data_seed=config.seed,
         max_steps=config.steps,
+        save_steps=config.save_every,
         per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=slices,
-        steps_per_generation=slices,
         num_generations=config.num_generations,
         max_completion_length=config.episode_tokens,
         temperature=config.temperature,
         epsilon_high=config.grpo["epsilon"],
         reward_weights=list(weights.values()),
-        shuffle_dataset=False,  # the order is ours, see curriculum.draw_questions
-        use_vllm=False,  # the rollout is ours
-        save_steps=config.save_every,
-        ddp_find_unused_parameters=False,
-        disable_tqdm=True,
+        **dict(seed=config.seed, data_seed=config.seed, ddp_find_unused_parameters=False, disable_tqdm=True),
+        **dict(gradient_accumulation_steps=slices, steps_per_generation=slices),
+        **dict(shuffle_dataset=False, use_vllm=False),  # the order (curriculum.draw_questions) and the rollout are ours
         **precision(lora=config.lora_rank > 0),
     )
     for name in config.grpo:
@@ -61,20 +52,8 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
     return GRPOConfig(**ours, **config.grpo)
 
 
-def build_trainer(
-    policy: Policy,
-    task: Task,
-    questions: list[Question],
-    weights: dict[str, float],
-    arguments,
-    clip_shaping: bool = False,
-    lean: bool = True,
-):
-    """TRL's trainer around our rollout: one prompt per question, in order, and one reward function per weight.
-
-    `arguments` is what `grpo_config` returns; for `clip_shaping` see `ours.clip_to_solved`, for `lean` the trainer. The
-    trainer's attribute `seconds` counts the time of "generation", "search" and "rewards".
-    """
+def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
+    """TRL's trainer around our rollout: one prompt per question, in order. Its `seconds` are a step's, by phase."""
     prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
     question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, questions, strict=True)}
     seconds = dict.fromkeys(("generation", "search", "rewards"), 0.0)
@@ -82,10 +61,9 @@ def build_trainer(
     def rollout_func(prompts: list, trainer) -> dict:
         asked = [question_of[json.dumps(prompt)] for prompt in prompts]
         episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
-        made = {"logprobs": None, "episode": episodes}
-        for name in ("prompt_ids", "completion_ids", "env_mask"):
-            made[name] = [list(getattr(episode, name)) for episode in episodes]
-        return made
+        columns = ("prompt_ids", "completion_ids", "env_mask")
+        made = {name: [list(getattr(episode, name)) for episode in episodes] for name in columns}
+        return made | {"logprobs": None, "episode": episodes}
 
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental; TRL is pinned
     trainer = trainer_class()(
@@ -96,7 +74,7 @@ def build_trainer(
         reward_funcs=[reward_function(name, clip_shaping, seconds, logs=i == 0) for i, name in enumerate(weights)],
         rollout_func=rollout_func,
     )
-    trainer.lean, trainer.seconds = lean, seconds
+    trainer.seconds, trainer.lean = seconds, policy.backend is None
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -108,8 +86,7 @@ def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], lo
     def reward(episode: list[Episode], log_metric=None, **_) -> list[float]:
         clock = perf_counter()
         values = [float(one_reward(one)) for one in episode]
-        if clip_shaping:
-            values = clip_to_solved(values, episode)
+        values = clip_to_solved(values, episode) if clip_shaping else values
         seconds["rewards"] += perf_counter() - clock
         if logs and log_metric is not None:
             for metric, each in episode_values(episode).items():
@@ -125,15 +102,7 @@ def trainer_class() -> type:
     from trl import GRPOTrainer
 
     class Trainer(GRPOTrainer):
-        """TRL's trainer; `lean`, without the work that cannot change the gradient.
-
-        An episode whose advantage is 0 adds nothing to the loss when there is no KL term, and padding never does. So
-        the micro-batches of a step are rebuilt from the other episodes, sorted by length and cut to their longest. The
-        loss stays normalised by all sampled tokens of the step ("dapo"), so the gradient is the same. Not under
-        Unsloth, whose own trainer packs.
-        """
-
-        lean = True
+        """TRL's trainer, with `lean_batches` for its micro-batches; not under Unsloth, whose own trainer packs."""
 
         def _load_from_checkpoint(self, checkpoint, model=None):
             super()._load_from_checkpoint(checkpoint, model)
@@ -153,10 +122,10 @@ def trainer_class() -> type:
 
 
 def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
-    """The rows of `batches` in as many batches, sorted by length and trimmed; with `drop`, without zero advantages.
+    """As many batches with the same gradient: rows sorted by length, padding trimmed, and idle rows left out if `drop`.
 
-    All processes keep the same number of rows, because TRL gathers one value per row and needs equal shapes. Every
-    batch has a row, so that all processes make the same number of backward passes.
+    Without a KL term a row with advantage 0 adds nothing to the loss, and padding never does; the loss stays normalised
+    by all tokens of the step ("dapo"). All processes keep equally many rows, because TRL gathers one value per row.
     """
     whole = {}
     for key, value in batches[0].items():
@@ -167,21 +136,16 @@ def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
         needed = int((~idle).sum())
         spare = max(gather_object([max(needed, len(batches))])) - needed
         order = torch.cat([order[idle][:spare], order[~idle]])
-    lean = []
-    for rows in order.tensor_split(len(batches)):
-        lean.append(_trim({key: value[rows] if value.ndim else value for key, value in whole.items()}))
-    return lean
+    return [_trimmed(whole, rows) for rows in order.tensor_split(len(batches))]
 
 
-def _trim(batch: dict) -> dict:
-    """Cut the columns that are padding in every row: prompts are padded on the left, completions on the right."""
-    prompt_width, completion_width = batch["prompt_mask"].shape[1], batch["completion_mask"].shape[1]
-    start = prompt_width - int(batch["prompt_mask"].sum(1).max())
-    end = int(batch["completion_mask"].sum(1).max())
-    cut = dict(batch)
+def _trimmed(whole: dict, rows: torch.Tensor) -> dict:
+    """Some rows of a batch, without the columns of prompt and completion that are padding in all of them."""
+    prompt, completion = whole["prompt_mask"][rows].any(0), whole["completion_mask"][rows].any(0)
+    batch = {key: value[rows] if value.ndim else value for key, value in whole.items()}
     for key, value in batch.items():
         if key.startswith("prompt"):
-            cut[key] = value[:, start:]
-        elif value.ndim == 2 and value.shape[1] == completion_width:
-            cut[key] = value[:, :end]
-    return cut
+            batch[key] = value[:, prompt]
+        elif value.ndim == 2 and value.shape[1] == len(completion):
+            batch[key] = value[:, completion]
+    return batch

@@ -1,7 +1,4 @@
-"""The collapse sentinel: recognises from a run's metrics that training is losing what the policy had learned.
-
-Notebook 05 shows what it says of runs that collapse and of runs that do not.
-"""
+"""Recognises from a run's metrics that training is losing what the policy had learned; see notebook 05."""
 
 from statistics import fmean, median
 
@@ -33,29 +30,18 @@ def check_limits(changed: dict[str, float]) -> dict[str, float]:
 def collapse(rows: list[dict], settings: Collapse, most: dict[str, float]) -> str | None:
     """Why training should stop now, by the rows of its metrics.jsonl; None while it should go on.
 
-    Training should stop if the last `patience` evaluations on dev all lie more than `drop` below the best one before
-    them, or if both mean and median of a metric over the last `window` steps exceed its limit. A single bad evaluation
-    or step never stops training, however extreme (estimates of the KL divergence have such outliers).
+    It should stop if the last `patience` evaluations on dev all lie more than `drop` below the best one before them, or
+    if both mean and median of a metric over the last `window` steps exceed its limit. One bad evaluation or step never
+    stops it, however extreme (estimates of the KL divergence have such outliers).
     """
-    return _accuracy_fell(rows, settings) or _metric_exceeds(rows, settings, most)
-
-
-def _accuracy_fell(rows: list[dict], settings: Collapse) -> str | None:
-    curve = [(row["step"], row["accuracy"]) for row in rows if row["kind"] == "eval"]
-    before, last = curve[: -settings.patience], curve[-settings.patience :]
-    if not before:
-        return None
-    step, best = max(before, key=lambda point: point[1])
-    if not all(accuracy < best - settings.drop for _, accuracy in last):
-        return None
-    values = ", ".join(f"{accuracy:.3f}" for _, accuracy in last)
-    return f"dev accuracy was {values}, each more than {settings.drop} below {best:.3f} at step {step}"
-
-
-def _metric_exceeds(rows: list[dict], settings: Collapse, most: dict[str, float]) -> str | None:
+    evals = [row for row in rows if row["kind"] == "eval"]
+    before, last = evals[: -settings.patience], evals[-settings.patience :]
+    best = max(before, key=lambda row: row["accuracy"], default=None)
+    if best and all(row["accuracy"] < best["accuracy"] - settings.drop for row in last):
+        values = ", ".join(f"{row['accuracy']:.3f}" for row in last)
+        below = f"each more than {settings.drop} below {best['accuracy']:.3f} at step {best['step']}"
+        return f"dev accuracy was {values}, {below}"
     steps = [row for row in rows if row["kind"] == "train"][-settings.window :]
-    if len(steps) < settings.window:
-        return None
     for metric, limit in check_limits(settings.limits).items():
         values = [row[metric] / most.get(metric, 1) for row in steps if metric in row]
         if len(values) < settings.window:
