@@ -55,7 +55,7 @@ def test_bad_values_are_refused_in_one_line(arguments, said):
 
 
 @pytest.mark.parametrize("name", read_renamed())
-def test_names_of_the_first_version_tell_the_new_way(name):
+def test_an_error_for_a_name_of_the_first_version_names_the_new_way(name):
     with pytest.raises(ValueError, match=f"^{name} is now set by overrides") as caught:
         load_config(**{name: 1})
     hinted = re.search(r"overrides \{(\w+): ", str(caught.value))
