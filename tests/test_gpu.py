@@ -243,9 +243,8 @@ def test_a_profile_fits_its_card(profile, card):
     assert sum(gpu_memory.training(config).values()) < 0.8 * left  # a fifth for fragments and what is not estimated
     assert gpu_memory.kv_tokens(config, card) > config.max_context  # otherwise vLLM refuses to start
     assert gpu_memory.longest(config) <= config.max_context
-    assert (
-        gpu_memory.kv_tokens(replace(config, gpu_share=0.1), 14.74) < config.max_context
-    )  # with a smaller share vLLM would refuse
+    # The estimate can also say no: with a small share of a T4 vLLM would refuse.
+    assert gpu_memory.kv_tokens(replace(config, gpu_share=0.1), 14.74) < config.max_context
 
 
 # --- the trainer that Unsloth makes of TRL's, on a CPU beside TRL's own ---
