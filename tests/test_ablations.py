@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 from conftest import answer, search
 
@@ -67,13 +66,14 @@ def reports():
 
 
 def test_arms_pool_their_seeds(reports):
-    arms, seeds = ablations.arms_table(reports, "accuracy")
-    assert arms.set_index("arm").accuracy.to_dict() == {"start": 0.25, "good": 0.8, "same": 0.25, "bad": 0.0}
+    arms = ablations.arms_table(reports, ("accuracy",))
+    assert arms.accuracy.to_dict() == {"start": 0.25, "good": 0.8, "same": 0.25, "bad": 0.0}
     assert (arms.accuracy_low <= arms.accuracy).all() and (arms.accuracy <= arms.accuracy_high).all()
     assert (arms.accuracy_high - arms.accuracy_low > 0.05).all()  # also where every answer is wrong
-    assert seeds[seeds.arm == "good"].accuracy.to_list() == [0.75, 0.85]
-    alone, _ = ablations.arms_table({("good", 0): reports["good", 0]}, "accuracy")
-    assert alone.accuracy_low[0] == reports["good", 0]["accuracy"].low
+    seeds = ablations.metrics_table(reports)
+    assert seeds[seeds.arm == "good"].accuracy.to_list() == [0.75, 0.85] and seeds.seed.to_list() == [0, 0, 1, 0, 1, 0]
+    alone = ablations.arms_table({("good", 0): reports["good", 0]}, ("accuracy",))
+    assert alone.accuracy_low["good"] == reports["good", 0]["accuracy"].low
 
 
 def test_differences_are_put_into_words(reports):
@@ -113,7 +113,7 @@ def test_a_comparison_needs_the_baseline_and_the_same_questions(reports):
 
 def test_baselines_and_arms_stand_in_one_table(reports):
     closed = summarize([replace(e, turns=e.turns[-1:]) for e in episodes(4)], "closed book")
-    table = ablations.overview(missing(reports), [closed])
+    table = ablations.arms_table({("closed book", 0): closed} | missing(reports))
     assert table.index.to_list() == ["closed book", "start", "good", "same", "bad"]
     assert table.seeds.to_list() == [1, 1, 2, 2, 1]
     assert table.accuracy.to_list() == pytest.approx([0.1, 0.25, 0.8, 0.25, 0.0])
@@ -152,14 +152,12 @@ def test_policies_are_tested_once_in_each_other_place(tmp_path, policy, config, 
     places = [{"engine": "bm25", **corpus, "name": "here"}, {"engine": "keyword", **corpus, "name": "there"}]
     test = [{("a", 0): tmp_path / "a-0"}, places, config, tmp_path / "elsewhere"]
     found = ablations.generalise(*test)
-    table = ablations.matrix(found)
-    assert table[["tested", "arm"]].to_numpy().tolist() == [[p, a] for p in ("here", "there") for a in ("start", "a")]
+    assert list(found) == ["here", "there"] and list(found["here"]) == list(found["there"]) == [("start", 0), ("a", 0)]
     assert [e.question.id for e in found["there"]["a", 0].episodes] == ["q1"]  # dev only
     played = []
     monkeypatch.setattr(ablations, "evaluate", lambda *a: played.append(a) or summarize(episodes(1, n=1), ""))
-    again = ablations.matrix(ablations.generalise(*test))
-    pd.testing.assert_frame_equal(again, table)
-    assert not played
+    again = ablations.generalise(*test)
+    assert again["there"]["a", 0].episodes == found["there"]["a", 0].episodes and not played
     places[1]["engine"] = "dense"  # another place under an old name
     ablations.generalise(*test)
     assert len(played) == 2 and all(task.engine.name == "dense" for _, task, *_ in played)

@@ -8,6 +8,8 @@ from rezero.analysis.retrieval import hits_by_engine, pick_missed, recovered_by,
 from rezero.search.base import Engine, Hit, Hits
 from rezero.search_env import first_search_misses
 
+NAN = float("nan")
+
 
 @pytest.fixture
 def asked(questions):
@@ -20,7 +22,8 @@ def asked(questions):
 def test_room_to_retry(asked, engine):
     rows = {row.pop("kind"): row for row in room_to_retry(asked, engine, k=1)}
     assert list(rows) == ["direct", "reworded", "two-hop", "all"]
-    assert rows["direct"] == {"k": 1, "questions": 1, "missed": 0.0, "recovered": None, "searches": None}
+    direct = {"k": 1, "questions": 1, "missed": 0.0, "recovered": NAN, "searches": NAN}
+    assert rows["direct"] == pytest.approx(direct, nan_ok=True)
     assert rows["two-hop"] == {"k": 1, "questions": 1, "missed": 1.0, "recovered": 1.0, "searches": 1.0}
     assert rows["reworded"] == {"k": 1, "questions": 2, "missed": 1.0, "recovered": 0.5, "searches": 2.0}
     assert rows["all"] == {"k": 1, "questions": 4, "missed": 0.75, "recovered": 2 / 3, "searches": 1.5}
@@ -37,7 +40,7 @@ def test_another_engine_recovers_what_the_first_missed(asked, chunks, engine):
     rows = {row.pop("first engine"): row for row in recovered_by(asked, engines, k=1)}
     assert rows["bm25"] == {"missed": 0.75, "c2": 1 / 3, "all": 1.0}  # of the second question, bm25 lacks only c2
     assert rows["c2"] == {"missed": 1.0, "bm25": 0.5, "all": 1.0}
-    assert rows["all"] == {"missed": 0.0, "bm25": None, "c2": None}
+    assert rows["all"] == pytest.approx({"missed": 0.0, "bm25": NAN, "c2": NAN}, nan_ok=True)
     table = hits_by_engine(asked[0], "commander Ilse", engines, k=4)
     assert table[0] == {"bm25": "★ Corvane: section 1", "c2": "Corvane: section 2", "all": "★ Corvane: section 1"}
     assert len(table) == 4 and table[1]["c2"] == ""
@@ -47,7 +50,7 @@ def test_pick_missed(task, asked):
     task = replace(task, questions={"dev": asked}, sampling=replace(task.sampling, k=1))
     assert pick_missed(task) == asked[2]  # the only reworded one that its last rewrite finds
     assert pick_missed(task, "q1") == asked[0]
-    with pytest.raises(ValueError, match="question 'q9999' is not in the dev split; allowed: q1, q2, q3, q4"):
+    with pytest.raises(ValueError, match="question 'q9999' is not in the dev split"):
         pick_missed(task, "q9999")
     with pytest.raises(ValueError, match="no reworded dev question is missed by its own words"):
         pick_missed(replace(task, questions={"dev": asked[:2]}))

@@ -12,9 +12,9 @@ import pytest
 from conftest import CHUNKS, QUESTIONS
 
 from rezero.__main__ import main
-from rezero.analysis import figures
+from rezero.analysis import plots
 from rezero.analysis import reward_lab as lab
-from rezero.analysis.cheaters import CHEATERS, HONEST, RETRIER
+from rezero.analysis.reward_lab import CHEATERS, HONEST, RETRIER
 from rezero.config import load_config
 from rezero.evaluation.traces import read_traces, write_traces
 from rezero.protocol import Episode
@@ -135,8 +135,8 @@ def test_recorded_episodes_are_scored_again_without_a_model(tmp_path, questions,
     heavier = lab.pay(read_traces(path), {"mine": {"correctness": 8, "search_cost": 1}})["weighting", "mine"]
     rewards = lab.pay(rows)["reward"]
     assert heavier.tolist() == (8 * rewards.correctness + rewards.search_cost).tolist()
-    with pytest.raises(ValueError, match="the weight of reward 'retry' is '1'"):
-        lab.pay([], {"mine": {"retry": "1"}})
+    with pytest.raises(ValueError, match="could not convert string to float: 'much'"):
+        lab.pay(lab.play_all({"e": engine}, questions, k=2), {"mine": {"retry": "much"}})
     with pytest.raises(ValueError, match="the episode has no question"):
         lab.pay([({}, Episode(None, (), "unfinished"))])
 
@@ -168,9 +168,7 @@ def test_what_is_flagged_is_marked_in_the_heat_map_and_the_best_paid_is_kept():
     found = pd.DataFrame([("reward", "r", "b", 1.0), ("reward", "r", "c", 0.5)])
     found.columns = ["pays", "name", "cheater", "more"]
     assert lab.best_paid(found)[["cheater", "flagged"]].to_numpy().tolist() == [["b", 2]]
-    marked = lab.marks(table, found[:1])
-    assert marked.to_numpy().tolist() == [[False, False], [True, False]]
-    cells = figures.heat_map(table, marked).texts[:4]
+    cells = plots.heat_map(table, found[:1]).texts[:4]
     assert [cell.get_text() for cell in cells] == ["0.00", "5.00", "1.00", "5.00"]
     assert [cell.get_fontweight() for cell in cells] == ["normal", "normal", "bold", "normal"]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rezero.analysis.collapse import PUBLISHED, kept_step, margins, read_run, read_runs, replay
+from rezero.analysis.collapse import PUBLISHED, margins, read_runs, replay
 from rezero.config import Collapse, load_config
 from rezero.files import read_jsonl, write_jsonl, write_text
 from rezero.training.callbacks import Sentinel
@@ -28,8 +28,8 @@ def said(rows):
 
 def test_the_published_collapse_stops_at_step_400_with_step_250():
     assert evals(CURVE) == PUBLISHED and load_config().collapse == Collapse()
-    step, why = replay((PUBLISHED, MOST), Collapse())
-    assert step == 400 and kept_step((PUBLISHED, MOST), step) == 250
+    step, why, kept = replay((PUBLISHED, MOST), Collapse())
+    assert (step, kept) == (400, 250)
     assert why.endswith("each more than 0.1 below 0.469 at step 250")
     assert replay(([*evals(CURVE[:7]), {"kind": "collapse", "step": 360}], MOST), Collapse()) is None
 
@@ -61,8 +61,9 @@ def test_limits_are_parameters():
 
 def test_margins_are_what_the_sentinel_compares():
     spam = [row for i in range(30) for row in steps(1, step=i, searches=1.0 if i < 10 else 4.0)]
-    step, why = replay((spam, MOST), Collapse(window=5))
+    step, why, kept = replay((evals([50]) + spam, MOST), Collapse(window=5))
     assert (step, why) == (14, "searches was 1.000 of at most 4 on average over 5 steps, the limit is 0.95")
+    assert kept == 50
     highest = margins({"spam": (spam, MOST)}, 5)["spam"]
     assert highest["searches"] == 1.0 and highest.drop("searches").isna().all()
     spikes = steps(4, kl=1.0) + steps(1, kl=500.0)
@@ -73,12 +74,11 @@ def test_a_run_is_read_from_its_folder(tmp_path):
     config = load_config(max_turns=6, turn_tokens=50)
     write_jsonl(tmp_path / "metrics.jsonl", evals(CURVE))
     write_text(tmp_path / "config.json", json.dumps(config.to_dict()))
-    assert read_run(tmp_path) == (PUBLISHED, {"searches": 5, "policy_tokens": 300})
     for arm in ("b-0", "a-0"):
         write_jsonl(tmp_path / "ablations" / arm / "metrics.jsonl", [])
         write_text(tmp_path / "ablations" / arm / "config.json", json.dumps(config.to_dict()))
-    found = {name: len(rows) for name, (rows, _) in read_runs(tmp_path).items()}
-    assert list(found.items()) == [("this run", len(CURVE)), ("a-0", 0), ("b-0", 0)]
+    most = {"searches": 5, "policy_tokens": 300}
+    assert read_runs(tmp_path) == {"this run": (PUBLISHED, most), "a-0": ([], most), "b-0": ([], most)}
 
 
 def test_the_callback_stops_and_says_why(tmp_path, capsys):

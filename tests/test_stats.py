@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from rezero.analysis.power import holm, paired_shares, solve_power
+from rezero.analysis.ablations import paired_shares, power, smallest_gain
 from rezero.evaluation.stats import bootstrap_mean, paired_bootstrap, wilson
 
 
@@ -58,15 +58,11 @@ def test_shares_under_a_condition_and_the_spread_of_seeds():
     assert np.isnan(paired_shares((never, never), (retried, cases), seed=0)[:3]).all()
 
 
-def test_holm():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.5, 0.9]) == [1, 1] and holm([]) == []
-
-
 def test_questions_that_tell_the_published_rates_apart():
-    assert solve_power(0.25, 0.47, power=0.8) == solve_power(0.47, 0.25, power=0.8) == 74
-    assert solve_power(0.25, 0.47, power=0.8, alpha=0.01) > 100
-    assert solve_power(0.25, n=74, power=0.8) == pytest.approx(0.47, abs=0.001)
+    assert power(0.25, 0.47, n=73) < 0.8 < power(0.25, 0.47, n=74) == power(0.47, 0.25, n=74)
+    assert power(0.25, 0.47, n=100, alpha=0.01) < 0.8
+    assert smallest_gain(0.25, n=74) == pytest.approx(0.22, abs=0.001)
+    assert all(np.isnan(smallest_gain(*never)) for never in ((0.25, 2, 0.99), (1.0, 30), (1.4, 30), (0.0, 0)))
 
 
 def test_power_is_how_often_the_test_rejects():
@@ -74,7 +70,7 @@ def test_power_is_how_often_the_test_rejects():
     chances = np.outer(binom.pmf(counts, n, 0.25), binom.pmf(counts, n, 0.47))
     difference, pooled = (counts[:, None] - counts) / n, (counts[:, None] + counts) / 2 / n
     rejects = abs(difference) > norm.isf(0.025) * np.sqrt(2 * pooled * (1 - pooled) / n)
-    assert solve_power(0.25, 0.47, n=n) == pytest.approx(chances[rejects].sum(), abs=0.02)
+    assert power(0.25, 0.47, n=n) == pytest.approx(chances[rejects].sum(), abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +80,6 @@ def test_power_is_how_often_the_test_rejects():
         (lambda: bootstrap_mean([], seed=0), "at least one"),
         (lambda: bootstrap_mean([1, 3], seed=0, cases=[1]), r"cases \(1,\); want one value per question"),
         (lambda: paired_bootstrap([0, 1], [0, 1, 1], seed=0), "a has 2 values and b 3; want one pair per question"),
-        (lambda: solve_power(0.25, after=0.25, power=0.8), "no such n"),  # no number tells a rate from itself
-        (lambda: solve_power(0.25, n=2, power=0.99), "no such after"),
-        (lambda: solve_power(0.25, n=5), "one of after, n and power"),
-        (lambda: solve_power(0.25, after=47, power=0.8), "shares in"),
     ],
 )
 def test_what_is_refused(call, message):

@@ -16,40 +16,32 @@ PUBLISHED = [{"kind": "eval", "step": 50 * i, "accuracy": share / 100} for i, sh
 Run = tuple[list[dict], dict[str, float]]  # rows of metrics.jsonl in order, and what `sentinel.most_of` returns
 
 
-def read_run(folder: Path) -> Run:
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    rows = list(read_jsonl(folder / "metrics.jsonl", appended=True))
-    return rows, most_of(config["max_turns"], config["turn_tokens"])
-
-
 def read_runs(folder: Path) -> dict[str, Run]:
-    """The run of a folder, as "this run", and the arms of a sweep that was run in it."""
-    arms = [path.parent for path in sorted(folder.glob("ablations/*/metrics.jsonl"))]
-    return {"this run": read_run(folder)} | {arm.name: read_run(arm) for arm in arms}
+    """The run of a folder, as "this run", and by their names those inside, as in its collapse/ and ablations/."""
+    runs = {}
+    for path in [folder / "metrics.jsonl", *sorted(folder.glob("*/*/metrics.jsonl"))]:
+        config = json.loads(path.with_name("config.json").read_text("utf-8"))
+        name = "this run" if path.parent == folder else path.parent.name
+        runs[name] = list(read_jsonl(path, appended=True)), most_of(config["max_turns"], config["turn_tokens"])
+    return runs
 
 
-def replay(run: Run, settings: Collapse) -> tuple[int, str] | None:
-    """At which step the sentinel would have stopped a recorded run, and why; None if it never would have."""
+def replay(run: Run, settings: Collapse) -> tuple[int, str, int] | None:
+    """At which step the sentinel would have stopped a run, why, and which step's policy best/ would have; or None."""
     rows, most = run
     for end, row in enumerate(rows, start=1):
-        why = None if row["kind"] == "collapse" else collapse(rows[:end], settings, most)
+        why = collapse(rows[:end], settings, most)
         if why:
-            return row["step"], why
+            evals = [row for row in rows[:end] if row["kind"] == "eval"]
+            return row["step"], why, max(evals, key=lambda row: row["accuracy"])["step"]
     return None
-
-
-def kept_step(run: Run, end: float = float("inf")) -> int:
-    """The step whose policy is in best/ when a run ends at step `end`: the first one with the best dev accuracy."""
-    evals = [row for row in run[0] if row["kind"] == "eval" and row["step"] <= end]
-    return max(evals, key=lambda row: row["accuracy"])["step"]
 
 
 def margins(runs: dict[str, Run], window: int) -> DataFrame:
     """The highest value of each metric of `LIMITS` in each run over `window` steps, as the sentinel sees it."""
     table = DataFrame({"limit": LIMITS})
     for name, (rows, most) in runs.items():
-        steps = DataFrame([row for row in rows if row["kind"] == "train"]).reindex(columns=list(LIMITS))
-        windows = steps.rolling(window)
-        highest = windows.mean().clip(upper=windows.median()).max()
-        table[name] = highest / [most.get(metric, 1) for metric in LIMITS]
+        steps = DataFrame([row for row in rows if row["kind"] == "train"])
+        windows = steps.reindex(columns=list(LIMITS)).rolling(window)
+        table[name] = windows.mean().clip(upper=windows.median()).max() / [most.get(metric, 1) for metric in LIMITS]
     return table

@@ -1,29 +1,32 @@
-"""Figures of one run: its training, and the episodes of its policies. `figures` compares several runs.
+"""All figures: of one run, its training and its episodes; then those that compare arms, runs and places.
 
 Every function takes tidy data, returns matplotlib Axes and draws 95% intervals; call `style()` once before. "Metrics"
-are the rows of a run's metrics.jsonl as a DataFrame, "a frame of episodes" is what `traces.to_frame` returns. A missing
-or empty column is a ValueError that names it.
+are the rows of a run's metrics.jsonl as a DataFrame, "a frame of episodes" is what `traces.to_frame` returns.
 """
 
 from collections.abc import Sequence
-from itertools import combinations, cycle
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axis import Axis
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-from pandas import DataFrame
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from rezero.evaluation.evaluate import LABELS, SHARES
+from rezero.evaluation.evaluate import LABELS
 from rezero.evaluation.stats import wilson
 
-HEALTH = {  # metric of a training step -> title of its panel; shares are drawn in percent
-    "searches": "Searches per episode",
-    "malformed_turns": "Share of turns that are malformed",
-    "entropy": "Entropy (nats per token)",
-    "zero_variance_groups": "Share of groups without variance",
+PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.3g}%")
+COLORS = sns.color_palette("colorblind", 99)  # repeats after 10
+PANELS = {  # metric -> title and unit of its panel
+    "accuracy": ("Accuracy on dev", "share of questions"),
+    "malformed_turns": ("Malformed turns", "share of turns"),
+    "malformed_ends": ("Malformed ends", "share of episodes"),
+    "zero_variance_groups": ("Groups without variance", "share of groups"),
+    "entropy": ("Entropy", "nats per token"),
+    "kl": ("KL to the starting policy", "nats per token"),
+    "searches": ("Searches", "per episode"),
+    "policy_tokens": ("Sampled tokens", "per episode"),
 }
 
 
@@ -34,31 +37,13 @@ def style() -> None:
     sns.set_theme(style="whitegrid", palette="colorblind", rc=look)
 
 
-def need(frame: DataFrame, *columns: str, filled: bool = True) -> None:
-    """Raise a ValueError if one of `columns` is missing from `frame` or, with `filled`, has no value."""
-    bad = [c for c in columns if c not in frame or (filled and frame[c].isna().all())]
-    if bad:
-        have = [str(c) for c in frame if frame[c].notna().any()]
-        raise ValueError(f"missing or empty: {', '.join(bad)}; have: {', '.join(have) or 'no rows'}")
-
-
-def colors(n: int) -> list:
-    return sns.color_palette("colorblind", n)
-
-
-def step_axis(ax: plt.Axes) -> None:
-    """Count training steps along x: in whole numbers, which panels that share the axis show as well."""
+def by_step(ax: plt.Axes, title: str, unit: str) -> None:
+    """Label a panel in which x counts training steps, in whole numbers; a unit that is a share is shown in percent."""
+    ax.set(title=title, xlabel="step", ylabel=unit)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    ax.tick_params(labelbottom=True)
-    ax.set_xlabel("step")
-
-
-def percent_axis(axis: Axis) -> None:
-    """Label an axis of shares in percent, with decimals only if its present range is short."""
-    low, high = axis.get_view_interval()
-    decimals = 0 if high - low > 0.05 else 1 if high - low > 0.005 else 2
-    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(PercentFormatter(1, decimals))
+    ax.tick_params(labelbottom=True)  # also in panels that share the axis
+    if unit.startswith("share"):
+        ax.yaxis.set_major_formatter(PERCENT)
 
 
 def legend_right(ax: plt.Axes, **options) -> plt.Axes:
@@ -66,20 +51,19 @@ def legend_right(ax: plt.Axes, **options) -> plt.Axes:
     return ax
 
 
-def reward_curves(metrics: DataFrame, smooth: int = 9) -> np.ndarray:
+def reward_curves(metrics: pd.DataFrame, smooth: int = 9) -> np.ndarray:
     """The weighted sum of the rewards, and each of them, by step: measured (faint), centred mean of `smooth` (bold)."""
     rows = _rows(metrics, "train", "reward")
-    names = [c for c in rows if c.startswith("rewards/") and not c.endswith("_std") and rows[c].notna().any()]
+    rewards = rows.filter(regex="^rewards/.*(?<!_std)$").dropna(axis=1, how="all")
     _, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
     curves = [(axes[0], "reward", "black", "-")]
-    curves += zip(cycle([axes[1]]), names, colors(len(names)), cycle(["-", "--", "-.", ":"]), strict=False)
+    curves += zip(cycle([axes[1]]), rewards, COLORS, cycle(["-", "--", "-.", ":"]), strict=False)
     for ax, name, color, dashes in curves:
         mean = rows[name].rolling(smooth, center=True, min_periods=1).mean()
         ax.plot(rows.step, rows[name], color=color, alpha=0.2, linewidth=1)
         ax.plot(rows.step, mean, dashes, color=color, label=name.removeprefix("rewards/"), linewidth=2)
-        step_axis(ax)
-    axes[0].set(title=f"Reward, weighted sum (bold: mean of {smooth} steps)", ylabel="mean over episodes")
-    axes[1].set(title="Each reward, unweighted", ylabel="mean over episodes")
+    by_step(axes[0], f"Reward, weighted sum (bold: mean of {smooth} steps)", "mean over episodes")
+    by_step(axes[1], "Each reward, unweighted", "mean over episodes")
     legend_right(axes[1])
     return axes
 
@@ -87,8 +71,7 @@ def reward_curves(metrics: DataFrame, smooth: int = 9) -> np.ndarray:
 def advantages(rewards: Sequence[float], advantages: Sequence[float]) -> plt.Axes:
     """The advantages of the episodes of one question as bars, the first on top, each beside its reward."""
     _, ax = plt.subplots(figsize=(7, 0.9 + 0.3 * len(rewards)), layout="constrained")
-    numbers = range(1, len(rewards) + 1)
-    better, worse = colors(2)
+    (better, worse, *_), numbers = COLORS, range(1, len(rewards) + 1)
     bars = ax.barh(numbers, advantages, color=[worse if advantage < 0 else better for advantage in advantages])
     ax.bar_label(bars, [f"reward {reward:.2f}" for reward in rewards], padding=4, fontsize="small")
     ax.axvline(0, color="0.3", linewidth=1)
@@ -99,104 +82,199 @@ def advantages(rewards: Sequence[float], advantages: Sequence[float]) -> plt.Axe
     return ax
 
 
-def dev_curve(metrics: DataFrame) -> plt.Axes:
+def dev_curve(metrics: pd.DataFrame) -> plt.Axes:
     """Accuracy and P(retried | missed) on dev by step, with their intervals as bands."""
-    rows = _rows(metrics, "eval", "accuracy", "accuracy_low", "accuracy_high")
-    need(rows, "retried", "retried_low", "retried_high", filled=False)  # without a miss there is no share
+    rows = _rows(metrics, "eval", "accuracy")
     _, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for name, color, marker in zip(("accuracy", "retried"), colors(2), "os", strict=True):
+    for name, color, marker in zip(("accuracy", "retried"), COLORS, "os", strict=False):
         ax.plot(rows.step, rows[name], color=color, marker=marker, label=LABELS[name], clip_on=False)
         ax.fill_between(rows.step, rows[f"{name}_low"], rows[f"{name}_high"], color=color, alpha=0.2, linewidth=0)
-    ax.set(title="Dev set (bands: 95% intervals)", ylabel="share", ylim=(0, 1))
-    step_axis(ax)
-    percent_axis(ax.yaxis)
+    by_step(ax, "Dev set (bands: 95% intervals)", "share")
+    ax.set_ylim(0, 1)
     return legend_right(ax)
 
 
-def training_health(metrics: DataFrame) -> np.ndarray:
-    """Five panels: those of `HEALTH` (Unsloth's trainer does not measure the entropy), and the seconds by phase."""
-    rows = _rows(metrics, "train", *(name for name in HEALTH if name != "entropy"), "seconds/generation")
+def training_health(metrics: pd.DataFrame) -> np.ndarray:
+    """Five panels by step: four metrics (Unsloth's trainer does not measure the entropy), and the seconds by phase."""
+    rows = _rows(metrics, "train", "searches", "malformed_turns", "zero_variance_groups", "seconds/generation")
     _, panels = plt.subplot_mosaic("abc;dee", figsize=(11.5, 5.4), sharex=True, layout="constrained")
     *axes, last = panels.values()
-    for ax, (name, title) in zip(axes, HEALTH.items(), strict=True):
-        if name in rows:
-            ax.plot(rows.step, rows[name], color=colors(1)[0])
-        else:
-            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
-        ax.set(title=title, ylim=(0, None))
-        step_axis(ax)
-        if title.startswith("Share"):
-            percent_axis(ax.yaxis)
+    for ax, name in zip(axes, ("searches", "malformed_turns", "entropy", "zero_variance_groups"), strict=True):
+        title, unit = PANELS[name]
+        ax.plot(rows.step, rows.get(name, np.nan * rows.step), color=COLORS[0])
+        by_step(ax, title if name in rows else f"{title}: not measured", unit)
     seconds = rows.filter(like="seconds/").fillna(0).rename(columns=lambda name: name.removeprefix("seconds/"))
-    last.stackplot(rows.step, seconds.T, labels=list(seconds), colors=colors(seconds.shape[1]), linewidth=0)
-    last.set(title="Seconds per step", ylim=(0, None))
-    step_axis(last)
+    last.stackplot(rows.step, seconds.T, labels=list(seconds), colors=COLORS, linewidth=0)
+    by_step(last, "Time", "seconds per step")
+    plt.setp([*axes, last], ylim=(0, None))
     legend_right(last, reverse=True)  # in the order of the stack
     return np.array([*axes, last])
 
 
-def _rows(metrics: DataFrame, kind: str, *columns: str) -> DataFrame:
-    """The metrics of one kind ("train" or "eval"), in the order of their steps."""
-    rows = metrics[metrics.kind == kind]
-    if rows.empty:
-        raise ValueError(f"no metrics of kind {kind!r}; have: {', '.join(metrics.kind.unique())}")
-    need(rows, "step", *columns)
-    return rows.sort_values("step")
+def _rows(metrics: pd.DataFrame, kind: str, *columns: str) -> pd.DataFrame:
+    """The metrics of one kind ("train" or "eval") by step; ValueError if one of `columns` has no value there."""
+    rows = metrics[metrics.kind == kind].sort_values("step")
+    empty = [name for name in columns if name not in rows or rows[name].isna().all()]
+    if empty:
+        raise ValueError(f"{len(rows)} rows of kind {kind!r} have no {', '.join(empty)}; want a run's metrics.jsonl")
+    return rows
 
 
-def searches_histogram(frame: DataFrame) -> plt.Axes:
+def searches_histogram(frame: pd.DataFrame) -> plt.Axes:
     """Share of the episodes of each policy by their number of searches; the legend has the means."""
-    need(frame, "policy", "searches")
     means = frame.groupby("policy", sort=False).searches.mean()
     shares = pd.crosstab(frame.searches, frame.policy, normalize="columns")[means.index]
     shares = shares.reindex(range(frame.searches.max() + 1), fill_value=0)
     shares.columns = [f"{policy} (mean {mean:.2f})" for policy, mean in means.items()]
     _, ax = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
-    shares.plot.bar(ax=ax, color=colors(len(means)), width=0.8, rot=0)
-    ax.set(title="Searches per episode", xlabel="searches", ylabel="share of episodes")
+    shares.plot.bar(ax=ax, color=COLORS, width=0.8, rot=0)
+    ax.set(title="Searches per episode", ylabel="share of episodes")
     ax.grid(visible=False, axis="x")
-    percent_axis(ax.yaxis)
+    ax.yaxis.set_major_formatter(PERCENT)
     return legend_right(ax)
 
 
-def recovery_bars(frame: DataFrame) -> plt.Axes:
+def recovery_bars(frame: pd.DataFrame) -> plt.Axes:
     """P(retried | missed) and P(recovered | retried) of each policy; above the bars, the counts."""
-    need(frame, "policy", "missed", "retried", "recovered")
-    tables = {}
-    for metric in ("retried", "recovered"):
-        column, given = SHARES[metric]
-        counts = frame[frame[given]].groupby("policy")[column].agg(["sum", "count"])
-        tables[LABELS[metric]] = counts.reindex(frame.policy.unique(), fill_value=0)
-    return _rates(pd.concat(tables), "After a first search that missed", "share of episodes")
+    sums = frame.groupby("policy", sort=False)[["missed", "retried", "recovered"]].sum()
+    pairs = (("retried", "missed"), ("recovered", "retried"))
+    counts = {LABELS[metric]: pd.DataFrame({"sum": sums[metric], "count": sums[given]}) for metric, given in pairs}
+    return _rates(pd.concat(counts), "After a first search that missed", "share of episodes")
 
 
-def kinds_bars(frame: DataFrame) -> plt.Axes:
+def kinds_bars(frame: pd.DataFrame) -> plt.Axes:
     """Accuracy by kind of question; above the bars, how many are right of how many were asked."""
-    need(frame, "policy", "kind", "correct")
     counts = frame.groupby(["kind", "policy"], sort=False).correct.agg(["sum", "count"])
     return _rates(counts, "Accuracy by kind of question", LABELS["accuracy"])
 
 
-def _rates(counts: DataFrame, title: str, ylabel: str) -> plt.Axes:
+def _rates(counts: pd.DataFrame, title: str, ylabel: str) -> plt.Axes:
     """Bars of sum / count with Wilson intervals, the counts above them; rows are (place along x, policy)."""
     xs, policies = (list(counts.index.unique(level)) for level in (0, 1))
     _, ax = plt.subplots(figsize=(8.5, 3.6), layout="constrained")
     width, words = 0.8 / len(policies), []
-    for i, (policy, color) in enumerate(zip(policies, colors(len(policies)), strict=True)):
-        rows = counts.xs(policy, level=1).astype(int)
-        places = [xs.index(x) + (i + 0.5) * width - 0.4 for x in rows.index]
-        rates = (rows["sum"] / rows["count"]).fillna(0)
-        bounds = [wilson(k, n) if n else (0, 0) for k, n in rows.to_numpy()]
-        errors = np.abs(np.transpose(bounds) - rates.to_numpy())
-        bars = ax.bar(places, rates, 0.92 * width, color=color, label=policy, yerr=errors)
-        words += ax.bar_label(bars, [f"{k}/{n}" for k, n in rows.to_numpy()], padding=3, fontsize="x-small")
-    percent_axis(ax.yaxis)
-    ax.set_xticks(range(len(xs)), xs)
-    ax.set(title=title, ylabel=ylabel, ylim=(0, 1.08), yticks=np.linspace(0, 1, 6))
-    legend_right(ax)
-    ax.figure.draw_without_rendering()  # places the labels, so that those that meet can be turned
-    boxes = [word.get_window_extent().padded(2) for word in words]
-    if any(one.overlaps(other) for one, other in combinations(boxes, 2)):
+    for i, (policy, color) in enumerate(zip(policies, COLORS, strict=False)):
+        rows = counts.xs(policy, level=1).reindex(xs, fill_value=0).to_numpy(int)
+        rates = np.array([right / max(asked, 1) for right, asked in rows])
+        bounds = [wilson(*row) if row[1] else (0, 0) for row in rows]
+        style = {"color": color, "label": policy, "yerr": np.abs(np.transpose(bounds) - rates)}
+        bars = ax.bar(np.arange(len(xs)) + (i + 0.5) * width - 0.4, rates, 0.92 * width, **style)
+        words += ax.bar_label(bars, [f"{right}/{asked}" for right, asked in rows], padding=3, fontsize="x-small")
+    ax.yaxis.set_major_formatter(PERCENT)
+    ax.set(title=title, ylabel=ylabel, ylim=(0, 1.08), xticks=range(len(xs)), xticklabels=xs)
+    if len(counts) > 8:  # too many to stand side by side
         plt.setp(words, rotation=90)
         ax.set_ylim(0, 1.25)
+    return legend_right(ax)
+
+
+def learning_curves(frame: pd.DataFrame) -> np.ndarray:
+    """Accuracy and P(retried | missed) by step, a column per arm of `ablations.curves`: the mean and range of seeds."""
+    arms = frame.arm.unique()
+    size = {"figsize": (max(6, 1.2 + 2.1 * len(arms)), 5.4), "layout": "constrained"}
+    figure, axes = plt.subplots(2, len(arms), sharex=True, sharey="row", squeeze=False, **size)
+    for row, metric in zip(axes, ("accuracy", "retried"), strict=True):
+        spread = frame.groupby(["arm", "step"])[metric].agg(["mean", "min", "max"])
+        for ax, arm, color in zip(row, arms, COLORS, strict=False):
+            for other in arms:
+                ax.plot(spread.loc[other, "mean"], color="0.8", linewidth=1)
+            own = spread.loc[arm]
+            ax.plot(own["mean"], color=color, linewidth=2, marker="o", markersize=3, clip_on=False)
+            ax.fill_between(own.index, own["min"], own["max"], color=color, alpha=0.25, linewidth=0)
+            by_step(ax, arm if metric == "accuracy" else "", "")
+        row[0].set(ylabel=LABELS[metric], ylim=(max(0, row[0].get_ylim()[0]), None))
+        row[0].yaxis.set_major_formatter(PERCENT)
+    figure.suptitle(f"Dev set: mean and range of {frame.seed.nunique()} seed(s); grey: other arms", size="medium")
+    return axes
+
+
+def watched(runs: dict, limits: dict[str, float], stops: dict[str, int]) -> np.ndarray:
+    """Dev accuracy and what the sentinel watches: one panel per metric that is logged, one line per `collapse.Run`.
+
+    `limits`: metric -> its limit, a dashed line; values far above it leave the panel. `stops`: run -> the step at which
+    the sentinel stops it, a dotted line. Metrics with a maximum are drawn as shares of it.
+    """
+    frames = {name: (pd.DataFrame(rows), most) for name, (rows, most) in runs.items()}
+    shown = ["accuracy", *(name for name in limits if any(name in frame for frame, _ in frames.values()))]
+    figure, axes = plt.subplots(2, -(-len(shown) // 2), figsize=(11.5, 5.4), sharex=True, layout="constrained")
+    for ax, metric in zip(axes.flat, shown, strict=False):
+        title, unit = PANELS[metric]
+        for (name, (frame, most)), color in zip(frames.items(), COLORS, strict=False):
+            rows = frame[frame.kind == ("eval" if metric == "accuracy" else "train")].reindex(columns=["step", metric])
+            ax.plot(rows.step, rows[metric] / most.get(metric, 1), color=color, label=name)
+            ax.axvline(stops.get(name, np.nan), color=color, linestyle=":")
+        ax.axhline(limits.get(metric, np.nan), color="0.3", linestyle="--", linewidth=1)
+        by_step(ax, title, "share of the maximum" if unit == "per episode" else unit)
+        ax.set_ylim(0, 1 if metric == "accuracy" else 1.3 * limits[metric])
+    for ax in axes.flat[len(shown) :]:
+        ax.remove()
+    for dashes, name in (("--", "limit"), (":", "stopped")):
+        axes[0, 0].plot([], [], dashes, color="0.3", label=name)
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside upper left", ncols=len(names), frameon=False)
+    return axes
+
+
+def matrix(tables: dict[str, pd.DataFrame], value: str = "accuracy", title: str = "") -> plt.Axes:
+    """Shares with their 95% intervals, of place -> `ablations.arms_table`: one row per arm, one column per place."""
+    table = pd.concat(tables, axis=1)
+    shares, low, high = (table.xs(f"{value}{end}", axis=1, level=1) for end in ("", "_low", "_high"))
+    below = (100 * low).map("{:.0f}".format) + "–" + high.map("{:.0%}".format)
+    ax = heat(shares, below, title, LABELS.get(value, value))
+    ax.set(xlabel="tested on", ylabel="trained as")
     return ax
+
+
+def heat(table: pd.DataFrame, below: pd.DataFrame | None = None, title: str = "", label: str = "share") -> plt.Axes:
+    """A table of shares in [0, 1] as a heat map, index down, columns across; `below` has what stands below each."""
+    size = max(5, 2 + 1.1 * table.shape[1], 1 + 0.09 * len(title)), 1.6 + 0.5 * table.shape[0]
+    _, ax = plt.subplots(figsize=size, layout="constrained")
+    words = table.map("{:.0%}".format) + ("" if below is None else "\n" + below)
+    bar = {"label": label, "format": PERCENT}
+    sns.heatmap(table, annot=words, fmt="", vmin=0, vmax=1, cmap="Blues", linewidths=1, cbar_kws=bar, ax=ax)
+    ax.set_title(title, pad=14)  # above the colour bar's uppermost label
+    ax.set_facecolor("0.9")  # grey: no value
+    ax.tick_params(rotation=0)
+    return ax
+
+
+def heat_map(table: pd.DataFrame, found: pd.DataFrame, title: str = "") -> plt.Axes:
+    """`reward_lab.means`, shaded from the lowest to the highest of each column, with what `flags` found in frames."""
+    height, width = table.shape
+    _, ax = plt.subplots(figsize=(2.6 + 0.5 * width, 2 + 0.32 * height), layout="constrained")
+    shade = (table - table.min()) / (table.max() - table.min()).replace(0, 1)
+    words = {"annot": table, "fmt": ".2f", "annot_kws": {"size": 8, "color": "0.1"}}
+    look = {"vmin": 0, "vmax": 2, "cmap": "Blues", "linewidths": 1, "cbar": False}  # no blue too dark to read on
+    sns.heatmap(shade, **words, **look, xticklabels=True, yticklabels=True, ax=ax)
+    for flag in found.itertuples():
+        row, column = table.index.get_loc(("cheating", flag.cheater)), table.columns.get_loc((flag.pays, flag.name))
+        box = {"fill": False, "edgecolor": "#d55e00", "linewidth": 1.8, "zorder": 3}
+        ax.add_patch(plt.Rectangle((column + 0.07, row + 0.09), 0.86, 0.82, **box))
+        ax.texts[row * width + column].set_fontweight("bold")
+    right, below = ax.secondary_yaxis("right").yaxis, ax.secondary_xaxis("bottom").xaxis
+    for index, line, axis in ((table.index, ax.axhline, right), (table.columns, ax.axvline, below)):
+        places = pd.Series(range(len(index))).groupby(index.get_level_values(0), sort=False)
+        for start in places.min()[1:]:
+            line(start, color="white", linewidth=7, zorder=2)
+        axis.set_ticks(places.mean() + 0.5, places.mean().index)
+        axis.set_tick_params(length=0, labelcolor="0.4")
+        axis.axes.spines[:].set_visible(False)
+    plt.setp(right.get_ticklabels(), rotation=-90, va="center")
+    ax.set_xticks(ax.get_xticks(), [name for _, name in table.columns], rotation=40, ha="left", rotation_mode="anchor")
+    ax.set_yticks(ax.get_yticks(), [name for _, name in table.index], rotation=0)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, pad=1)
+    ax.set(title=title, xlabel="", ylabel="")
+    return ax
+
+
+def arms(frame: pd.DataFrame, seeds: pd.DataFrame, value: str = "accuracy") -> plt.Axes:
+    """The shares of `ablations.arms_table`, the first arm on top, and those of `metrics_table` as small dots below."""
+    _, ax = plt.subplots(figsize=(6.5, 1.2 + 0.45 * len(frame)), layout="constrained")
+    (blue, orange, *_), rows = COLORS, range(len(frame))
+    errors = np.maximum([frame[value] - frame[f"{value}_low"], frame[f"{value}_high"] - frame[value]], 0)
+    ax.errorbar(frame[value], rows, xerr=errors, fmt="o", color=blue, label="95% interval")
+    ax.scatter(seeds[value], frame.index.get_indexer(seeds.arm) + 0.22, s=14, color=orange, label="one seed")
+    ax.set(xlabel=LABELS.get(value, value), ylim=(len(frame) - 0.5, -0.5), yticks=rows, yticklabels=frame.index)
+    ax.xaxis.set_major_formatter(PERCENT)
+    return legend_right(ax)

@@ -1,42 +1,42 @@
 """How well engines retrieve the gold passages of questions, before any policy searches.
 
-A question *misses* with an engine as `Episode.missed` defines it: after a search for the question's words, some of its
-gold passages are unseen. It is *recovered* when further searches retrieve all of them.
+A question *misses* when a search for its words leaves gold passages unseen, as `Episode.missed` has it, and is
+*recovered* when further searches retrieve all of them.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
-from itertools import compress
+from dataclasses import replace
+
+from pandas import Series
 
 from rezero.questions import KINDS, Question
-from rezero.search.base import Engine, SearchContext
-from rezero.search_env import first_search_misses, seen_after_each_query
+from rezero.search.base import Engine
+from rezero.search_env import seen_after_each_query
 from rezero.task import Task
 from rezero.text import keywords
 
 
-def room_to_retry(questions: Iterable[Question], engine: Engine, k: int) -> list[dict]:
+def room_to_retry(questions: list[Question], engine: Engine, k: int) -> list[dict]:
     """How often questions miss and how often their rewrites then recover them: a row per kind, and one for "all".
 
-    Columns: `missed`, the share of the questions; `recovered`, the share of the missed ones; `searches`, how many
-    rewrites the recovered ones took on average. The last two are None if there is nothing to average.
+    `missed` is a share of the questions, `recovered` one of the missed ones, and `searches` how many rewrites the
+    recovered ones took on average; NaN if there is nothing to average.
     """
-    needed = defaultdict(list)  # kind -> per question, how many rewrites it takes; None: all of them are not enough
-    for question in questions:
-        gold = set(question.gold_chunk_ids)
-        seen = seen_after_each_query(question, engine, k)
-        rewrites = next((n for n, ids in enumerate(seen) if gold <= ids), None)
-        needed[question.kind].append(rewrites)
-        needed["all"].append(rewrites)
+    kinds = Series([question.kind for question in questions])
+    needed = Series([rewrites_needed(question, engine, k) for question in questions], dtype=float)  # None becomes NaN
     rows = []
-    for kind in filter(needed.get, [*KINDS, "all"]):
-        missed = [rewrites for rewrites in needed[kind] if rewrites != 0]
-        recovered = [rewrites for rewrites in missed if rewrites is not None]
-        row = {"kind": kind, "k": k, "questions": len(needed[kind]), "missed": len(missed) / len(needed[kind])}
-        row["recovered"] = len(recovered) / len(missed) if missed else None
-        row["searches"] = sum(recovered) / len(recovered) if recovered else None
-        rows.append(row)
+    for kind in [*KINDS, "all"]:
+        rewrites = needed if kind == "all" else needed[kinds == kind]
+        missed = rewrites[rewrites != 0]
+        if len(rewrites):
+            row = {"kind": kind, "k": k, "questions": len(rewrites), "missed": len(missed) / len(rewrites)}
+            rows.append(row | {"recovered": missed.notna().mean(), "searches": missed.mean()})
     return rows
+
+
+def rewrites_needed(question: Question, engine: Engine, k: int) -> int | None:
+    """After how many of its rewrites all gold passages are seen: 0 without a miss, None if all are not enough."""
+    seen = seen_after_each_query(question, engine, k)
+    return next((n for n, ids in enumerate(seen) if ids.issuperset(question.gold_chunk_ids)), None)
 
 
 def hits_by_engine(question: Question, query: str, engines: dict[str, Engine], k: int) -> list[dict]:
@@ -48,41 +48,37 @@ def hits_by_engine(question: Question, query: str, engines: dict[str, Engine], k
     return rows
 
 
-def recovered_by(questions: Iterable[Question], engines: dict[str, Engine], k: int) -> list[dict]:
-    """How often questions miss with one engine, and how often the same query to another engine recovers them.
+def recovered_by(questions: list[Question], engines: dict[str, Engine], k: int) -> list[dict]:
+    """How often questions miss with one engine, a row each, and how often the same query to another recovers them.
 
-    A row per first engine: `missed`, the share of the questions, and per other engine the share of the missed ones for
-    which it retrieves all gold passages that the first one did not; None if none was missed.
+    `missed` is a share of the questions. The other engines' columns are shares of the missed ones: for how many of them
+    does it retrieve all gold passages that the first engine did not? NaN if none was missed.
     """
-    questions = list(questions)
     queries = [keywords(question.text) for question in questions]
-    contexts = [SearchContext(question.id, 1) for question in questions]
     unseen = {}  # engine -> per question, the gold chunks that are not among its hits
     for name, engine in engines.items():
-        pairs = zip(questions, engine.search(queries, k, contexts), strict=True)
+        pairs = zip(questions, engine.search(queries, k), strict=True)
         unseen[name] = [set(q.gold_chunk_ids) - {hit.chunk_id for hit in hits} for q, hits in pairs]
     rows = []
-    for first in engines:
-        missed = [i for i, gold in enumerate(unseen[first]) if gold]
-        row = {"first engine": first, "missed": len(missed) / len(questions)}
+    for first, lacking in unseen.items():
+        row = {"first engine": first, "missed": sum(map(bool, lacking)) / len(questions)}
         for other in engines:
             if other != first:
-                recovered = [i for i in missed if unseen[first][i].isdisjoint(unseen[other][i])]
-                row[other] = len(recovered) / len(missed) if missed else None
+                found = [gold.isdisjoint(rest) for gold, rest in zip(lacking, unseen[other], strict=True) if gold]
+                row[other] = Series(found, dtype=float).mean()
         rows.append(row)
     return rows
 
 
 def pick_missed(task: Task, question_id: str = "") -> Question:
     """A dev question to show a retry on: the named one, or the first reworded one that only its last rewrite finds."""
-    dev, k = {question.id: question for question in task.questions["dev"]}, task.sampling.k
-    if question_id and question_id not in dev:
-        raise ValueError(f"question {question_id!r} is not in the dev split; allowed: {', '.join(dev)}")
-    if question_id:
-        return dev[question_id]
-    reworded = [question for question in dev.values() if question.kind == "reworded" and question.rewrites]
-    for question in compress(reworded, first_search_misses(reworded, task.engine, k)):
-        (hits,) = task.engine.search([question.rewrites[-1]], k, [SearchContext(question.id, 2)])
-        if set(question.gold_chunk_ids) <= {hit.chunk_id for hit in hits}:
+    for question in task.questions["dev"]:
+        if question.id == question_id:
             return question
+        last = replace(question, rewrites=question.rewrites[-1:])
+        wanted = question.kind == "reworded" and not question_id
+        if wanted and rewrites_needed(last, task.engine, task.sampling.k) == 1:
+            return question
+    if question_id:
+        raise ValueError(f"question {question_id!r} is not in the dev split")
     raise ValueError("no reworded dev question is missed by its own words; choose a smaller k or another engine")

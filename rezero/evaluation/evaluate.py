@@ -33,7 +33,6 @@ METRICS = {  # name -> (label, column of the episodes' frame, column that select
 }
 LABELS = {name: label for name, (label, _, _) in METRICS.items()}
 MEANS = {name: name for name in ("f1", "searches", "wasted", "policy_tokens")}  # metric -> column
-SHARES = {name: (column, given) for name, (_, column, given) in METRICS.items() if name not in MEANS}
 
 
 @dataclass(frozen=True)
