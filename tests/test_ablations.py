@@ -36,7 +36,7 @@ def test_every_arm_meets_every_seed_under_a_name(tmp_path):
         ablations.plan([{"name": "a", "steps": 1}, {"name": "a", "steps": 2}], [0], tmp_path)
 
 
-def test_arms_share_the_difficulty_that_they_share(tmp_path):
+def test_arms_with_the_same_start_share_one_file_of_difficulties(tmp_path):
     arms = [
         {"reward_set": "a"},
         {"reward_set": "b", "steps": 3},
@@ -143,7 +143,7 @@ def test_arms_are_read_from_their_folders(tmp_path, config):
     assert rows[["arm", "seed", "step", "accuracy"]].to_numpy().tolist() == [["a", 3, 1, 0.1], ["b", 3, 1, 0.2]]
 
 
-def test_policies_are_tested_elsewhere_once(tmp_path, policy, config, chunks, questions, monkeypatch):
+def test_policies_are_tested_once_in_each_other_place(tmp_path, policy, config, chunks, questions, monkeypatch):
     save_policy(policy, tmp_path / "a-0" / "last")
     save_chunks(tmp_path / "corpus" / "chunks.jsonl", chunks)
     split = [replace(questions[0], split="dev"), replace(questions[1], split="train")]

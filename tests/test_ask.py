@@ -60,7 +60,7 @@ UNCHECKED = """Corvane flew, It was not Keld, It wasn't Keld, No pilot was Keld,
 It lasted about 12 days, The crew were Keld and Varrow, It flew. The pilot was Keld, It took at least 3 days"""
 
 
-def test_a_claim_is_masked_where_it_ends():
+def test_a_claim_becomes_a_question_for_what_it_ends_with():
     assert {claim: ask.masked(claim) for claim in MASKED} == MASKED
 
 

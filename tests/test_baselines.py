@@ -38,7 +38,7 @@ def wide(task):
     return replace(task, sampling=replace(task.sampling, episode_tokens=2000, turn_tokens=40, max_turns=4))
 
 
-def test_who_writes_what(written, wide, questions):
+def test_which_turns_of_each_baseline_are_given_or_forced(written, wide, questions):
     closed, single, rag, oracle, script = baselines(written(), wide, questions)
     assert [report.name for report in (closed, single, rag, oracle, script)] == NAMES
     assert [t.text for t in closed.episodes[0].turns] == [FOUND]

@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_metrics(killed, tmp_path):
     assert metrics_of(tmp_path / "0") == metrics_of(folder / "whole") != metrics_of(tmp_path / "1")
 
 
-def test_best_comes_back_with_the_checkpoint(config, task, tmp_path):
+def test_best_is_put_back_with_the_checkpoint(config, task, tmp_path):
     """When the last checkpoint is cut off, best/ may be that of a step which is taken again."""
     run = tmp_path / "run"
     train(config, run, task)

@@ -97,7 +97,7 @@ def test_rewrites_use_only_names_already_seen():
             seen += " ".join(f" {hit.title} {hit.text}" for hit in hits)
 
 
-def test_noise():
+def test_noise_covers_every_chunk_and_kind():
     rows = list(read_jsonl(HERE / "noise.jsonl"))
     assert {row["kind"] for row in rows} == {"paraphrase", "truncated", "refusal", "stale", "heading-only"}
     assert {row["chunk_id"] for row in rows} == set(TEXTS)

@@ -75,7 +75,7 @@ def poisoned(episode, poison):
 
 @given(episodes())
 @settings(max_examples=200, deadline=None)
-def test_any_episode_earns_values_of_the_range_and_the_same_twice(episode):
+def test_any_episode_earns_values_in_the_range_and_the_same_twice(episode):
     earned = values(episode)
     for name, value in earned.items():
         span = RANGES[name]
@@ -126,7 +126,7 @@ QUERY = st.lists(ANY | WORD, max_size=40).map("".join).map(without_operators)  #
 
 @given(st.tuples(TEXT, TEXT) | st.tuples(QUERY, QUERY))
 @settings(max_examples=300, deadline=None)
-def test_similarity_is_difflibs(pair):
+def test_similarity_equals_that_of_difflib(pair):
     a, b = pair
     assert similarity(a, b) == SequenceMatcher(None, a, b).ratio()
     assert similarity(a, a) == 1

@@ -17,7 +17,7 @@ NORMAL = {
     "Norvack’s": "norvacks",
     "u\u0308ber": "\u00fcber",  # composed
     "section 7.1.6": "section 7.1.6",
-    "11/7/1971": "11/7/1971",  # whose November or July?
+    "11/7/1971": "11/7/1971",  # ambiguous: November or July
     "second feed": "second feed",  # no ordinal words, and no unit without a number
 }
 
@@ -106,5 +106,5 @@ def test_it_is_fast_enough_for_every_episode_of_a_training():
     rng, clock = Random(0), perf_counter()
     for _ in range(2000):
         exact_match(f"the {rng.random() * 1000:.2f} kilograms of July {rng.randint(1, 28)}th", ["57.5 kg", "57.5"])
-    exact_match("1-" * 5000 + "0." + "0" * 9999 + "1", ["5"])  # a policy that babbles
+    exact_match("1-" * 5000 + "0." + "0" * 9999 + "1", ["5"])  # an endless answer
     assert perf_counter() - clock < 2

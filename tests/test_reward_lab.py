@@ -75,7 +75,7 @@ def test_shares_of_the_advantage(paid):
     for trap, reward in (("count", "retry"), ("naive recovery", "naive_recovery"), ("search cost", "search_cost")):
         share = shares.loc[trap]
         assert share.at[reward, "over correctness"] and share.at[reward, "all right"] == pytest.approx(1)
-        assert share.at[reward, "no scaling"] < share.at["correctness", "no scaling"]  # scaling makes it loud
+        assert share.at[reward, "no scaling"] < share.at["correctness", "no scaling"]  # group scaling raises its share
     for name in ("correctness", "recovery"):
         assert not shares.loc[name]["over correctness"].any()
         assert shares.loc[name]["all right"].isna().all()  # where every episode is right, none has an advantage

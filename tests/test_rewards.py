@@ -158,7 +158,7 @@ FOUND = "<think>I found it</think>"
         (episode((query("a"), OTHER), (query("b", think=FOUND), OTHER)), 0.4),
         (episode((query("a", think=FOUND), OTHER), query("b")), 0.2),  # analysis before any information
         (episode(query("a"), query("b", think=FOUND)), 0.2),  # no information came
-        (episode((query("a"), OTHER), *[(query("b", think=FOUND), OTHER)] * 3), 0.6),  # at most .4
+        (episode((query("a"), OTHER), *[(query("b", think=FOUND), OTHER)] * 3), 0.6),  # at most 0.4
         (episode((query("a"), OTHER), f"{FOUND}<answer>x</answer>"), 0.6),  # min(0 searches, 1 analysis) = 0
         (episode((query("a"), OTHER), (query("b", think=FOUND), OTHER), f"{FOUND}<answer>x</answer>"), 0.8),
         (episode(f"{FOUND}<answer>x</answer>"), 0.4),  # quirk: a filler word, nothing searched
@@ -177,15 +177,15 @@ def test_search_strategy(one, want):
         ([], 0),
         (["relief valve"], 0.2),
         (["a<b"], 0),  # quirk: a query with "<" is none
-        (["abcd", "wxyz"], 0.8),  # .4 for two, .4 for nothing in common
-        (["abcd", "abcd", "abcd"], 0),  # clipped at 0: .2 - .4
-        (["abcde", "abcdf"], 0.4 + 0.4 * 0.2),  # similarity .8 is not above .8: no penalty
+        (["abcd", "wxyz"], 0.8),  # 0.4 for two queries, 0.4 for nothing in common
+        (["abcd", "abcd", "abcd"], 0),  # clipped at 0: 0.2 - 0.4
+        (["abcde", "abcdf"], 0.4 + 0.4 * 0.2),  # a similarity of 0.8 is not above 0.8: no penalty
         (["abcdef", "abcdeg"], 0.4 + 0.4 * (1 - 5 / 6) - 0.1),
-        # One operator (.05), in half of the queries (.025), the similarity 0 stays 0
+        # One operator (0.05), in half of the queries (0.025); the similarity 0 stays 0
         (["abcd", "wxyz site:nasa.gov"], 0.4 + 0.4 + 0.05 + 0.025),
-        # The same words, one operator apart: duplicate, similarity 1 * .8
+        # The same words, one operator apart: a duplicate, similarity 1 * 0.8
         (["abcd", "abcd site:x"], 0.2 + 0.4 * 0.2 + 0.05 + 0.025 - 0.2),
-        # Two operators halve the penalty for similar pairs; similarity 5/6 * .6
+        # Two operators halve the penalty for similar pairs; similarity 5/6 * 0.6
         (["abcdef -x", 'abcdeg "y z"'], 0.4 + 0.4 * (1 - 5 / 6 * 0.6) + 0.1 + 0.05 - 0.05),
         (["wake-up", "bolt"], 0.8 + 0.05 + 0.025),  # quirk: "-up" is an operator
         (["abcd -p -q -r -s", "wxyz -t"], 1),  # clipped at 1
@@ -219,7 +219,7 @@ CREW = dict(question=TWO, answer="crew")
         (searched(HIT, HIT, ("g2",), **CREW), 0.25, 1, 1, 1, 1, 1),  # the known chunk again is a miss as well
     ],
 )
-def test_ours(one, retry_paper, recovery, evidence, exact_match, f1, efficiency):
+def test_our_rewards(one, retry_paper, recovery, evidence, exact_match, f1, efficiency):
     got = (ours.retry_paper(one), ours.recovery(one), ours.evidence(one))
     assert got == (retry_paper, recovery, evidence)
     assert (ours.exact_match(one), ours.f1(one), ours.efficiency(one)) == pytest.approx((exact_match, f1, efficiency))

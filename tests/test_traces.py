@@ -48,9 +48,9 @@ def test_every_field_survives_the_file(tmp_path):
     rows = [({"policy": "start", "step": 40}, one) for one in [*ALL, odd]] + [({}, FIRST_TRY)]
     path = write_traces(tmp_path / "new folder" / "t.jsonl", rows)
     assert read_traces(path) == rows and "火箭" in path.read_text("utf-8")
-    half = episode(turn("search", "a\ud800"), turn("answer", "b\ud800"))  # of a surrogate pair: neither in a file ...
+    half = episode(turn("search", "a\ud800"), turn("answer", "b\ud800"))  # half a surrogate pair cannot be encoded
     assert read_traces(write_traces(path, [({}, half)]))[0][1].queries == ("a?",)
-    assert to_frame([half]).answer[0] == "b?"  # ... nor in a table
+    assert to_frame([half]).answer[0] == "b?"
 
 
 @pytest.mark.parametrize(
