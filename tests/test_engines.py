@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rezero.corpus import Chunk, load_chunks
-from rezero.extras.engines import load_noise, split_sentences
+from rezero.extras.engines import split_sentences
 from rezero.files import write_jsonl
 from rezero.search import ENGINES, REMOTE, base, build_engine
 from rezero.search.base import Engine, Hit, Hits, SearchContext
@@ -32,7 +32,6 @@ TABLE = {
     "legacy": [{}],
     "hybrid": [{}, {"engines": ["keyword", "bm25", {"engine": "dense", "index": "sq8"}], "weights": [1, 1, 1]}],
     "rerank": [{}, {"engine": "dense", "depth": 3, "weight": 0}],
-    "trim": [{}, {"sentences": 2, "whole": 0, "engine": "hybrid"}],
     "noisy": [{}, {"kinds": ["stale"], "rate": 0.5, "engine": "keyword"}],
     "faulty": [FAULTS, {**FAULTS, "sticky": True, "engine": "hybrid"}],
     "mixture": [{}, {"engines": ["bm25", {"engine": "faulty", "engine_options": {"engine": "keyword", **FAULTS}}]}],
@@ -250,16 +249,10 @@ def test_rerank_by_a_cross_encoder(tmp_path):
     assert hits != built("bm25").search([query], 6)[0]
 
 
-def test_trim_keeps_the_sentences_nearest_to_the_query():
+def test_sentences_of_fewer_than_four_words_are_left_out():
     text = "One two three four. Five six; seven eight nine ten!\nShort"
     assert split_sentences(text) == ["One two three four.", "seven eight nine ten!"]
     assert split_sentences("Short") == ["Short"]
-    text = "Rain fell on the coast. The pumps of the tank ran hot. Nobody slept that night. A tank was cold."
-    chunks = [Chunk("a", "", text + " The tank pumps."), Chunk("b", "", text)]
-    first, second = build_engine("trim", chunks, sentences=2).search(["pumps of the cold tank"], 2)[0]
-    assert first.text == next(chunk.text for chunk in chunks if chunk.id == first.chunk_id)
-    assert second.text == "The pumps of the tank ran hot. A tank was cold."
-    assert build_engine("trim", chunks, whole=0).search(["slept"], 1)[0][0].text == "Nobody slept that night."
 
 
 def test_noisy_adds_the_kinds_and_the_share_that_are_asked_for(tmp_path):
@@ -280,16 +273,9 @@ def test_noisy_adds_the_kinds_and_the_share_that_are_asked_for(tmp_path):
 
 
 def test_noise_files(tmp_path):
-    path = tmp_path / "noise.csv"
-    path.write_text('chunk_id,original_paragraph,paraphrased_text\n7,a,"b, c"\n7,a,d\n')
-    found = [(row.id, row.kind, row.title, row.text) for row in load_noise(path)]
-    assert found == [("7-paraphrase-1", "paraphrase", "", "b, c"), ("7-paraphrase-2", "paraphrase", "", "d")]
-    path.write_text("chunk_id,text\n7,a\n")
-    with pytest.raises(ValueError, match=r"noise\.csv: has the columns \['chunk_id', 'text'\]; want chunk_id, para"):
-        load_noise(path)
     lines = write_jsonl(tmp_path / "noise.jsonl", [{"id": "n", "title": "", "text": "a"}])
     with pytest.raises(ValueError, match=r"noise\.jsonl:1: kind is missing"):
-        load_noise(lines)
+        build_engine("noisy", CHUNKS, noise=lines)
     chunks = load_chunks("data/larkspur/chunks.jsonl")
     found = build_engine("noisy", chunks).search([chunk.text for chunk in chunks[:40]], 5)
     noise = {hit.chunk_id for hits in found for hit in hits} - {chunk.id for chunk in chunks}

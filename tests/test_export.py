@@ -50,7 +50,7 @@ def run(config, tmp_path, monkeypatch):
 
 
 def test_the_merged_model_is_base_plus_adapter(run, config, engine, questions, sampling):
-    card = module.card(run, replace(config, policy=SMOLLM), "me/mine")
+    card = module.card(run, replace(config, policy=SMOLLM))
     assert ModelCard(card).data.base_model == SMOLLM  # and of a folder none
     assert card.count("not recorded") == 4  # test, dev, the step that was kept, where it ran
     out = export(run)
@@ -154,40 +154,6 @@ def test_what_fails_leaves_nothing_and_an_existing_target_is_left_alone(run, tmp
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("LLAMA_CPP", "")
     assert "not on PATH, and LLAMA_CPP='' is neither its path nor a clone" in refused(capsys, run, "--gguf")
-
-
-def test_nothing_is_pushed_unless_asked_and_then_to_a_private_repository(run, tmp_path, monkeypatch, capsys):
-    calls = []
-
-    class Hub:
-        def __init__(self, token):
-            calls.append(("token", token))
-
-        def create_repo(self, name, private, exist_ok):
-            calls.append(("create", name, private, exist_ok))
-
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            if repo_id == "me/denied":
-                raise RuntimeError("403 Forbidden\nmore")
-            calls.append(("upload", repo_id, {path.name for path in folder_path.iterdir()}))
-
-    monkeypatch.setattr(module, "HfApi", Hub)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert "HF_TOKEN" in refused(capsys, run, "--push", "me/mine")
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    for name in ("mine", "me/", "me/a b"):
-        assert name in refused(capsys, run, "--push", name)
-    assert not (run / "export").exists()
-    assert main(["export", str(run), "--out", str(tmp_path / "kept here")]) == 0 and not calls
-    assert main(["export", str(run), "--push", "me/mine"]) == 0
-    token, create, (upload, name, files) = calls
-    assert (token, create) == (("token", "secret"), ("create", "me/mine", True, True))
-    assert (upload, name) == ("upload", "me/mine") and {"README.md", "model.safetensors", "adapter"} <= files
-    assert "# me/mine" in (run / "export" / "README.md").read_text()
-    out = tmp_path / "again"
-    said = refused(capsys, run, "--push", "me/denied", "--out", out)
-    assert f"{out} is written, but not uploaded: 403 Forbidden; again: hf upload me/denied {out}\n" in said
-    assert "secret" not in said and (out / "model.safetensors").is_file()
 
 
 SMOLLM_IS_HERE = (ROOT / hub.CACHE / SMOLLM).is_dir() or not smollm.missing()

@@ -198,12 +198,12 @@ def test_a_wrong_setting_is_refused_before_anything_is_loaded(tmp_path, override
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("max_steps", "max_steps is set by another field"),
-        ("learning_rte", "TRL's GRPOConfig has no field 'learning_rte'"),
+        ("max_steps", "multiple values for keyword argument 'max_steps'; want"),
+        ("learning_rte", "unexpected keyword argument 'learning_rte'; want"),
     ],
 )
 def test_a_wrong_field_of_trl_is_refused(config, tmp_path, name, message):
-    with pytest.raises(ValueError, match=f"^grpo: {message}"):
+    with pytest.raises(ValueError, match=f"^grpo: .*{message}"):
         grpo_config(replace(config, grpo=config.grpo | {name: 3}), {"correctness": 1.0}, tmp_path)
 
 

@@ -1,20 +1,17 @@
 """Further engines: keywords with operators, engines around others (see `build_inner`), and ReZero's, with MiniLM."""
 
-import csv
 import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as once
 from functools import lru_cache, partial
-from heapq import nlargest
 from pathlib import Path
 
 from rezero.corpus import Chunk
-from rezero.files import read_records, resolve
+from rezero.files import read_records
 from rezero.search import build_inner
 from rezero.search.base import Engine, Hit, Hits, Search, SearchContext, chance, indexed_text, needs, ranked, top
-from rezero.search.bm25 import words
 from rezero.search.dense import CACHE, embed, load_embedder, unit
 from rezero.text import clean
 
@@ -128,25 +125,6 @@ def split_sentences(text: str) -> list[str]:
     return [part for part in parts if len(part.split()) >= 4] or [text]
 
 
-def trim(chunks: Sequence[Chunk], engine="bm25", sentences=1, whole=1) -> Search:
-    """For a policy that reads little: passages after the first `whole` keep only the best `sentences`.
-
-    Those share the most words with the query. A passage keeps its id, so it counts as seen even if its answer is cut.
-    """
-    if sentences < 1 or whole < 0:
-        raise ValueError(f"sentences is {sentences} and whole {whole}; want sentences >= 1 and whole >= 0")
-    stems = lru_cache(100_000)(lambda text: set(words([text])[0]))
-
-    def trimmed(query: str, hits: Hits) -> list[Hit]:
-        for n, hit in enumerate(hits[whole:], start=whole):
-            parts = split_sentences(hit.text)
-            kept = nlargest(sentences, range(len(parts)), key=lambda i: len(stems(query) & stems(parts[i])))
-            hits[n] = replace(hit, text=" ".join(parts[i] for i in sorted(kept)))
-        return hits
-
-    return around(build_inner(engine, chunks), trimmed)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Noise(Chunk):
     kind: str
@@ -161,7 +139,7 @@ def noisy(
     Of the file `noise` it takes the `kinds` (None: all) and the share `rate`; what a lower rate takes is a part of what
     a higher one takes.
     """
-    rows = load_noise(noise)
+    rows = [row for _, row in read_records(noise, Noise)]
     known = sorted({row.kind for row in rows})
     for kind in kinds or ():
         if kind not in known:
@@ -170,19 +148,6 @@ def noisy(
         raise ValueError(f"rate is {rate!r}; want 0 to 1")
     wanted = [row for row in rows if row.kind in (kinds or known) and chance(seed, row.id) < rate]
     return around(build_inner(engine, [*chunks, *wanted]), lambda query, hits: hits)
-
-
-def load_noise(path: str | Path) -> list[Noise]:
-    """The passages of a .jsonl file (id, kind, title, text), or ReZero's paraphrases of a .csv file."""
-    path = resolve(path)
-    if path.suffix != ".csv":
-        return [row for _, row in read_records(path, Noise)]
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"chunk_id", "paraphrased_text"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{path}: has the columns {rows.fieldnames}; want chunk_id, paraphrased_text")
-        texts = [(row["chunk_id"], row["paraphrased_text"]) for row in rows]  # several per chunk
-    return [Noise(f"{of}-paraphrase-{n}", "", text, kind="paraphrase") for n, (of, text) in enumerate(texts, start=1)]
 
 
 def mixture(chunks: Sequence[Chunk], engines: Sequence = ("bm25", "dense"), seed: int = 0) -> Search:

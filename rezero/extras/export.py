@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from huggingface_hub import HfApi
-from huggingface_hub.utils import validate_repo_id
 from jinja2 import Template
 from pandas import notna
 from peft import PeftModel
@@ -35,30 +33,26 @@ NO_MODEL = shutil.ignore_patterns("README.md", "step.txt")  # files in best/ tha
 VERSIONS = ("time", "python", "platform", "gpu", "git", "torch", "transformers", "trl", "peft", "unsloth", "vllm")
 
 
-def export(run: str | Path, out: str | Path = "", gguf: bool = False, push: str = "") -> Path:
+def export(run: str | Path, out: str | Path = "", gguf: bool = False) -> Path:
     """Write the best policy of `run` to the new folder `out` (default: export/ in the run's folder), which is returned.
 
-    `gguf` converts the model for llama.cpp, too. `push` is the "owner/name" of a repository on the hub to upload it to;
-    otherwise nothing leaves this machine.
+    `gguf` converts the model for llama.cpp, too. Nothing leaves this machine.
     """
     run = find_run(run)
     out = resolve(out) if out else run / "export"
     if out.exists():
-        raise FileExistsError(f"{out} exists; choose another --out, or upload it as it is: hf upload OWNER/NAME {out}")
-    converter, hub = find_converter() if gguf else None, find_hub(push) if push else None
+        raise FileExistsError(f"{out} exists; choose another --out, or delete it")
+    converter = find_converter() if gguf else None
     config = parse_config(json.loads((run / "config.json").read_text("utf-8")), f"{run}/config.json")
-    name = push or run.name
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         new = Path(folder, out.name)
         write_model(run / "best", config.policy, new)
         shutil.copy(run / "config.json", new / "rezero.json")  # `ask` takes the prompt and the budgets from it
-        write_text(new / "README.md", card(run, config, name))
+        write_text(new / "README.md", card(run, config))
         if converter:
-            write_gguf(converter, new, new / f"{Path(name).name}-bf16.gguf")
+            write_gguf(converter, new, new / f"{run.name}-bf16.gguf")
         new.rename(out)
-    if hub:
-        upload(hub, out, push)
     return out
 
 
@@ -121,26 +115,7 @@ def write_gguf(converter: Path, folder: Path, target: Path) -> None:
         raise ValueError(f"{converter} failed with exit status {done.returncode}: {last}")
 
 
-def find_hub(push: str) -> HfApi:
-    """The hub, with the environment's token, after checking that `push` can name a repository."""
-    validate_repo_id(push)
-    if "/" not in push or not os.environ.get("HF_TOKEN"):
-        token = "in the environment variable HF_TOKEN a token that may write (https://huggingface.co/settings/tokens)"
-        raise ValueError(f"--push {push!r}: want OWNER/NAME, and {token}; nothing was written")
-    return HfApi(token=os.environ["HF_TOKEN"])
-
-
-def upload(hub: HfApi, out: Path, push: str) -> None:
-    """Upload the folder to `push`. A new repository is private, so that publishing remains a separate step."""
-    try:
-        hub.create_repo(push, private=True, exist_ok=True)
-        hub.upload_folder(repo_id=push, folder_path=out, commit_message="Export of a ReZero run")
-    except Exception as error:  # the hub's client raises errors of httpx, and others
-        why = str(error).strip().partition("\n")[0]
-        raise OSError(f"{out} is written, but not uploaded: {why}; again: hf upload {push} {out}") from error
-
-
-def card(run: Path, config: Config, name: str) -> str:
+def card(run: Path, config: Config) -> str:
     """The model card with its YAML front matter; it says "not recorded" where the run recorded nothing."""
     rows, kept = read_metrics(run), read(run / "best" / "step.txt")
     dev = next((row for row in rows if row["kind"] == "eval" and str(row["step"]) == kept), {})
@@ -150,7 +125,7 @@ def card(run: Path, config: Config, name: str) -> str:
     started = re.split(r"\n(?=time: )", next(filter(None, texts), ""))[-1].splitlines()
     template = Template(CARD.read_text("utf-8"), trim_blocks=True, keep_trailing_newline=True)
     return template.render(
-        **dict(name=name, config=config, kept=kept, labels=LABELS, prompt=PROMPTS[config.prompt_style]),
+        **dict(name=run.name, config=config, kept=kept, labels=LABELS, prompt=PROMPTS[config.prompt_style]),
         folder=resolve(config.policy).is_dir(),
         test=read(run / "summary.txt"),
         opened=len(read(run / LEDGER).splitlines()),

@@ -19,7 +19,6 @@ ENGINES = {  # name -> function; its module is imported when the engine is built
     "faulty": "rezero.search.faulty:faulty",
     "keyword": "rezero.extras.engines:keyword",
     "rerank": "rezero.extras.engines:rerank",
-    "trim": "rezero.extras.engines:trim",
     "noisy": "rezero.extras.engines:noisy",
     "mixture": "rezero.extras.engines:mixture",
     "legacy": "rezero.extras.engines:legacy",
@@ -37,7 +36,7 @@ def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
     A ValueError lists the known engines or options; an ImportError says which package to install.
     """
     function = load_function(name, ENGINES, "engine")
-    allowed = [option for option in inspect.signature(function).parameters if option != "chunks"]
+    _, *allowed = inspect.signature(function).parameters  # the first is `chunks`
     for option in options:
         if option not in allowed:
             raise ValueError(f"unknown option {option!r} for engine {name!r}; allowed: {', '.join(allowed)}")

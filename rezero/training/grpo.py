@@ -29,27 +29,25 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
     from trl import GRPOConfig
 
     slices = config.episodes_per_step // (config.micro_batch * PartialState().num_processes)
-    ours = dict(
-        output_dir=str(run_dir / "checkpoints"),
-        max_steps=config.steps,
-        save_steps=config.save_every,
-        per_device_train_batch_size=config.micro_batch,
-        num_generations=config.num_generations,
-        max_completion_length=config.episode_tokens,
-        temperature=config.temperature,
-        epsilon_high=config.grpo["epsilon"],
-        reward_weights=list(weights.values()),
-        **dict(seed=config.seed, data_seed=config.seed, ddp_find_unused_parameters=False, disable_tqdm=True),
-        **dict(gradient_accumulation_steps=slices, steps_per_generation=slices),
-        **dict(shuffle_dataset=False, use_vllm=False),  # the order (curriculum.draw_questions) and the rollout are ours
-        **precision(lora=config.lora_rank > 0),
-    )
-    for name in config.grpo:
-        if name in ours:
-            raise ValueError(f"grpo: {name} is set by another field of the configuration; remove it")
-        if name not in GRPOConfig.__dataclass_fields__:
-            raise ValueError(f"grpo: TRL's GRPOConfig has no field {name!r}")
-    return GRPOConfig(**ours, **config.grpo)
+    try:
+        return GRPOConfig(
+            output_dir=str(run_dir / "checkpoints"),
+            max_steps=config.steps,
+            save_steps=config.save_every,
+            per_device_train_batch_size=config.micro_batch,
+            num_generations=config.num_generations,
+            max_completion_length=config.episode_tokens,
+            temperature=config.temperature,
+            epsilon_high=config.grpo["epsilon"],
+            reward_weights=list(weights.values()),
+            **dict(seed=config.seed, data_seed=config.seed, ddp_find_unused_parameters=False, disable_tqdm=True),
+            **dict(gradient_accumulation_steps=slices, steps_per_generation=slices),
+            **dict(shuffle_dataset=False, use_vllm=False),  # order (`draw_questions`) and rollout are ours
+            **precision(lora=config.lora_rank > 0),
+            **config.grpo,
+        )
+    except TypeError as error:
+        raise ValueError(f"grpo: {error}; want fields of TRL's GRPOConfig that no other setting decides") from None
 
 
 def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
