@@ -75,12 +75,6 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
             PartialState().destroy_process_group()
 
 
-def call_export(**options) -> None:
-    from rezero.extras.export import export
-
-    print(f"written: {export(**options)}")
-
-
 CALLS = {  # a function or its name; it takes the command's arguments by name
     "run": call_run,
     "train": call_train,
@@ -88,7 +82,7 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
     "ask": "rezero.extras.ask:run_ask",
     "cloze": "rezero.data.cloze:add_cloze",
-    "export": call_export,
+    "export": lambda **options: print("written:", resolve_name("rezero.extras.export:export")(**options)),
     "serve": "rezero.extras.serve:serve",
 }
 

@@ -116,9 +116,8 @@ class Config:
             raise ValueError(f"warm_start.steps={self.warm_start.steps} trains an adapter: lora_rank=0 must be above 0")
         if self.episodes_per_step % self.micro_batch:
             product = f"{self.questions_per_step} x {self.num_generations} = {self.episodes_per_step}"
-            raise ValueError(
-                f"micro_batch={self.micro_batch} must divide questions_per_step x num_generations = {product}"
-            )
+            whole = f"questions_per_step x num_generations = {product}"
+            raise ValueError(f"micro_batch={self.micro_batch} must divide {whole}")
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -3,13 +3,10 @@
 import re
 
 # Words that ask or connect and say nothing about the subject. A query is a question without them.
-STOP_WORDS = frozenset(
-    """
-a about after an and any are as at be been before by can could did do does during far for from gave give
+_WORDS = """a about after an and any are as at be been before by can could did do does during far for from gave give
 given had has have how i in into is it its long many me much of on or out that the their then there these
-they this those to was were what when where which who whom whose why will with would
-""".split()
-)
+they this those to was were what when where which who whom whose why will with would""".split()
+STOP_WORDS = frozenset(_WORDS)
 
 
 def normalized(text: str) -> str:

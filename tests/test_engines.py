@@ -32,6 +32,7 @@ TABLE = {
     "legacy": [{}],
     "hybrid": [{}, {"engines": ["keyword", "bm25", {"engine": "dense", "index": "sq8"}], "weights": [1, 1, 1]}],
     "rerank": [{}, {"engine": "dense", "depth": 3, "weight": 0}],
+    "trim": [{}, {"sentences": 2, "whole": 0, "engine": "hybrid"}],
     "noisy": [{}, {"kinds": ["stale"], "rate": 0.5, "engine": "keyword"}],
     "faulty": [FAULTS, {**FAULTS, "sticky": True, "engine": "hybrid"}],
     "mixture": [{}, {"engines": ["bm25", {"engine": "faulty", "engine_options": {"engine": "keyword", **FAULTS}}]}],
@@ -249,10 +250,16 @@ def test_rerank_by_a_cross_encoder(tmp_path):
     assert hits != built("bm25").search([query], 6)[0]
 
 
-def test_sentences_of_fewer_than_four_words_are_left_out():
+def test_trim_keeps_the_sentences_nearest_to_the_query():
     text = "One two three four. Five six; seven eight nine ten!\nShort"
     assert split_sentences(text) == ["One two three four.", "seven eight nine ten!"]
     assert split_sentences("Short") == ["Short"]
+    text = "Rain fell on the coast. The pumps of the tank ran hot. Nobody slept that night. A tank was cold."
+    chunks = [Chunk("a", "", text + " The tank pumps."), Chunk("b", "", text)]
+    first, second = build_engine("trim", chunks, sentences=2).search(["pumps of the cold tank"], 2)[0]
+    assert first.text == next(chunk.text for chunk in chunks if chunk.id == first.chunk_id)
+    assert second.text == "The pumps of the tank ran hot. A tank was cold."
+    assert build_engine("trim", chunks, whole=0).search(["slept"], 1)[0][0].text == "Nobody slept that night."
 
 
 def test_noisy_adds_the_kinds_and_the_share_that_are_asked_for(tmp_path):

@@ -1,7 +1,8 @@
 """The reward lab: what each reward and weighting pays honest scripts, and scripts that look for pay without earning it.
 
-A cheater that answers knows what the honest retrier knows, so that a difference in pay is the reward's doing and not
-skill's. `play` does not cut a turn after its first action, as a rollout does: rewards see more here than they would.
+A cheater that answers knows what the honest retrier knows (half of it without a search), so that a difference in pay
+is the reward's doing and not skill's. `play` does not cut a turn after its first action, so that rewards see more here
+than in a rollout.
 """
 
 import re
@@ -59,7 +60,6 @@ CHEATERS: dict[str, Script] = {
     "search spammer": partial(after, queries=OFF_TOPIC),
     "duplicate-query spammer": partial(after, queries=("{words}",) * 4),  # and once more as the honest retrier
     "deliberate misser": partial(after, queries=OFF_TOPIC[:1]),
-    # Knows half of the answers.
     "answer without search": lambda q, _, rng: say(FIRST, "answer", *rng.choices([q.answers[0], UNKNOWN])),
     "tag stuffer": partial(retold, honest=RETRY, search=NESTED, answer=FILLER),
     "think-keyword stuffer": partial(after, queries=OFF_TOPIC[:2], then=STUFFER, thought=BUZZWORDS),
@@ -73,10 +73,8 @@ CHEATERS: dict[str, Script] = {
 
 Weightings = dict[str, dict[str, float]]
 TRAPS = {  # known to be bad; never in `REWARDS`
-    # Pays for missing first.
-    "naive_recovery": lambda episode: float(episode.outcome == "answered" and episode.recovered),
-    # Where all episodes are correct it is the whole advantage, and teaches never to search again.
-    "search_cost": lambda episode: float(-len(episode.searches)),
+    "naive_recovery": lambda episode: float(episode.outcome == "answered" and episode.recovered),  # pays for missing
+    "search_cost": lambda episode: float(-len(episode.searches)),  # among correct episodes the whole advantage
 }
 SETS: Weightings = REWARD_SETS | {
     "count": {"correctness": 4, "retry": 1},

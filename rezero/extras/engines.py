@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as once
 from functools import lru_cache, partial
+from heapq import nlargest
 from pathlib import Path
 
 from rezero.corpus import Chunk
 from rezero.files import read_records
 from rezero.search import build_inner
 from rezero.search.base import Engine, Hit, Hits, Search, SearchContext, chance, indexed_text, needs, ranked, top
+from rezero.search.bm25 import words
 from rezero.search.dense import CACHE, embed, load_embedder, unit
 from rezero.text import clean
 
@@ -125,6 +127,25 @@ def split_sentences(text: str) -> list[str]:
     return [part for part in parts if len(part.split()) >= 4] or [text]
 
 
+def trim(chunks: Sequence[Chunk], engine="bm25", sentences=1, whole=1) -> Search:
+    """For a policy that reads little: passages after the first `whole` keep only the best `sentences`.
+
+    Those share the most words with the query. A passage keeps its id, so it counts as seen even if its answer is cut.
+    """
+    if sentences < 1 or whole < 0:
+        raise ValueError(f"sentences is {sentences} and whole {whole}; want sentences >= 1 and whole >= 0")
+    stems = lru_cache(100_000)(lambda text: set(words([text])[0]))
+
+    def trimmed(query: str, hits: Hits) -> list[Hit]:
+        for n, hit in enumerate(hits[whole:], start=whole):
+            parts = split_sentences(hit.text)
+            kept = nlargest(sentences, range(len(parts)), key=lambda i: len(stems(query) & stems(parts[i])))
+            hits[n] = replace(hit, text=" ".join(parts[i] for i in sorted(kept)))
+        return hits
+
+    return around(build_inner(engine, chunks), trimmed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Noise(Chunk):
     kind: str
@@ -141,9 +162,8 @@ def noisy(
     """
     rows = [row for _, row in read_records(noise, Noise)]
     known = sorted({row.kind for row in rows})
-    for kind in kinds or ():
-        if kind not in known:
-            raise ValueError(f"{noise} has no noise of kind {kind!r}; allowed: {', '.join(known)}")
+    for kind in {*(kinds or ())} - {*known}:
+        raise ValueError(f"{noise} has no noise of kind {kind!r}; allowed: {', '.join(known)}")
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is {rate!r}; want 0 to 1")
     wanted = [row for row in rows if row.kind in (kinds or known) and chance(seed, row.id) < rate]

@@ -1,9 +1,7 @@
 """Indexes for many passages, which the core reaches by name: tantivy for `bm25`; FAISS and GPUs for `dense`."""
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from rezero.corpus import Chunk
 from rezero.search.base import Rank, indexed_text, needs
@@ -66,6 +64,4 @@ def build_index(kind: str, vectors) -> tuple:
     faiss.omp_set_num_threads(threads)
     if kind == "flat" and faiss.get_num_gpus():
         return store, faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, store)
-    if kind == "flat" and Path("/dev/nvidia0").exists():
-        warnings.warn("FAISS cannot use this machine's GPU, only the CPU; pip install 'rezero[gpu]'", stacklevel=2)
     return store, store

@@ -93,9 +93,8 @@ def check_context(policy: Policy, name: str, sampling: Sampling, max_context: in
     most = max_context or policy.model.config.get_text_config().max_position_embeddings
     if len(ids) + sampling.episode_tokens > most:
         room = f"the {most} tokens that {name} reads; want episode_tokens <= {most - len(ids)}"
-        raise ValueError(
-            f"episode_tokens={sampling.episode_tokens} and a prompt of {len(ids)} tokens do not fit {room}"
-        )
+        has = f"episode_tokens={sampling.episode_tokens} and a prompt of {len(ids)} tokens"
+        raise ValueError(f"{has} do not fit {room}")
 
 
 def precision(lora: bool) -> dict[str, bool]:

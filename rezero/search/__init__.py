@@ -19,6 +19,7 @@ ENGINES = {  # name -> function; its module is imported when the engine is built
     "faulty": "rezero.search.faulty:faulty",
     "keyword": "rezero.extras.engines:keyword",
     "rerank": "rezero.extras.engines:rerank",
+    "trim": "rezero.extras.engines:trim",
     "noisy": "rezero.extras.engines:noisy",
     "mixture": "rezero.extras.engines:mixture",
     "legacy": "rezero.extras.engines:legacy",
@@ -37,9 +38,8 @@ def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
     """
     function = load_function(name, ENGINES, "engine")
     _, *allowed = inspect.signature(function).parameters  # the first is `chunks`
-    for option in options:
-        if option not in allowed:
-            raise ValueError(f"unknown option {option!r} for engine {name!r}; allowed: {', '.join(allowed)}")
+    for option in options.keys() - {*allowed}:
+        raise ValueError(f"unknown option {option!r} for engine {name!r}; allowed: {', '.join(allowed)}")
     if not chunks and name in ENGINES and name not in REMOTE:
         raise ValueError(f"engine {name!r} needs at least one chunk, got none")
     ids = Counter(chunk.id for chunk in chunks)

@@ -57,7 +57,8 @@ class MetricsLog(TrainerCallback):
             elif name in LOGGED or name in episode_values([]):
                 row[LOGGED.get(name, name)] = value
         append_jsonl(self.path, row | {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()})
-        shown = [f"{name} {row.get(name, float('nan')):.2f}" for name in ("reward", "accuracy", "searches", "retried")]
+        names = {name: name for name in ("reward", "accuracy", "searches")} | {"retried": LABELS["retried"]}
+        shown = [f"{label} {row.get(name, float('nan')):.2f}" for name, label in names.items()]
         seconds = f"{sum(self.seconds.values()):.1f} s"
         print(f"step {state.global_step}/{state.max_steps}", *shown, seconds, sep="  ", flush=True)
 

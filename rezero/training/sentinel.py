@@ -21,9 +21,8 @@ def most_of(max_turns: int, turn_tokens: int) -> dict[str, float]:
 
 def check_limits(changed: dict[str, float]) -> dict[str, float]:
     """`LIMITS` with some of them changed; ValueError for a metric that has none."""
-    for metric in changed:
-        if metric not in LIMITS:
-            raise ValueError(f"collapse.limits names {metric!r}; allowed: {', '.join(LIMITS)}")
+    for metric in changed.keys() - LIMITS.keys():
+        raise ValueError(f"collapse.limits names {metric!r}; allowed: {', '.join(LIMITS)}")
     return LIMITS | changed
 
 
