@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +24,7 @@ from rezero.policy.hub import adapted_share, add_adapter, linear_layers, load_ba
 from rezero.policy.load import load_policy, load_trainable
 from rezero.training.train import train
 
-START = [[5, 6, 7, 9], [8]]
+START = [[5, 6, 7, 9], [8, 10]]
 KINDS = {  # of adapters: arguments of LoraConfig beside the rank
     "another alpha": dict(lora_alpha=16),
     "rsLoRA": dict(lora_alpha=16, use_rslora=True),
@@ -31,6 +32,7 @@ KINDS = {  # of adapters: arguments of LoraConfig beside the rank
     "fewer targets": dict(target_modules=["q_proj"]),
     "targets by a pattern": dict(target_modules=r".*\.(down|o)_proj", lora_alpha=2),
     "embedding": dict(target_modules=["q_proj", "embed_tokens"]),
+    "output layer": dict(target_modules=["q_proj", "lm_head"]),
     "ranks by layer": dict(rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 9}),
     "output layer trained": dict(modules_to_save=["lm_head"]),
     "embedding trained": dict(modules_to_save=["embed_tokens"]),
@@ -61,22 +63,26 @@ def logits(policy: Policy) -> torch.Tensor:
     return policy.start(START, 0.0).logits.float()
 
 
+same = partial(torch.testing.assert_close, rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")
 def test_an_adapter_of_any_kind_is_asked_continued_and_exported_as_it_is(kind, config, tmp_path):
     held, base = logits(kind), logits(load_policy(config.policy))
-    assert (held - base).abs().max() > 0.05
+    assert (held - base).abs().max() > 0.01
     folder = save_policy(kind, tmp_path / "adapter")
-    assert torch.equal(logits(load_policy(folder)), held)
+    same(logits(load_policy(folder)), held)
     further = load_trainable(replace(config, policy=str(folder), lora_rank=4))
-    assert torch.equal(logits(further), held)
+    same(logits(further), held)
     trained = [
         {name for name, weight in one.model.named_parameters() if weight.requires_grad} for one in (kind, further)
     ]
     assert trained[0] == trained[1]
-    assert torch.equal(logits(load_policy(save_policy(further, tmp_path / "again"))), held)
+    same(logits(load_policy(save_policy(further, tmp_path / "again"))), held)
     write_model(tmp_path / "again", str(folder), tmp_path / "merged")  # of a run that continued an adapter
     merged = logits(load_policy(tmp_path / "merged"))
     assert (merged - held).abs().max() < 0.02 * held.abs().max()  # rounded to bfloat16
-    assert (merged - held).abs().max() < 0.2 * (base - held).abs().max()
+    assert (merged - held).abs().max() < 0.3 * (base - held).abs().max()
 
 
 def test_a_run_that_continues_an_adapter_is_exported(config, task, tmp_path):
@@ -120,10 +126,10 @@ MODELS = {  # transformers' names of architectures -> (arguments of their config
     "llama": ({}, "down_proj gate_proj k_proj o_proj q_proj up_proj v_proj", 100),
     "phi3": ({}, "down_proj gate_up_proj o_proj qkv_proj", 100),
     "lfm2": ({"layer_types": ["conv", "full_attention"]},
-             "in_proj k_proj out_proj q_proj v_proj w1 w2 w3", 99),  # not the convolution itself
+             "in_proj k_proj out_proj q_proj v_proj w1 w2 w3", 100),
     "gpt2": (dict(n_embd=32, n_layer=2, n_head=2), "c_attn c_fc c_proj", None),  # Conv1D; positions are an embedding
     "gpt_neox": ({}, "dense dense_4h_to_h dense_h_to_4h query_key_value", 100),
-    "qwen3_moe": (dict(num_experts=4, moe_intermediate_size=16, head_dim=16), "k_proj o_proj q_proj v_proj", None),
+    "qwen3_moe": (dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, head_dim=16), "k_proj o_proj q_proj v_proj", None),
 }  # fmt: skip
 
 
@@ -183,7 +189,7 @@ DAMAGE = {
     "a list": lambda path: path.write_text("[]"),
     "noise": lambda path: path.write_bytes(b"\xff\x00\xfe" * 99),
 }
-FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

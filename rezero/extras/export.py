@@ -79,10 +79,10 @@ def write_model(best: Path, base: str, new: Path) -> None:
         return
     continued = adapter_config(resolve(base))
     policy = load_adapter(best, base=continued.base_model_name_or_path if continued else base)
+    ends = [getattr(policy.model, f"get_{end}_embeddings")() for end in ("input", "output")]
+    if any(hasattr(end, "base_layer") for end in ends):  # if they share their weight, only one of them is to change
+        getattr(ends[1], "base_layer", ends[1]).weight = torch.nn.Parameter(ends[1].weight.clone())
     model = policy.model.merge_and_unload(safe_merge=True)  # adds in float32
-    head, table = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight.data_ptr() != table.weight.data_ptr():  # the adapter changed one of them
-        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
     policy = Policy(model.to(torch.bfloat16), policy.tokenizer)
     mend_byte_level(policy.tokenizer.backend_tokenizer)
     save_policy(policy, new)
