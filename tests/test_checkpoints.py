@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from rezero.config import load_config
 from rezero.files import ROOT
 from rezero.policy.base import not_written, save_policy
-from rezero.training.checkpoints import is_whole, last_checkpoint
+from rezero.training.checkpoints import is_whole, keep_best, last_checkpoint
 from rezero.training.train import train
 
 # One process imports everything once. Each training is a fork of it, which is killed or finds the disk full, and then
@@ -129,7 +129,7 @@ def test_the_error_of_a_file_that_cannot_grow_names_it_and_blames_no_full_disk(k
     run = killed[1] / name
     *_, last = (run / "error.txt").read_text().strip().splitlines()
     assert last.startswith(f"OSError: {run / half} could not be written whole: ")
-    assert "full" not in last
+    assert "disk is full" not in last
 
 
 NO_SPACE = "No space left on device"
@@ -137,7 +137,7 @@ WRITING = [  # (the error of saving, bytes that are free, what is said)
     (OSError(errno.ENOSPC, NO_SPACE), 2**20, r"the disk is full: about 0\.\d MiB are needed and 1\.0 MiB are free"),
     (SafetensorError(f"I/O error: {NO_SPACE} (os error 28)"), 0, r"the disk is full: .* and 0\.0 MiB are free"),
     (OSError(errno.EFBIG, "File too large"), 0, r"\[Errno 27\] File too large"),
-    (OSError(errno.EACCES, "Permission denied"), 2**40, "Permission denied"),
+    (OSError(errno.EACCES, "Permission denied"), 2**40, r"\[Errno 13\] Permission denied"),
 ]
 
 
@@ -154,8 +154,18 @@ def test_only_a_full_disk_is_called_one(policy, tmp_path, monkeypatch, error, fr
     assert ("disk is full" in str(caught.value)) == (NO_SPACE in str(error))
 
 
+def test_a_copy_of_the_best_policy_may_find_the_disk_full(tmp_path, monkeypatch):
+    def copytree(source, target):
+        raise shutil.Error([(f"{source}/a", f"{target}/a", f"[Errno 28] {NO_SPACE}: 'a'")] * 9)
+
+    (tmp_path / "best").mkdir()
+    monkeypatch.setattr(shutil, "copytree", copytree)
+    with pytest.raises(OSError, match=r"new.best-2 could not be written whole: the disk is full: about 0\.0 MiB are"):
+        keep_best(tmp_path, 2)
+
+
 def test_torch_names_no_cause_so_a_full_disk_is_told_by_its_space(tmp_path):
-    error = RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 204352 vs 204240")
     free = shutil.disk_usage(tmp_path).free
     assert "disk is full" in str(not_written(tmp_path / "c", error, free + 2**40))
     assert "disk is full" not in str(not_written(tmp_path / "c", error, 0))

@@ -14,8 +14,8 @@ from rezero.training.train import train
 from rezero.warmstart.supervised import starting_policy, warm_start
 
 CAUSES = {  # what is broken -> (what the message says of the cause)
-    "gradient": r"1 of \d+\), first .*lora_B.*; the loss is finite: the backward pass broke them",
-    "loss": r"(\d+) of \1\), first .*; so is the loss: see rewards and weights",
+    "gradient": r"1 of \d+, first .*lora_B.*; the loss is finite: the backward pass broke them",
+    "loss": r"(\d+) of \1, first .*; nor is the loss: look at rewards and weights",
 }
 
 

@@ -109,8 +109,7 @@ def not_written(path: Path, error: Exception, needed: int) -> OSError:
     """The error of saving `path`, about `needed` bytes: with what was needed and free if the disk is full."""
     free = shutil.disk_usage(path.parent).free
     said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    # torch does not say why it could not write.
-    if said or (type(error) is RuntimeError and "PytorchStreamWriter" in str(error) and free < needed):
+    if said or ("inline_container" in str(error) and free < needed):  # torch does not say why it could not write
         why = f"the disk is full: about {needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB are free"
     else:
         why = one_line(error) or type(error).__name__

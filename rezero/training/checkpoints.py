@@ -118,7 +118,10 @@ def move_over(new: Path, target: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     new = target.with_name(f"new.{target.name}")
     shutil.rmtree(new, ignore_errors=True)
-    move_over(shutil.copytree(source, new), target)
+    try:
+        move_over(shutil.copytree(source, new), target)
+    except OSError as error:
+        raise not_written(new, error, sum(path.stat().st_size for path in source.iterdir())) from error
 
 
 def _numbered(folder: Path, name: str) -> list[Path]:

@@ -29,7 +29,7 @@ class FiniteSteps:
             return
         self.broken += 1
         bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
-        cause = "so is the loss: see rewards and weights"
+        cause = "nor is the loss: look at rewards and weights"
         if self.loss_is_finite:
             cause = "the loss is finite: the backward pass broke them (an attention kernel, low precision)"
         of = f"{len(bad)} of {len(gradients)}" + (f", first {bad[0]}" if bad else ": only their norm overflows")
