@@ -129,7 +129,8 @@ MODELS = {  # transformers' names of architectures -> (arguments of their config
              "in_proj k_proj out_proj q_proj v_proj w1 w2 w3", 100),
     "gpt2": (dict(n_embd=32, n_layer=2, n_head=2), "c_attn c_fc c_proj", None),  # Conv1D; positions are an embedding
     "gpt_neox": ({}, "dense dense_4h_to_h dense_h_to_4h query_key_value", 100),
-    "qwen3_moe": (dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, head_dim=16), "k_proj o_proj q_proj v_proj", None),
+    "qwen3_moe": (dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, head_dim=16),
+                  "k_proj o_proj q_proj v_proj", None),
 }  # fmt: skip
 
 

@@ -158,7 +158,8 @@ def test_a_copy_of_the_best_policy_may_find_the_disk_full(tmp_path, monkeypatch)
     def copytree(source, target):
         raise shutil.Error([(f"{source}/a", f"{target}/a", f"[Errno 28] {NO_SPACE}: 'a'")] * 9)
 
-    (tmp_path / "best").mkdir()
+    for name in ("best", "checkpoints"):
+        (tmp_path / name).mkdir()
     monkeypatch.setattr(shutil, "copytree", copytree)
     with pytest.raises(OSError, match=r"new.best-2 could not be written whole: the disk is full: about 0\.0 MiB are"):
         keep_best(tmp_path, 2)
