@@ -1,6 +1,7 @@
 """The warm start: what scripted searchers do and think, and that the loss covers what the policy would sample."""
 
 import json
+import os
 import random
 from copy import deepcopy
 from dataclasses import replace
@@ -227,6 +228,16 @@ def test_grpo_starts_from_the_adapter_that_the_warm_start_left(config, task, tmp
     assert (logits(starting_policy(further, task, tmp_path / "other")) == warm).all()
     with pytest.raises(ValueError, match="lora_rank=2"):
         starting_policy(replace(further, lora_rank=2), task, tmp_path / "other")
+
+
+def test_a_warm_start_goes_on_from_a_whole_checkpoint_only(config, task, tmp_path):
+    whole = logits(starting_policy(config, task, tmp_path))
+    rows = list(read_jsonl(tmp_path / "warm.jsonl"))
+    (tmp_path / "warm").rename(tmp_path / "done")
+    os.truncate(tmp_path / "warm_checkpoints" / "checkpoint-12" / "optimizer.pt", 99)
+    with pytest.warns(UserWarning, match="checkpoint-12: half written, deleted"):
+        again = logits(starting_policy(config, task, tmp_path))
+    assert torch.equal(again, whole) and list(read_jsonl(tmp_path / "warm.jsonl")) == rows
 
 
 @pytest.mark.parametrize("rank", [0, 4], ids=["all weights", "an adapter that was warm-started"])

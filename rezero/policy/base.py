@@ -101,8 +101,8 @@ def bytes_of(weights: Iterable[torch.Tensor]) -> int:
 
 def same_modes(folder: Path) -> None:
     """Let whoever may read the JSON files of `folder` read its weights: safetensors writes files for the owner only."""
-    for path in folder.glob("*.safetensors"):
-        shutil.copymode(next(folder.glob("*.json")), path)
+    for path in folder.rglob("*.safetensors"):
+        shutil.copymode(next(path.parent.glob("*.json")), path)
 
 
 def not_written(path: Path, error: Exception, needed: int) -> OSError:

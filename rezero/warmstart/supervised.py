@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from rezero.config import Config, WarmStart
-from rezero.files import append_jsonl, resolve
+from rezero.files import append_jsonl, read_jsonl, resolve, write_jsonl
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.load import load_trainable, naming_knobs, precision
 from rezero.protocol import Episode
@@ -54,16 +54,19 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) 
     rows = [row for row in rows if len(row["labels"]) <= limit]  # no rollout could hold the others
     if not rows:
         raise ValueError(f"no scripted episode fits in episode_tokens={limit}; raise it, or lower k={task.sampling.k}")
+    checkpoint, log = last_checkpoint(run_dir / "warm_checkpoints"), run_dir / "warm.jsonl"
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    if log.is_file():  # the steps after the checkpoint are taken again
+        write_jsonl(log, [row for row in read_jsonl(log, appended=True) if row["step"] <= step])
     policy.model.train()
     trainer = trainer_class(policy, settings, config.backend)(
         model=policy.model,
         processing_class=policy.tokenizer,
         args=trainer_settings(settings, run_dir, config.seed, config.micro_batch, config.grpo["optim"]),
         train_dataset=Dataset.from_list(rows),
-        callbacks=[Log(run_dir / "warm.jsonl")],
+        callbacks=[Log(log)],
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = last_checkpoint(run_dir / "warm_checkpoints")
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
     save_policy(policy, run_dir / "warm.new").rename(run_dir / "warm")
