@@ -17,8 +17,8 @@ from rezero.__main__ import main
 from rezero.config import load_config
 from rezero.extras.export import export, write_model
 from rezero.extras.unsloth import ModelGeneration, load_unsloth
-from rezero.files import write_text
-from rezero.policy import hub, load
+from rezero.files import resolve, write_text
+from rezero.policy import hub
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import adapted_share, add_adapter, linear_layers, load_base, read_adapter
 from rezero.policy.load import load_policy, load_trainable
@@ -209,7 +209,7 @@ def test_a_damaged_file_of_a_model_is_named_in_one_line(config, tmp_path, file, 
 
 
 def test_a_damaged_model_is_one_line_of_the_command_line(config, capsys):
-    DAMAGE["cut"](load.resolve(config.policy) / "model.safetensors")
+    DAMAGE["cut"](resolve(config.policy) / "model.safetensors")
     assert main(["ask", "Who?", "--policy", config.policy]) == 2
     assert capsys.readouterr().err.startswith(f"error: {config.policy}/model.safetensors: damaged: ")
 
@@ -220,7 +220,6 @@ def test_a_damaged_model_is_one_line_of_the_command_line(config, capsys):
 def test_a_model_goes_to_the_gpu_in_its_dtype(config, monkeypatch):
     """With a stand-in for the GPU: a folder is loaded onto it as a model of the hub is, in float32 if it is trained."""
     moved, kept = [], torch.backends.cuda.cudnn_sdp_enabled()
-    monkeypatch.setattr(load, "best_dtype", lambda: torch.bfloat16)
     monkeypatch.setattr(hub, "best_dtype", lambda: torch.bfloat16)
     model, _ = load_base(config.policy)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -243,6 +242,6 @@ def test_apples_gpu_is_said_to_be_left_alone(monkeypatch):
 
 
 def test_a_reader_of_the_json_files_may_read_the_weights(config, tmp_path):
-    folder = load.resolve(config.policy)
+    folder = resolve(config.policy)
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
     assert write_text(tmp_path / "x", "").stat().st_mode == (folder / "model.safetensors").stat().st_mode

@@ -43,7 +43,7 @@ class Policy:
             raise ValueError(f"{name}: the pad token is {pad!r}; want one that never ends a turn, for the loss masks")
         # A base's own settings (repetition_penalty, num_beams) would change `generate`, and invalid ones stop saving.
         ends = dict(eos_token_id=self.end_of_turn, pad_token_id=self.tokenizer.pad_token_id)
-        for model in (self.model, *base_of(self.model)):
+        for model in (self.model, getattr(self.model, "get_base_model", lambda: None)()):
             if hasattr(model, "generation_config"):
                 model.generation_config = GenerationConfig(**ends)
 
@@ -90,11 +90,6 @@ def save_policy(policy: Policy, path: str | Path) -> Path:
     return folder
 
 
-def base_of(model) -> list[PreTrainedModel]:
-    """The model under an adapter, if `model` has one."""
-    return [model.get_base_model()] if hasattr(model, "get_base_model") else []
-
-
 def bytes_of(weights: Iterable[torch.Tensor]) -> int:
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
@@ -137,8 +132,8 @@ def naming_damage(folder: Path) -> Iterator[None]:
         raise ValueError(f"{folder}: cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
 
 
-def one_line(error: Exception, most: int = 300) -> str:
-    return " ".join(str(error).split())[:most]
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def template_seams(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

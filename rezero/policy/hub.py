@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
-from rezero.policy.base import base_of, naming_damage, template_seams
+from rezero.policy.base import naming_damage, template_seams
 from rezero.policy.fast_cpu import use_grouped_attention
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -116,8 +116,8 @@ def linear_layers(model: PreTrainedModel) -> list[str]:
 
 def adapted_share(model: PeftModel) -> str:
     """Which share of a model's matrices its adapter covers, and their names. Embeddings and output do not count."""
-    (base,) = base_of(model)
-    ends = [layer for layer in (base.get_input_embeddings(), base.get_output_embeddings()) if layer is not None]
+    base = model.get_base_model()
+    ends = filter(None, (base.get_input_embeddings(), base.get_output_embeddings()))
     left_out = {id(weight) for layer in ends for weight in layer.parameters()}
     sizes, names = {True: 0, False: 0}, set()
     for name, weight in base.named_parameters():
