@@ -134,7 +134,8 @@ BOUNDS = {  # (least, most) of numbers -> fields
     (2, inf): "num_generations",  # the episodes of a group are compared
     (0, inf): "seed lora_rank lora_layers max_context eval_questions test_questions warm_start.steps "
     "warm_start.found_weight warm_start.missed_weight curriculum.samples curriculum.solved_weight "
-    "curriculum.unsolved_weight collapse.drop",
+    "curriculum.unsolved_weight",
+    (-inf, inf): "collapse.drop",
     (1e-9, inf): "temperature warm_start.learning_rate",
     (0, 1): "warm_start.retry gpu_share",
 }
