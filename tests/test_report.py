@@ -1,4 +1,4 @@
-"""Causes, reports, comparisons and exports: every episode counted once, and all of it found again in what is written."""
+"""Causes, reports, comparisons, exports: each episode is counted once and can be found in what is written."""
 
 import base64
 import gzip
@@ -12,8 +12,20 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from test_cards import EVIL, Tags
-from test_traces import FIRST_TRY, GAVE_UP, GOLD, HALF, NO_QUESTION, OTHER, QUESTION, RECOVERED, RETRIED_IN_VAIN
-from test_traces import TWO_HOP, episode, turn
+from test_traces import (
+    FIRST_TRY,
+    GAVE_UP,
+    GOLD,
+    HALF,
+    NO_QUESTION,
+    OTHER,
+    QUESTION,
+    RECOVERED,
+    RETRIED_IN_VAIN,
+    TWO_HOP,
+    episode,
+    turn,
+)
 
 from rezero.__main__ import main
 from rezero.analysis import plots
@@ -51,6 +63,12 @@ FAILURES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def own_style():
+    with plt.rc_context():  # `compare` sets the style of all figures
+        yield
+
+
 def hostile_run() -> Run:
     hit = Hit("g1", EVIL, f"before {EVIL} after", 1.0)
     turns = (turn("search", EVIL, hit, thought=EVIL), turn("search", EVIL, error=EVIL), turn("answer", EVIL))
@@ -62,7 +80,10 @@ def many(count: int) -> Run:
     """Generated episodes of 1 to 3 searches over 3,000 passages, half of them "after training"."""
     rows = []
     for i in range(count):
-        hits = [Hit(f"c{n}", f"Mission {n} file", f"Mission {n} landed at {n * 7919 % 997}. " * 9, 1.0) for n in (i % 3000, 7)]
+        hits = [
+            Hit(f"c{n}", f"Mission {n} file", f"Mission {n} landed at {n * 7919 % 997}. " * 9, 1.0)
+            for n in (i % 3000, 7)
+        ]
         question = Question(f"q{i}", f"Where did mission {i} land?", (str(i),), (f"c{i % 3000}",))
         searches = [turn("search", f"mission {i} try {n}", *hits[n % 2 :]) for n in range(1 + i % 3)]
         ended = episode(*searches, turn("answer", str(i - i % 2)), question=question)
@@ -91,7 +112,12 @@ def test_causes_are_counted_per_policy_and_drawn():
 
 @pytest.mark.parametrize(
     "a, b, number",
-    [(GAVE_UP, RECOVERED, 2), (RECOVERED, RECOVERED, None), (RECOVERED, VAIN, 1), (GAVE_UP, replace(GAVE_UP, turns=GAVE_UP.turns[:1]), 2)],
+    [
+        (GAVE_UP, RECOVERED, 2),
+        (RECOVERED, RECOVERED, None),
+        (RECOVERED, VAIN, 1),
+        (GAVE_UP, replace(GAVE_UP, turns=GAVE_UP.turns[:1]), 2),
+    ],
 )
 def test_where_two_episodes_part(a, b, number):
     assert parting(a, b) == parting(b, a) == number
@@ -136,7 +162,10 @@ def runs(tmp_path):
         rows = [({"policy": "start"}, VAIN), *(({"policy": "trained"}, each) for each in last)]
         write_traces(tmp_path / name / "traces.jsonl", rows)
         (tmp_path / name / "config.json").write_text(json.dumps(load_config("laptop").to_dict()))
-        steps = [{"kind": "eval", "step": step, "accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6} for step in (0, 5)]
+        steps = [
+            {"kind": "eval", "step": step, "accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+            for step in (0, 5)
+        ]
         write_jsonl(tmp_path / name / "metrics.jsonl", steps)
     return str(tmp_path / "one"), str(tmp_path / "two")
 

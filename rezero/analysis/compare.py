@@ -15,7 +15,7 @@ from rezero.evaluation.evaluate import LABELS, summarize, table
 from rezero.files import read_jsonl
 
 METRICS = ("accuracy", "evidence", "retried", "recovered")
-SHOWN = ["metric", "difference", "low", "high", "p (Holm)", "n", "4 in 5", "in words"]
+SHOWN = ["metric", "difference", "low", "high", "p (Holm)", "n", "in words"]
 
 
 def compare(first: Run, second: Run) -> Page:
@@ -31,20 +31,19 @@ def compare(first: Run, second: Run) -> Page:
     groups = {name: [] for name in SIDES.values()}
     for id, *right in zip(shared, *(report.frame.correct for report in reports), strict=True):
         groups[SIDES[tuple(map(bool, right))]].append(id)
-    lines = [
+    tables = [
         f"compared on {len(shared)} common questions (asked were {asked})",
         table(reports).to_string(),
         f"\n{second.name} - {first.name}, paired:",
         paired[SHOWN].assign(metric=paired.metric.map(LABELS)).round(4).to_string(index=False),
-        f"\n{in_words(paired)}",
-        ", ".join(f"{name}: {len(ids)}" for name, ids in groups.items()),
     ]
+    words = f"{in_words(paired)}\n{', '.join(f'{name}: {len(ids)}' for name, ids in groups.items())}"
     cards = [(name, [_pair(*runs, id) for id in groups[name]]) for name in ("won", "lost")]
     curves = {run.name: read_metrics(run) for run in runs}
     drawn = _png(overlaid(curves)) if all(map(len, curves.values())) else ""
-    title, text = f"{first.name} and {second.name}", "\n".join(lines)
-    body, preview = (MACROS.comparison(text, image, cards) for image in (drawn, ""))
-    return Page(title, body, text, preview)
+    said = "\n".join(tables), words
+    body, preview = (MACROS.comparison(*said, image, cards) for image in (drawn, ""))
+    return Page(f"{first.name} and {second.name}", body, "\n\n".join(said), preview)
 
 
 def _pair(first: Run, second: Run, id: str) -> tuple[str, str]:

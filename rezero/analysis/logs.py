@@ -75,7 +75,11 @@ def _samples(episodes: list[Episode], policy: str, weights: dict[str, float] | N
         why, answer, rewards = found["cause"], found["answer"] or "", found.pop("rewards")
         scores = {name: {"value": value} for name, value in rewards.items()}
         if question:
-            verdict = {"value": "C" if why == "right" else "I", "answer": answer, "explanation": f"{why}: {CAUSES[why]}"}
+            verdict = {
+                "value": "C" if why == "right" else "I",
+                "answer": answer,
+                "explanation": f"{why}: {CAUSES[why]}",
+            }
             scores = {"exact_match": verdict} | scores
         samples.append(
             {
