@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import get_args
 from uuid import uuid4
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
+
+from rezero.text import clean, printable
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
 _adapter = cache(TypeAdapter)
@@ -19,7 +22,10 @@ _adapter = cache(TypeAdapter)
 
 def resolve(path: str | Path) -> Path:
     """An absolute path. A relative one counts from the project's root, never from the working directory."""
-    path = Path(path).expanduser()
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such user; want a path") from None
     return path if path.is_absolute() else ROOT / path
 
 
@@ -57,12 +63,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
     """Write one JSON object per line, atomically. The same rows give the same bytes."""
-    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return write_text(path, clean("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)))
 
 
 def append_jsonl(path: str | Path, row: dict) -> Path:
     """Append one object. A killed process loses at most the line that it was writing."""
-    return append_text(path, json.dumps(row, ensure_ascii=False) + "\n")
+    return append_text(path, clean(json.dumps(row, ensure_ascii=False)) + "\n")
 
 
 def append_text(path: str | Path, lines: str) -> Path:
@@ -101,22 +107,100 @@ def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
 
 def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[str, dict]]:
     """`read_jsonl` with the place of each object, "file:line", for error messages."""
-    path = resolve(path)
+    path = readable(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            where = f"{path}:{number}"
+            where = f"{printable(str(path))}:{number}"
             try:
-                row = json.loads(line)
-            except ValueError as error:  # not JSON, or a character that was cut in two
+                row = parse_json(line, path, number)
+            except ValueError:  # not JSON, or a character that was cut in two
                 if not appended or file.read().strip():
-                    raise ValueError(f"{where}: not valid JSON: {error}") from None
-                warnings.warn(f"{where}: skipped a damaged last line: {error}", stacklevel=2)
+                    raise
+                warnings.warn(f"{where}: skipped a damaged last line", stacklevel=2)
                 return
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: want one JSON object per line, got {type(row).__name__}")
             yield where, row
+
+
+def readable(path: str | Path) -> Path:
+    """The absolute path of what is to be read; ValueError for a pipe or a device, which might never end."""
+    path = resolve(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: is a pipe or a device; want a file")
+    return path
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8; ValueError names file and line of a byte that is none."""
+    path = readable(path)
+    return _decode(path.read_bytes(), path)
+
+
+def read_json(path: str | Path) -> dict:
+    """The object of a JSON file; ValueError names file and line of what is no JSON, and the file of another value."""
+    path = readable(path)
+    value = parse_json(path.read_bytes(), path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: want a JSON object, got {type(value).__name__}")
+    return value
+
+
+def parse_json(data: bytes, path: Path, line: int = 1):
+    """The value that `data` holds, lone surrogates replaced; it stands in `path` from `line` on, for messages."""
+    text = _decode(data, path, line)
+    try:
+        value = json.loads(text)
+        return json.loads(clean(json.dumps(value, ensure_ascii=False))) if "\\u" in text else value
+    except json.JSONDecodeError as error:
+        line, reason = line + error.lineno - 1, f"{error.msg} (column {error.colno})"
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested too deeply
+        reason = str(error)
+    raise ValueError(f"{path}:{line}: not valid JSON: {reason}")
+
+
+def _decode(data: bytes, path: Path, line: int = 1) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line += data.count(b"\n", 0, error.start)
+        raise ValueError(f"{path}:{line}: not valid UTF-8: byte {data[error.start]:#x}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    def flatten_mapping(self, node):
+        """Leave merge keys (<<), which are then refused: nested ones grow without bound while they are read."""
+
+    def construct_scalar(self, node):
+        value = super().construct_scalar(node)
+        return clean(value) if isinstance(value, str) else value
+
+
+def _check_size(value, most: int = 1_000_000) -> None:
+    """ValueError for YAML whose aliases stand for more than `most` values and characters: 1 kB can be gigabytes."""
+    left, size = [value], 0
+    while left:
+        one = left.pop()
+        size += len(one) if isinstance(one, str) else 1
+        if size > most:
+            raise ValueError(f"its aliases stand for more than {most:,} values and characters")
+        left += [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
+
+
+def parse_yaml(text: str, where: str):
+    """The value of a YAML text; ValueError says `where` it stands and on which line of it something is wrong."""
+    try:
+        value = yaml.load(text, _Loader)
+        _check_size(value)
+        return value
+    except yaml.YAMLError as error:
+        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        place = f"{where}, line {mark.line + 1}" if mark and mark.line else where
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # such as 2024-99-99
+        place, reason = where, str(error)
+    raise ValueError(f"{place}: not YAML: {printable(reason)[:300]}")
 
 
 def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:
@@ -135,10 +219,11 @@ def parse_record(row: dict, kind: type):
     ValueError for a field that is missing, unknown or of another type: one line with its value and what is allowed.
     """
     try:
-        return _adapter(kind).validate_json(json.dumps(row), strict=True, extra="forbid")
+        text = ",".join(f"{json.dumps(str(name))}:{_plain(name, value)}" for name, value in row.items())
+        return _adapter(kind).validate_json(f"{{{text}}}", strict=True, extra="forbid")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
+    place = ".".join(map(str, first["loc"]))[:80]
     if first["type"] == "missing":
         raise ValueError(f"{place} is missing")
     if first["type"] == "unexpected_keyword_argument":
@@ -146,5 +231,18 @@ def parse_record(row: dict, kind: type):
             kind = {one.name: one.type for one in fields(kind)}.get(name, kind)
             kind = next(filter(is_dataclass, (kind, *get_args(kind))))  # of a tuple or a union the dataclass inside
         raise ValueError(f"unknown field {place!r}; allowed: {', '.join(one.name for one in fields(kind))}")
-    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    raise ValueError(f"{place} is {first['input']!r:.80}; want {wanted}" if place else wanted)
+    raise ValueError(refusal(place, first))
+
+
+def refusal(place: str, error: dict) -> str:
+    """One of pydantic's errors in our words: the value at `place`, and what is wanted there."""
+    wanted = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    own = not place or error["type"] == "value_error"  # a message of ours, which is complete
+    return wanted if own else f"{place} is {error['input']!r:.80}; want {wanted}"
+
+
+def _plain(name: str, value) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name!s:.80} wants plain, finite values: {error!s:.100}") from None

@@ -10,7 +10,7 @@ import pandas as pd
 from rezero.files import read_records, write_text
 from rezero.judge import exact_match, f1
 from rezero.protocol import Episode
-from rezero.text import clean
+from rezero.text import clean, printable
 
 Row = tuple[dict, Episode]  # labels such as {"policy": "after training"}, and an episode
 
@@ -33,7 +33,8 @@ def read_traces(path: str | Path) -> list[Row]:
         if len(line.completion_ids) != len(line.env_mask):
             counts = f"{len(line.env_mask)} values for {len(line.completion_ids)} completion_ids"
             raise ValueError(f"{where}: env_mask has {counts}; want one each")
-        rows.append((line.labels, Episode(**{one.name: getattr(line, one.name) for one in fields(Episode)})))
+        labels = {printable(name): printable(v) if isinstance(v, str) else v for name, v in line.labels.items()}
+        rows.append((labels, Episode(**{one.name: getattr(line, one.name) for one in fields(Episode)})))
     return rows
 
 

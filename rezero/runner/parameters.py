@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rezero.files import resolve
+from rezero.files import parse_yaml, read_text, resolve
 
 TYPES = {kind.__name__: kind for kind in (str, int, float, bool, dict, list)}
 TYPES |= {f"{name} | None": kind | None for name, kind in TYPES.items()}
@@ -67,24 +66,17 @@ def read_flags(pairs: list[str]) -> dict:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier() or name in values:
             raise ValueError(f"-p {pair!r}: want name=value, each name once (name the notebooks before -p)")
-        values[name] = read_yaml(text, f"-p {pair!r}")
+        values[name] = parse_yaml(text, f"-p {pair!r:.200}")
     return values
 
 
 def read_params_file(path: str | Path) -> dict:
     """A YAML file of `name: value` and of `notebook: {name: value}`, such as a run's own params.yaml."""
     path = resolve(path)
-    values = read_yaml(path.read_text("utf-8"), str(path))
+    values = parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: want `name: value` lines, got {type(values).__name__}")
     return values
-
-
-def read_yaml(text: str, where: str):
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def choose_parameters(

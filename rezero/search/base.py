@@ -6,21 +6,31 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from rezero.corpus import Chunk
-from rezero.text import clean
+from rezero.text import clean, redact
 
 CACHE_SIZE = 10_000  # queries whose hits an engine remembers
+# Types of engines' options; `search.check_options` compares options with the annotations of an engine's arguments.
+Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
 
 
 class SearchError(RuntimeError):
-    """The engine failed, which is not the same as finding nothing. `fault` is "outage" if it failed on purpose."""
+    """The engine failed, which is not the same as finding nothing. `fault` is "outage" if it failed on purpose.
+
+    The policy, traces and notebooks repeat the message, so known secrets are left out of it (`text.redact`).
+    """
 
     def __init__(self, message: str, fault: str = ""):
-        super().__init__(message)
+        super().__init__(redact(clean(message)))
         self.fault = fault
 
 
