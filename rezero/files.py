@@ -114,7 +114,7 @@ def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[st
                 continue
             where = f"{printable(str(path))}:{number}"
             try:
-                row = parse_json(line, path, number)
+                row = parse_json(line.rstrip(), path, number)
             except ValueError:  # not JSON, or a character that was cut in two
                 if not appended or file.read().strip():
                     raise
@@ -172,10 +172,6 @@ def _decode(data: bytes, path: Path, line: int = 1) -> str:
 class _Loader(yaml.SafeLoader):
     def flatten_mapping(self, node):
         """Leave merge keys (<<), which are then refused: nested ones grow without bound while they are read."""
-
-    def construct_scalar(self, node):
-        value = super().construct_scalar(node)
-        return clean(value) if isinstance(value, str) else value
 
 
 def _check_size(value, most: int = 1_000_000) -> None:

@@ -162,15 +162,15 @@ class Episode:
 
         That is: chat messages `[{"role", "content"}, …]` with retrieved text as `user`, `tool` or `ipython` messages
         and tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`, or its
-        completion alone. What a user says after an answer is left out. ValueError names a message without a known role
+        completion alone. What a user says after the last answer is left out. ValueError names a message without a known role
         or without text; a warning counts what was not understood.
         """
         prompt, messages = resolve_name("rezero.extras.transcripts:read_transcript")(transcript)
         turns: list[Turn] = []
-        for message in messages:
+        for i, message in enumerate(messages):
             if message["role"] == "assistant":
                 turns.append(parse_turn(message["content"]))
-            elif turns and not (turns[-1].action == "answer" and _is_talk(message)):
+            elif turns and not (turns[-1].action == "answer" and all(map(_is_talk, messages[i:]))):
                 before, text = turns[-1].information, unwrap_information(message["content"])
                 turns[-1] = replace(turns[-1], information=text if before is None else f"{before}\n{text}")
         ends = {"answer": "answered", "malformed": "malformed"}

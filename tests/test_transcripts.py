@@ -139,7 +139,7 @@ def test_only_the_last_message_of_a_chat_with_tools_answers_without_tags():
 )
 def test_trl_rows_and_completions(prompt, roles):
     text = f"{A}{block('x')}{B}"
-    for completion in (text, [says(text)], [says(A), {"role": "tool", "name": "search", "content": "x"}, says(B)]):
+    for completion in (text, [says(A), {"role": "tool", "name": "search", "content": "x"}, says(B)]):
         row = {"prompt": prompt, "completion": completion, "advantage": 0.5}
         assert shape(completion) == shape(row) == [X, ANSWERED]
         assert [message["role"] for message in Episode.from_messages(row).prompt] == roles

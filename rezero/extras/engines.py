@@ -11,22 +11,8 @@ from pathlib import Path
 
 from rezero.corpus import Chunk
 from rezero.files import read_records
-from rezero.search import Inner, build_inner
-from rezero.search.base import (
-    Count,
-    Engine,
-    Hit,
-    Hits,
-    Number,
-    Search,
-    SearchContext,
-    Share,
-    chance,
-    indexed_text,
-    needs,
-    ranked,
-    top,
-)
+from rezero.search import Count, Inner, Number, Share, build_inner
+from rezero.search.base import Engine, Hit, Hits, Search, SearchContext, chance, indexed_text, needs, ranked, top
 from rezero.search.bm25 import words
 from rezero.search.dense import CACHE, Embedder, embed, load_embedder, unit
 from rezero.text import clean

@@ -19,7 +19,8 @@ import urllib3
 from pydantic import AfterValidator
 
 from rezero.corpus import Chunk, split_contents
-from rezero.search.base import AboveZero, Count, Hit, Hits, Number, Search, SearchError, indexed_text, needs
+from rezero.search import AboveZero, Count, Number
+from rezero.search.base import Hit, Hits, Search, SearchError, indexed_text, needs
 from rezero.search.dense import CACHE, Embedder, embed, load_embedder, unit
 from rezero.text import clean, redact
 
@@ -45,7 +46,7 @@ Url = Annotated[str, AfterValidator(check_url)]
 
 
 def http(
-    chunks: Sequence[Chunk], url: Url = "http://127.0.0.1:8000/retrieve", timeout: AboveZero = 10.0, retries: Number = 3
+    chunks: Sequence[Chunk], url: Url = "http://127.0.0.1:8000/retrieve", timeout: AboveZero = 10, retries: Number = 3
 ) -> Search:
     """A client of the Search-R1 `/retrieve` protocol, which `python -m rezero serve` speaks.
 
@@ -70,10 +71,7 @@ def http(
 
 
 def web(
-    chunks: Sequence[Chunk],
-    url: Url = "https://google.serper.dev/search",
-    timeout: AboveZero = 10.0,
-    retries: Number = 3,
+    chunks: Sequence[Chunk], url: Url = "https://google.serper.dev/search", timeout: AboveZero = 10, retries: Number = 3
 ) -> Search:
     """Live web search (Google, by serper.dev), with the key in SERPER_API_KEY; `chunks` are not used.
 
@@ -102,7 +100,7 @@ def opensearch(
     chunks: Sequence[Chunk],
     url: Url = "http://127.0.0.1:9200",
     index: str = "rezero",
-    timeout: AboveZero = 10.0,
+    timeout: AboveZero = 10,
     retries: Number = 3,
 ) -> Search:
     """BM25 of an OpenSearch (or Elasticsearch) index: English stems, title and text in one field, as in `bm25`.

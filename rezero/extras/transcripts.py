@@ -103,8 +103,8 @@ def _block_end(text: str, start: int, name: str) -> int:
     """Where the block of information that begins at `start` ends: at the first `</information>` that can be its end.
 
     `name` is that of its tag, if it is another one. A passage may contain any tag. The true end is followed by a turn
-    of the policy, and then by the next block or by the end of the text. Therefore a `</information>` is not the end when
-    before the next one
+    of the policy, and then by the next block or by the end of the text. Therefore a `</information>` is not the end
+    when before the next one
 
     - no block opens: a turn does not close a block that it did not open, so the next one belongs to the same passage;
     - or an action closes that no block follows: generation would have stopped there, so the passage quoted it.

@@ -110,10 +110,10 @@ def search_strategy(episode: Episode) -> float:
     0.2 if some message thinks and searches; 0.4 if some message analyses and answers; and after the first information
     0.2 per message that thinks and searches, or per message that analyses, whichever are fewer, at most 0.4.
     Quirks: to analyse is to use one of ten words in a thought ("based", "found", "from", ...), so filler words earn
-    reward. A thought, query or answer that contains "<" or ">" does not count. What is said after a turn that is no
-    search, such as a correction, is no information, and until the next information no turn counts as after one.
-    Ours: the original reads the reply to a search, and ignores one with "<" or ">" or with the role "tool"; here no
-    passage and no role can change the value.
+    reward. A thought, query or answer that contains "<" or ">" does not count. Turns after a correction do not count as
+    informed until the next information. Ours: every reply to a search is information, and no other reply is. The
+    original looks at the text and the role of a reply, and takes it for none if it contains "<" or ">" or comes from
+    "tool"; here no passage and no role can change the value.
     """
     informed = started = concluded = False
     refined = analysed = 0

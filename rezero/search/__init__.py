@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rezero.corpus import Chunk
 from rezero.files import refusal
@@ -32,11 +32,17 @@ ENGINES = {  # name -> function; its module is imported when the engine is built
     "opensearch": "rezero.extras.remote:opensearch",
     "qdrant": "rezero.extras.remote:qdrant",
 }
-STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 REMOTE = {"http", "web", "opensearch", "qdrant"}  # may be built without chunks
+# Types for the options of engines, which `check_options` compares with the annotations of an engine's arguments
+Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
-def build_engine(name: str, chunks: Sequence[Chunk], /, **options) -> Engine:
+def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
     """Index `chunks` with an engine of `ENGINES`, or with any "module:function".
 
     A ValueError lists the known engines or options; an ImportError says which package to install.
@@ -78,6 +84,7 @@ def build_inner(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
     Options may also stand under "engine_options", which is needed where the inner engine has an option "engine".
     """
     name, options = _read_spec(spec)
+    check_options(name, options)  # before an option called "name" or "chunks" could be taken for something else
     return build_engine(name, chunks, **options)
 
 

@@ -6,21 +6,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field
 
 from rezero.corpus import Chunk
 from rezero.text import clean, redact
 
 CACHE_SIZE = 10_000  # queries whose hits an engine remembers
-# Types of engines' options; `search.check_options` compares options with the annotations of an engine's arguments.
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-AboveZero = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Number = Annotated[int, Field(ge=0)]
 
 
 class SearchError(RuntimeError):

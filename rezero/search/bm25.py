@@ -9,7 +9,8 @@ import bm25s
 import Stemmer
 
 from rezero.corpus import Chunk
-from rezero.search.base import NotNegative, Search, Share, indexed_text, ranked, top
+from rezero.search import NotNegative, Share
+from rezero.search.base import Search, indexed_text, ranked, top
 
 Backend = Literal["auto", "bm25s", "tantivy"]
 BM25S_UNTIL = 100_000  # passages; bm25s scores each of them for every query, tantivy only those that may rank high

@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import accumulate
 
 from rezero.corpus import Chunk
-from rezero.search import Inner, build_inner
-from rezero.search.base import Hit, Hits, Search, SearchContext, SearchError, Share, chance
+from rezero.search import Inner, Share, build_inner
+from rezero.search.base import Hit, Hits, Search, SearchContext, SearchError, chance
 from rezero.text import normalized
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rezero.corpus import Chunk
-from rezero.search import Inner, build_inner
-from rezero.search.base import Count, Hits, NotNegative, Search, SearchContext
+from rezero.search import Count, Inner, NotNegative, build_inner
+from rezero.search.base import Hits, Search, SearchContext
 
 
 def hybrid(
