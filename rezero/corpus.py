@@ -1,12 +1,11 @@
 """The passages of a corpus, and the files that they are read from and written to."""
 
 import csv
-import io
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rezero.files import numbered_rows, read_text, resolve, write_jsonl
+from rezero.files import numbered_rows, readable, write_jsonl
 from rezero.text import printable
 
 
@@ -30,9 +29,9 @@ def load_chunks(path: str | Path) -> list[Chunk]:
 
     A line of a .jsonl file has our fields (id, title, text, source), those of BEIR (_id, title, text) or those of
     Search-R1 (id, contents). A .csv file has the columns of AutoDidact (chunk_id, content, metadata).
-    ValueError for other fields, an empty text, a repeated or a blank id names the file and the line.
+    ValueError for other fields, an empty text, a blank or a repeated id names the file and the line.
     """
-    path = resolve(path)
+    path = readable(path)
     if path.is_dir():
         files = [path / f"chunks{ending}" for ending in READERS]
         found = next(filter(Path.is_file, files), None)
@@ -55,14 +54,14 @@ def load_chunks(path: str | Path) -> list[Chunk]:
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Chunk]]:
     for where, row in numbered_rows(path):
-        id = row["_id"] if row.get("id") is None and "_id" in row else row.get("id")
+        id = row.get("_id") if row.get("id") is None else row["id"]
         texts = {name: row[name] for name in ("title", "text", "source", "contents") if name in row}
         for name, text in texts.items():
             if not isinstance(text, str):
                 raise ValueError(f"{where}: {name} is {text!r}, a {type(text).__name__}; want text")
         if row.keys().isdisjoint(("id", "_id")) or texts.keys().isdisjoint(("text", "contents")):
             want = "id, title, text, source, or _id, title, text (BEIR), or id, contents (Search-R1)"
-            raise ValueError(f"{where}: has the fields {printable(', '.join(row))[:200]}; want {want}")
+            raise ValueError(f"{where}: has the fields {printable(', '.join(row)):.200}; want {want}")
         if "contents" in texts:
             texts = dict(zip(("title", "text"), split_contents(texts["contents"]), strict=True))
         yield where, Chunk(read_id(id, where), **{"title": "", **texts})
@@ -83,19 +82,18 @@ def split_contents(contents: str) -> tuple[str, str]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Chunk]]:
-    rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    try:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
         columns = rows.fieldnames or ()
         if not {"chunk_id", "content"} <= set(columns):
-            has = printable(", ".join(columns))[:200]
-            raise ValueError(f"{path}: has the columns {has}; want chunk_id, content, metadata")
+            raise ValueError(
+                f"{path}: has the columns {printable(', '.join(columns)):.200}; want chunk_id, content, metadata"
+            )
         for row in rows:
             where = f"{path}:{rows.line_num}"
             if row["content"] is None:
                 raise ValueError(f"{where}: ends before the column content")
             yield where, Chunk(read_id(row["chunk_id"], where), "", row["content"], row.get("metadata") or "")
-    except csv.Error as error:
-        raise ValueError(f"{path}:{rows.line_num + 1}: not valid CSV: {error}") from None
 
 
 READERS = {".jsonl": _read_jsonl, ".csv": _read_csv}  # ending -> (path -> pairs of file:line and chunk)

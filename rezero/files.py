@@ -114,11 +114,11 @@ def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[st
                 continue
             where = f"{printable(str(path))}:{number}"
             try:
-                row = parse_json(line.rstrip(), path, number)
-            except ValueError:  # not JSON, or a character that was cut in two
+                row = parse_json(line)
+            except ValueError as error:  # not JSON, or a character that was cut in two
                 if not appended or file.read().strip():
-                    raise
-                warnings.warn(f"{where}: skipped a damaged last line", stacklevel=2)
+                    raise ValueError(f"{where}: not valid JSON: {error}") from None
+                warnings.warn(f"{where}: skipped a damaged last line: {error}", stacklevel=2)
                 return
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: want one JSON object per line, got {type(row).__name__}")
@@ -133,40 +133,28 @@ def readable(path: str | Path) -> Path:
     return path
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file in UTF-8; ValueError names file and line of a byte that is none."""
-    path = readable(path)
-    return _decode(path.read_bytes(), path)
-
-
 def read_json(path: str | Path) -> dict:
     """The object of a JSON file; ValueError names file and line of what is no JSON, and the file of another value."""
     path = readable(path)
-    value = parse_json(path.read_bytes(), path)
+    try:
+        value = parse_json(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: want a JSON object, got {type(value).__name__}")
     return value
 
 
-def parse_json(data: bytes, path: Path, line: int = 1):
-    """The value that `data` holds, lone surrogates replaced; it stands in `path` from `line` on, for messages."""
-    text = _decode(data, path, line)
+def parse_json(data: bytes | str):
+    """The value of a JSON text, with lone surrogates replaced; ValueError also for what is nested too deeply."""
+    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
     try:
         value = json.loads(text)
         return json.loads(clean(json.dumps(value, ensure_ascii=False))) if "\\u" in text else value
-    except json.JSONDecodeError as error:
-        line, reason = line + error.lineno - 1, f"{error.msg} (column {error.colno})"
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested too deeply
-        reason = str(error)
-    raise ValueError(f"{path}:{line}: not valid JSON: {reason}")
-
-
-def _decode(data: bytes, path: Path, line: int = 1) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line += data.count(b"\n", 0, error.start)
-        raise ValueError(f"{path}:{line}: not valid UTF-8: byte {data[error.start]:#x}") from None
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -215,8 +203,9 @@ def parse_record(row: dict, kind: type):
     ValueError for a field that is missing, unknown or of another type: one line with its value and what is allowed.
     """
     try:
-        text = ",".join(f"{json.dumps(str(name))}:{_plain(name, value)}" for name, value in row.items())
-        return _adapter(kind).validate_json(f"{{{text}}}", strict=True, extra="forbid")
+        return _adapter(kind).validate_json(json.dumps(row), strict=True, extra="forbid")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))[:80]
@@ -235,10 +224,3 @@ def refusal(place: str, error: dict) -> str:
     wanted = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     own = not place or error["type"] == "value_error"  # a message of ours, which is complete
     return wanted if own else f"{place} is {error['input']!r:.80}; want {wanted}"
-
-
-def _plain(name: str, value) -> str:
-    try:
-        return json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name!s:.80} wants plain, finite values: {error!s:.100}") from None

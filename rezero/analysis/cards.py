@@ -35,7 +35,7 @@ class Page:
         return clean(_MACROS.output(self.preview or self.body))
 
     def __repr__(self) -> str:
-        return "\n".join(map(printable, self.text.split("\n")))
+        return "\n".join(map(printable, clean(self.text).split("\n")))
 
     def save(self, path: str | Path) -> Path:
         return write_text(path, clean(_MACROS.document(self.title, self.body)))
@@ -78,7 +78,8 @@ def _described(episode: Episode) -> dict:
     words = [FILTERS[name] for name in true] if episode.question else ["not judged: no question"]
     if episode.outcome != "answered":
         words.append(f"no answer ({episode.outcome})")
-    line = printable(f"[{', '.join(words)}] {len(episode.searches)} searches: {question.text} -> {episode.answer}")
+    line = f"[{', '.join(words)}] {len(episode.searches)} searches: {question.text} -> {episode.answer}"
+    line = " ".join(line.split())
     seen = iter(episode.evidence())  # one share of the gold passages per search
     turns = [(turn, next(seen) if turn.action == "search" else 0.0) for turn in episode.turns]
     return {"episode": episode, "question": question, "true": true, "words": words, "turns": turns, "line": line}

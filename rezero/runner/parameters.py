@@ -9,7 +9,7 @@ from typing import NamedTuple
 import nbformat
 from pydantic import TypeAdapter, ValidationError
 
-from rezero.files import parse_yaml, read_text, resolve
+from rezero.files import parse_yaml, readable
 
 TYPES = {kind.__name__: kind for kind in (str, int, float, bool, dict, list)}
 TYPES |= {f"{name} | None": kind | None for name, kind in TYPES.items()}
@@ -72,8 +72,8 @@ def read_flags(pairs: list[str]) -> dict:
 
 def read_params_file(path: str | Path) -> dict:
     """A YAML file of `name: value` and of `notebook: {name: value}`, such as a run's own params.yaml."""
-    path = resolve(path)
-    values = parse_yaml(read_text(path), str(path))
+    path = readable(path)
+    values = parse_yaml(path.read_text("utf-8"), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: want `name: value` lines, got {type(values).__name__}")
     return values
