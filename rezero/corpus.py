@@ -43,9 +43,9 @@ def load_chunks(path: str | Path) -> list[Chunk]:
     chunks: dict[str, Chunk] = {}
     for where, chunk in READERS[path.suffix](path):
         if not chunk.text.strip():
-            raise ValueError(f"{where}: chunk {chunk.id!r} has no text")
+            raise ValueError(f"{where}: chunk {chunk.id!r:.80} has no text")
         if chunk.id in chunks:
-            raise ValueError(f"{where}: the id {chunk.id!r} was used before")
+            raise ValueError(f"{where}: the id {chunk.id!r:.80} was used before")
         chunks[chunk.id] = chunk
     if not chunks:
         raise ValueError(f"{path}: holds no chunk")
@@ -58,7 +58,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Chunk]]:
         texts = {name: row[name] for name in ("title", "text", "source", "contents") if name in row}
         for name, text in texts.items():
             if not isinstance(text, str):
-                raise ValueError(f"{where}: {name} is {text!r}, a {type(text).__name__}; want text")
+                raise ValueError(f"{where}: {name} is {text!r:.80}, a {type(text).__name__}; want text")
         if row.keys().isdisjoint(("id", "_id")) or texts.keys().isdisjoint(("text", "contents")):
             want = "id, title, text, source, or _id, title, text (BEIR), or id, contents (Search-R1)"
             raise ValueError(f"{where}: has the fields {printable(', '.join(row)):.200}; want {want}")

@@ -72,12 +72,12 @@ def _with_gold_texts(question: Question, texts: dict[str, str] | None) -> Questi
     parts |= {name: getattr(question, name) for name in ("answers", "gold_chunk_ids")}
     for name, values in parts.items():
         if not values or not all(map(str.strip, values)):
-            raise ValueError(f"{name} is {list(values)!r}; want at least one, none of them blank")
+            raise ValueError(f"{name} is {list(values)!r:.80}; want at least one, none of them blank")
     if texts is None:
         return question
     for gold in question.gold_chunk_ids:
         if gold not in texts:
-            raise ValueError(f"gold chunk {gold!r} is none of the {len(texts)} chunks of the corpus")
+            raise ValueError(f"gold chunk {gold!r:.80} is none of the {len(texts)} chunks of the corpus")
     return replace(question, gold_texts=tuple(texts[gold] for gold in question.gold_chunk_ids))
 
 

@@ -52,7 +52,7 @@ def stand_in(reply):
             self.end_headers()
             self.wfile.write(said)
 
-        do_POST = do_PUT = answer
+        do_GET = do_POST = do_PUT = answer
 
         def log_message(self, *args):
             pass
