@@ -53,8 +53,8 @@ def redact(text: str) -> str:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    yield from (secret, quote(os.fsencode(secret), safe=""), json.dumps(secret)[1:-1])
-    raw = os.fsencode(secret)
+    raw, escaped = os.fsencode(secret), json.dumps(secret)[1:-1]
+    yield from (secret, quote(raw, safe=""), escaped, escaped.replace("\\", "\\\\"))
     for before in range(3):  # bytes in front of it in a group of three, which decide how base64 writes it
         coded = b64encode(b"\0" * before + raw).decode()[-(-before * 8 // 6) : (before + len(raw)) * 8 // 6]
         yield from (coded, coded.translate(str.maketrans("+/", "-_")))

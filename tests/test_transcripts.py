@@ -177,6 +177,7 @@ def test_only_the_last_message_of_a_chat_with_tools_answers_without_tags():
         ("<think>hm</think>It took 12 days.", "1 of 1 assistant messages hold neither a search nor an answer"),
         ('{"name": "search", "description": "d", "parameters": {"properties": {}}}', "neither a search nor an answer"),
         ("<|begin_of_query|>moon<|end_of_query|>", "neither a search nor an answer"),
+        *[(text, "neither a search nor an answer") for text in ('{"name": "search"}', '{"function": ["arguments"]}')],
     ],
 )
 def test_what_is_not_understood_is_said_and_is_no_evidence(questions, said, warning):
@@ -222,6 +223,7 @@ def test_assistant_messages_of_a_prompt_are_no_turns():
         ([{"role": "robot", "content": "x"}], "message 0: role 'robot'; allowed: system, developer, user"),
         ([{"role": "user", "content": None}], 'message 0: content must be text or a list of .*"text".*, got None'),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "message 0: content must be text .*image_url"),
+        ([{"role": "assistant", "tool_calls": "[" * 100_000}], "message 0: maximum recursion depth"),
         ([{"role": "assistant", "tool_calls": {"id": 1}}], "message 0: tool_calls must be a list, got dict"),
     ],
 )

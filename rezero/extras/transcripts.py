@@ -11,10 +11,13 @@ import re
 import warnings
 from collections.abc import Iterator
 
+from rezero.files import parse_json
+
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 SEARCH_TOOL = re.compile(r"search|retriev|query|look_?up|find|google|wiki|brows", re.IGNORECASE)
 QUERY_KEYS = ("query", "queries", "q", "search_query", "keywords", "question", "input", "text")
 ARGUMENT_KEYS = ("arguments", "parameters", "input", "args")  # of a call, by OpenAI, Llama, Anthropic and others
+NO_CALL = (LookupError, TypeError, ValueError, AttributeError, RecursionError)  # where something else is read as a call
 
 _TAG = re.compile(r"</?(?:think|search|answer)>")
 _ACTION_TAG = re.compile(r"<(?:search|answer)>")
@@ -183,7 +186,7 @@ def _take_calls(text: str) -> tuple[str, list]:
         try:
             call, end = json.JSONDecoder().raw_decode(text, start.start())
             _name_and_arguments(call)
-        except (LookupError, TypeError, ValueError, RecursionError):
+        except NO_CALL:
             continue
         calls.append(call)
         rest, at = rest + text[at : start.start()], end
@@ -210,26 +213,22 @@ def _search_of(call) -> str:
     """A tool call as the searches that it asks for. Any other call stays as text, which makes the turn malformed."""
     try:
         name, arguments = _name_and_arguments(_parsed(call))
-        texts = {key: [value] if isinstance(value, str) else value for key, value in arguments.items()}
-        texts = {key: value for key, value in texts.items() if _are_texts(value)}
+        lists = {key: [value] if isinstance(value, str) else value for key, value in arguments.items()}
+        texts = {key: value for key, value in lists.items() if isinstance(value, list) and {*map(type, value)} == {str}}
         named = [key for key in QUERY_KEYS if key in texts]
         queries = texts[named[0]] if named or len(texts) != 1 else next(iter(texts.values()))
         if SEARCH_TOOL.search(name) or named[:1] == ["query"]:
             return "".join("<search>" + query + "</search>" for query in queries)
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+    except NO_CALL:
         pass  # the policy called it wrongly
     return f"<tool_call>{json.dumps(call, ensure_ascii=False, default=str)}</tool_call>"
-
-
-def _are_texts(value) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 def _name_and_arguments(call) -> tuple[str, dict]:
     """Of a call as OpenAI, Llama or Hermes write it. An exception if it is none, or a tool's description."""
     function = call.get("function", call)
     function = call | {"name": function} if isinstance(function, str) else function
-    arguments = _parsed(next(function[key] for key in ARGUMENT_KEYS if key in function))
+    arguments = _parsed(next((function[key] for key in ARGUMENT_KEYS if key in function), None))
     name = function.get("name") or call["tool"]
     if not isinstance(arguments, dict) or "properties" in arguments:
         raise ValueError("no call")
@@ -238,4 +237,4 @@ def _name_and_arguments(call) -> tuple[str, dict]:
 
 def _parsed(value):
     """The value that a string of JSON holds; anything else as it is."""
-    return json.loads(value) if isinstance(value, str) else value
+    return parse_json(value) if isinstance(value, str) else value
