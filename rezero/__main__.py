@@ -15,7 +15,7 @@ from filelock import FileLock
 from rezero.config import RENAMED, load_config
 from rezero.files import parse_yaml, resolve
 from rezero.search.base import SearchError
-from rezero.text import printable
+from rezero.text import printable, redact
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         call = CALLS[command]
         return (resolve_name(call) if isinstance(call, str) else call)(**arguments) or 0
     except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:  # filelock's Timeout is an OSError
-        print(f"error: {printable(str(error))[:2000]}", file=sys.stderr)
+        print(f"error: {printable(redact(str(error)))[:2000]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -142,8 +142,8 @@ def read_json(path: str | Path) -> dict:
         raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: want a JSON object, got {type(value).__name__}")
+    if not value or not isinstance(value, dict):
+        raise ValueError(f"{path}: want a JSON object with fields, got {type(value).__name__ if value else value}")
     return value
 
 

@@ -112,7 +112,9 @@ MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 
 @pytest.mark.parametrize(("read", "content", "message"), [
     (read_json, '{"a": 1,\n\n"b": }', "{path}:3: not valid JSON: Expecting value"),
     (read_json, "", "{path}:1: not valid JSON: Expecting value"),
-    (read_json, "[]", "{path}: want a JSON object, got list"),
+    (read_json, "[]", "{path}: want a JSON object with fields, got []"),
+    (read_json, "{}", "{path}: want a JSON object with fields, got {}"),  # all of a Config's fields have defaults
+    (read_json, '"x"', "{path}: want a JSON object with fields, got str"),
     (read_json, DEEP, "{path}: not valid JSON: maximum recursion depth"),
     (read_json, '{"a": ' + "1" * 9999 + "}", "{path}: not valid JSON: Exceeds the limit"),
     (read_json, b'{"a": "\xff"}', "{path}: not valid JSON: 'utf-8' codec can't decode byte 0xff"),
