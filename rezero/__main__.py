@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock
 
 from rezero.config import RENAMED, load_config
-from rezero.files import parse_yaml, resolve
+from rezero.files import resolve
 from rezero.search.base import SearchError
 from rezero.text import printable, redact
 
@@ -32,6 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read_mapping(text: str) -> dict:
+    from rezero.runner.parameters import parse_yaml
+
     try:
         return dict(parse_yaml(text, ""))
     except (TypeError, ValueError):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import get_args
 from uuid import uuid4
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rezero.text import clean, printable
@@ -155,36 +154,6 @@ def parse_json(data: bytes | str):
         return json.loads(clean(json.dumps(value, ensure_ascii=False))) if "\\u" in text else value
     except RecursionError as error:
         raise ValueError(str(error)) from None
-
-
-class _Loader(yaml.SafeLoader):
-    def flatten_mapping(self, node):
-        """Leave merge keys (<<), which are then refused: nested ones grow without bound while they are read."""
-
-
-def _check_size(value, most: int = 1_000_000) -> None:
-    """ValueError for YAML whose aliases stand for more than `most` values and characters: 1 kB can be gigabytes."""
-    left, size = [value], 0
-    while left:
-        one = left.pop()
-        size += len(one) if isinstance(one, str) else 1
-        if size > most:
-            raise ValueError(f"its aliases stand for more than {most:,} values and characters")
-        left += [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
-
-
-def parse_yaml(text: str, where: str):
-    """The value of a YAML text; ValueError says `where` it stands and on which line of it something is wrong."""
-    try:
-        value = yaml.load(text, _Loader)
-        _check_size(value)
-        return value
-    except yaml.YAMLError as error:
-        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
-        place = f"{where}, line {mark.line + 1}" if mark and mark.line else where
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # such as 2024-99-99
-        place, reason = where, str(error)
-    raise ValueError(f"{place}: not YAML: {printable(reason)[:300]}")
 
 
 def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:

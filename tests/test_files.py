@@ -17,7 +17,6 @@ from rezero.files import (
     append_jsonl,
     append_text,
     numbered_rows,
-    parse_yaml,
     read_json,
     read_jsonl,
     read_records,
@@ -26,7 +25,7 @@ from rezero.files import (
     write_jsonl,
     write_text,
 )
-from rezero.runner.parameters import read_params_file
+from rezero.runner.parameters import parse_yaml, read_params_file
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from rezero.corpus import load_chunks
 from rezero.evaluation.traces import read_traces
-from rezero.files import parse_yaml, read_json
+from rezero.files import read_json
 from rezero.protocol import Episode, format_hits, parse_turn, wrap_information
 from rezero.questions import Question, load_questions
 from rezero.rewards import REWARDS
 from rezero.rewards.published import _without_operators as without_operators
 from rezero.rewards.published import similarity
+from rezero.runner.parameters import parse_yaml
 from rezero.search import ENGINES, check_options
 from rezero.search.base import Hit, SearchError
 from rezero.text import clean

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rezero.files import parse_yaml, readable
+from rezero.files import readable
+from rezero.text import printable
 
 TYPES = {kind.__name__: kind for kind in (str, int, float, bool, dict, list)}
 TYPES |= {f"{name} | None": kind | None for name, kind in TYPES.items()}
@@ -77,6 +79,36 @@ def read_params_file(path: str | Path) -> dict:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: want `name: value` lines, got {type(values).__name__}")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    def flatten_mapping(self, node):
+        """Leave merge keys (<<), which are then refused: nested ones grow without bound while they are read."""
+
+
+def _check_size(value, most: int = 1_000_000) -> None:
+    """ValueError for YAML whose aliases stand for more than `most` values and characters: 1 kB can be gigabytes."""
+    left, size = [value], 0
+    while left:
+        one = left.pop()
+        size += len(one) if isinstance(one, str) else 1
+        if size > most:
+            raise ValueError(f"its aliases stand for more than {most:,} values and characters")
+        left += [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
+
+
+def parse_yaml(text: str, where: str):
+    """The value of a YAML text; ValueError says `where` it stands and on which line of it something is wrong."""
+    try:
+        value = yaml.load(text, _Loader)
+        _check_size(value)
+        return value
+    except yaml.YAMLError as error:
+        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        place = f"{where}, line {mark.line + 1}" if mark and mark.line else where
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # such as 2024-99-99
+        place, reason = where, str(error)
+    raise ValueError(f"{place}: not YAML: {printable(reason)[:300]}")
 
 
 def choose_parameters(
