@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rezero.files import resolve
-from rezero.policy.sampling import Generation
+from rezero.policy.sampling import Generation, check_cache
 from rezero.protocol import closes_turn, wrap_information
 
 _ASSISTANT, _USER = "xxASSISTANTxx", "xxUSERxx"  # messages whose place in the template's text can be found again
@@ -31,6 +31,7 @@ class Policy:
     end_of_turn: int = field(init=False)
 
     def __post_init__(self) -> None:
+        check_cache(self.model)
         self.between, self.after = template_seams(self.tokenizer)
         self.end_of_turn = self.encode(self.between)[0]
         if self.tokenizer.pad_token_id in (None, self.end_of_turn):

@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
 from rezero.policy.base import template_seams
-from rezero.policy.fast_cpu import use_grouped_attention
+from rezero.policy.fast_cpu import choose_attention
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CACHE = ".cache/models"
@@ -28,8 +28,7 @@ def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model.name_or_path = model.config._name_or_path = name  # an adapter records this, not the cache's folder
     if torch.cuda.is_available():
         model.to("cuda")
-    else:
-        use_grouped_attention(model)
+    choose_attention(model)
     return model.eval(), tokenizer
 
 
