@@ -82,15 +82,6 @@ NEMOTRON = tuple(f"nemotron_3_{name}" for name in ("nano", "super", "ultra", "5_
 VERDICTS |= dict.fromkeys((*NEMOTRON, "qwen3_5_think", "qwen3_6", "qwen3_8"), (IM_END, THINKS))
 # What these write before an answer of the past is not what they write before a new one.
 TWO_HEADS = {"glm4moe", "qwen3_5_nothink", "qwen3_8", *NEMOTRON}
-    "deepseek_r1_distill",
-    "deepseekv3",
-    "glm4moe",
-    "qwen3_5_nothink",
-    "qwen3_8",
-    "qwen3",
-    "qwen3_vl",
-    *NEMOTRON,
-}
 ROWS = [
     pytest.param(name, *verdict, id=f"{name}: {verdict[0] or 'refused'}, {verdict[1]}")
     for name, verdict in VERDICTS.items()
