@@ -3,13 +3,22 @@
 `python -m pytest tests/test_models.py -v` prints the table.
 """
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
+from conftest import TINY
+from test_templates import text_of, tokenizer_for
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rezero.policy.base import Policy
-from rezero.policy.fast_cpu import choose_attention
+from rezero.config import load_config
+from rezero.policy.base import Policy, save_policy
+from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
+from rezero.policy.load import load_policy
 from rezero.policy.sampling import keeps_padding, new_cache
+from rezero.training.train import train
+from rezero.warmstart.supervised import starting_policy
 
 SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2)
 SIZES |= dict(head_dim=8, max_position_embeddings=256, initializer_range=0.2, tie_word_embeddings=False)
@@ -55,7 +64,7 @@ MODELS = {
     "glm4_moe": ({}, CACHED),
     "ministral3": ({}, CACHED),
     "gpt2": ({}, CACHED),
-    "mamba2": (STATES, "mamba2 models keep their state in a cache of their own"),
+    "mamba2": (STATES, "mamba2 models keep their state in a way of their own"),
     "recurrent_gemma": (dict(lru_width=32, attention_window_size=8), ANEW),
 }
 
@@ -72,7 +81,8 @@ def test_a_batch_equals_single_rows_without_a_cache(policy, kind):
     """Three turns of three rows whose lengths differ by more than a window; one row leaves after the second turn."""
     options, verdict = MODELS[kind]
     model, plain = (tiny_model(kind, options, len(policy.tokenizer), **how) for how in ({}, EAGER))
-    choose_attention(model)
+    keep_soft_cap(model)
+    use_grouped_attention(model)
     if verdict not in (CACHED, ANEW):
         with pytest.raises(ValueError, match=verdict):
             Policy(model, policy.tokenizer)
@@ -98,3 +108,19 @@ def test_a_batch_equals_single_rows_without_a_cache(policy, kind):
         history = [history[row] + turns[row] + new for row, new in zip(kept, news, strict=True)]
         generation.extend(kept, news)
         alive = kept
+
+
+@pytest.mark.parametrize(("kind", "template"), [
+    ("gemma2", "gemma"), ("lfm2", "lfm2"), ("qwen3_5_text", "qwen3_5_think"), ("granitemoehybrid", "granite")
+])  # fmt: skip
+def test_a_model_with_its_template_is_warmed_up_and_trained(task, kind, template, tmp_path):
+    """From a folder as the hub would give it, whose pad token is the end of sequence."""
+    tokenizer = tokenizer_for(text_of(template), special_tags=False)
+    model = tiny_model(kind, MODELS[kind][0] | dict(max_position_embeddings=2048), len(tokenizer))
+    save_policy(SimpleNamespace(model=model, tokenizer=tokenizer), tmp_path / "start")
+    settings = TINY | dict(steps=1, eval_every=1, episode_tokens=1500, warm_start=dict(steps=2, episodes=4, batch=2))
+    config = load_config("smollm", policy=str(tmp_path / "start"), lora_rank=2, lora_layers=0, **settings)
+    task = replace(task, sampling=replace(task.sampling, episode_tokens=1500))
+    policy = starting_policy(config, task, tmp_path / "run")
+    train(config, tmp_path / "run", task, policy)
+    load_policy(tmp_path / "run" / "best")

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rezero.policy.base import Policy, save_policy
-from rezero.policy.fast_cpu import choose_attention
+from rezero.policy.fast_cpu import use_grouped_attention
 from rezero.policy.load import load_policy
 from rezero.protocol import build_prompt, wrap_information
 
@@ -30,7 +30,7 @@ def heads(request, policy) -> Policy:
     torch.manual_seed(0)
     config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.5)
     model = LlamaForCausalLM(config).eval()
-    choose_attention(model)
+    use_grouped_attention(model)
     return Policy(model, policy.tokenizer)
 
 

@@ -7,19 +7,20 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 
-def choose_attention(model: PreTrainedModel) -> None:
-    """On a CPU make `model` attend by `grouped_attention`, with which sampling with SmolLM2 takes half the time.
-
-    Gemma 2 caps its attention scores, which transformers' "sdpa" leaves out without a word: such a model gets "eager".
-    """
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        model.set_attn_implementation("eager")
+def use_grouped_attention(model: PreTrainedModel) -> None:
+    """On a CPU make `model` attend by `grouped_attention`. Sampling with SmolLM2 then takes half the time."""
     # Other attentions than "sdpa" have reasons, such as the sinks of gpt-oss.
     if model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
         return
     AttentionInterface.register("grouped", grouped_attention)
     AttentionMaskInterface.register("grouped", sdpa_mask)
     model.set_attn_implementation("grouped")
+
+
+def keep_soft_cap(model: PreTrainedModel) -> None:
+    """Gemma 2 caps its attention scores, which transformers' "sdpa" leaves out without a word: it gets "eager"."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")
 
 
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **options):

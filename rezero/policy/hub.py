@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
-from rezero.policy.fast_cpu import choose_attention
+from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
 from rezero.policy.template import Template
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -29,7 +29,8 @@ def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model.name_or_path = model.config._name_or_path = name  # an adapter records this, not the cache's folder
     if torch.cuda.is_available():
         model.to("cuda")
-    choose_attention(model)
+    keep_soft_cap(model)
+    use_grouped_attention(model)
     return model.eval(), tokenizer
 
 

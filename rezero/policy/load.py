@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from rezero.config import Config
 from rezero.files import resolve
 from rezero.policy.base import Policy
+from rezero.policy.fast_cpu import keep_soft_cap
 from rezero.policy.hub import adapter_config, add_adapter, best_dtype, load_base, mend, read_adapter, read_model
 from rezero.protocol import Sampling, build_prompt, neutralize
 from rezero.questions import Question
@@ -32,6 +33,7 @@ def load_policy(path: str | Path) -> Policy:
     elif (folder / "config.json").is_file():
         disable_progress_bar()  # bars of a hundred tiny loads would bury the training's own lines
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        keep_soft_cap(model)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
         return Policy(*load_base(str(path)))
     else:

@@ -89,14 +89,15 @@ class Generation:
 def check_cache(model) -> None:
     """ValueError if `model`, or what has its `config` alone, cannot go on from a cache of transformers."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    other = {"cache_params", "state"} & set(signature(base.forward).parameters) if hasattr(base, "forward") else None
+    taken = signature(base.forward).parameters if hasattr(base, "forward") else ()
+    why = [f"it takes `{name}`" for name in ("cache_params", "state") if name in taken]
     try:
         new_cache(model.config)
     except (KeyError, AttributeError) as error:
-        other = error
-    if other:
-        what = f"{model.config.model_type} models keep their state in a cache of their own ({other})"
-        raise ValueError(f"{model.config.name_or_path}: {what}; want one with `past_key_values`, as most decoders have")
+        why = [f"no cache for {error}"]
+    if why:
+        what = f"{model.config.model_type} models keep their state in a way of their own ({why[0]})"
+        raise ValueError(f"{model.config.name_or_path}: {what}; want a model that takes `past_key_values`")
 
 
 def new_cache(config) -> DynamicCache:
