@@ -75,7 +75,7 @@ def tiny_model(kind: str, options: dict, vocabulary: int, **how):
     return AutoModelForCausalLM.from_config(config, **how).eval()
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, id=f"{kind}: {MODELS[kind][1]}") for kind in MODELS])
+@pytest.mark.parametrize("kind", MODELS)
 @torch.no_grad()
 def test_a_batch_equals_single_rows_without_a_cache(policy, kind):
     """Three turns of three rows whose lengths differ by more than a window; one row leaves after the second turn."""

@@ -8,11 +8,12 @@ from transformers.masking_utils import sdpa_mask
 
 
 def use_grouped_attention(model: PreTrainedModel) -> None:
-    """Make `model` attend by `grouped_attention`. Sampling with SmolLM2 on a CPU takes half the time."""
+    """Make `model` attend by `grouped_attention`. Sampling with SmolLM2 on a CPU then takes half the time."""
+    if model.config._attn_implementation != "sdpa":
+        return  # other attentions have reasons, such as the sinks of gpt-oss
     AttentionInterface.register("grouped", grouped_attention)
     AttentionMaskInterface.register("grouped", sdpa_mask)
-    if model.config._attn_implementation == "sdpa":  # others have reasons, such as the sinks of gpt-oss
-        model.set_attn_implementation("grouped")
+    model.set_attn_implementation("grouped")
 
 
 def keep_soft_cap(model: PreTrainedModel) -> None:

@@ -29,9 +29,9 @@ def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model.name_or_path = model.config._name_or_path = name  # an adapter records this, not the cache's folder
     if torch.cuda.is_available():
         model.to("cuda")
-    else:
-        use_grouped_attention(model)
     keep_soft_cap(model)
+    if model.device.type == "cpu":
+        use_grouped_attention(model)
     return model.eval(), tokenizer
 
 
