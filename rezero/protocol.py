@@ -21,6 +21,7 @@ Outcome = Literal["answered", "malformed", "turn_limit", "token_limit", "unfinis
 
 # name -> [system message, user message]
 PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text("utf-8"))
+PROMPTS["user"] = ["", "\n\n".join(PROMPTS["full"])]  # for templates without a system message, too
 NO_HITS = "No passage matched this query. Try other words."
 ENGINE_FAILED = "The search engine failed ({reason}). The query may be repeated or changed."
 CORRECTION = "That turn was not understood: after the thought, write exactly one search or exactly one answer."
