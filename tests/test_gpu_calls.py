@@ -131,9 +131,18 @@ def test_what_else_we_rely_on_is_there(package, file, text):
     assert text in source_of(package, file)
 
 
-HARMLESS = {"output_dir", "per_device_eval_batch_size", "eval_accumulation_steps", "logging_nan_inf_filter",
-            "torch_empty_cache_steps", "include_num_input_tokens_seen", "generation_kwargs", "auto_find_batch_size",
-            "dataloader_pin_memory", "vllm_mode"}  # fmt: skip  (vllm_mode: use_vllm is False)
+HARMLESS = {
+    "output_dir",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "logging_nan_inf_filter",
+    "torch_empty_cache_steps",
+    "include_num_input_tokens_seen",
+    "generation_kwargs",
+    "auto_find_batch_size",
+    "dataloader_pin_memory",
+    "vllm_mode",
+}  # fmt: skip  (vllm_mode: use_vllm is False)
 
 
 @pytest.mark.slow
