@@ -17,6 +17,7 @@ from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
 from rezero.rollout import rollout
+from rezero.search_env import first_search_misses
 from rezero.task import Task
 from rezero.training.checkpoints import keep_best, move_over, read_metrics
 from rezero.training.sentinel import collapse
@@ -108,15 +109,17 @@ class DevEvaluation(TrainerCallback):
 
 
 class OneQuestion(TrainerCallback):
-    """Samples one episode of the same dev question before the first step and every few, and prints it.
+    """Samples one episode of the same question before the first step and every few, and prints it.
 
-    The seed is the same each time, and draws of the training do not change.
+    It is the first of `questions` whose own words miss, with the fewest gold passages. The seed is the same each time,
+    and what the training draws does not change.
     """
 
-    def __init__(self, policy: Policy, task: Task, every: int, seed: int):
+    def __init__(self, policy: Policy, task: Task, questions: list[Question], every: int, seed: int):
         self.policy, self.task, self.every, self.seed = policy, task, every, seed
-        dev = task.questions["dev"]
-        self.question = next((one for one in dev if one.kind == "reworded"), dev[0])  # its first search mostly misses
+        misses = first_search_misses(questions, task.engine, task.sampling.k)
+        missed = [question for question, miss in zip(questions, misses, strict=True) if miss]
+        self.question = min(missed or questions, key=lambda question: len(question.gold_chunk_ids))
 
     def on_train_begin(self, args, state, control, **_):
         if state.global_step == 0:

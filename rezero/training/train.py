@@ -72,7 +72,7 @@ def train(
         dev = spread(task.questions["dev"], config.eval_questions)
         trainer.add_callback(MetricsLog(run_dir, trainer.seconds))
         trainer.add_callback(DevEvaluation(policy, task, dev, run_dir, config.eval_every))
-        trainer.add_callback(OneQuestion(policy, task, config.eval_every, config.seed))
+        trainer.add_callback(OneQuestion(policy, task, dev, config.eval_every, config.seed))
         trainer.add_callback(Sentinel(run_dir, config.collapse, most_of(config.max_turns, config.turn_tokens)))
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
