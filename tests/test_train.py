@@ -78,7 +78,7 @@ def test_one_question_is_sampled_every_few_steps_and_changes_no_draw(config, tas
     ],
 )
 def test_an_untrained_language_model_is_asked_with_the_rules(task, tmp_path, changes, style):
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "some/base"}')
     changes = {name: str(tmp_path) if value == "ADAPTER" else value for name, value in changes.items()}
     config = load_config("laptop", **changes)
     sampling = replace(task.sampling, prompt_style=config.prompt_style)

@@ -19,7 +19,8 @@ from transformers import set_seed
 from rezero.config import Config
 from rezero.files import resolve
 from rezero.policy import load
-from rezero.policy.base import Policy
+from rezero.policy.base import Policy, bytes_of
+from rezero.policy.hub import adapter_config
 from rezero.protocol import PROMPTS, Sampling
 from rezero.questions import spread
 from rezero.rewards import reward_weights
@@ -62,7 +63,7 @@ def train(
     set_seed(config.seed)
     with load.naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
         if policy is None:
-            policy = load.load_trainable(config) if config.lora_rank else load.load_policy(config.policy)
+            policy = load.load_trainable(config)
         path = resolve(config.curriculum.file or run_dir / "difficulty.jsonl")
         with state.main_process_first():  # it measures, the others read the file
             shares = measure_difficulty(policy, task, config.curriculum, path, config.seed)
@@ -78,7 +79,8 @@ def train(
             trainer.train(resume_from_checkpoint=checkpoint)
         except Exception as error:
             if state.is_main_process:
-                check_written(run_dir, error)
+                trained = bytes_of(weight for weight in policy.model.parameters() if weight.requires_grad)
+                check_written(run_dir, error, 3 * trained)  # the weights and two moments of each
             raise
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
     return Trained(load.with_weights(policy, run_dir / "best"), policy)
@@ -107,7 +109,7 @@ def untrained_sampling(config: Config, sampling: Sampling) -> Sampling:
     Only a language model that gets its first adapter needs another prompt for that: it has never seen the protocol.
     """
     ours = config.policy == Config.policy  # the laptop's, which is trained on the protocol
-    knows = ours or not config.lora_rank or load.adapter_config(resolve(config.policy))
+    knows = ours or not config.lora_rank or adapter_config(resolve(config.policy))
     explained = "<search>" in "".join(PROMPTS[sampling.prompt_style])
     return sampling if knows or explained else replace(sampling, prompt_style="user")
 
