@@ -21,6 +21,7 @@ Outcome = Literal["answered", "malformed", "turn_limit", "token_limit", "unfinis
 
 # name -> [system message, user message]
 PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text("utf-8"))
+PROMPTS["user"] = ["", "\n\n".join(PROMPTS["full"])]  # the same rules without a system message
 NAMES = ("think", "search", "answer", "information")
 TAGS = tuple(f"<{slash}{name}>" for name in NAMES for slash in ("", "/"))
 NO_HITS = "No passage matched this query. Try other words."
