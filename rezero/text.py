@@ -25,11 +25,6 @@ def keywords(text: str) -> str:
     return " ".join(word for word in found if word.lower() not in STOP_WORDS)
 
 
-def clean(text: str) -> str:
-    """`text` with lone surrogates replaced, because neither UTF-8 nor a Rust tokenizer can hold them."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
 def printable(text: str) -> str:
     """`text` in one line, without characters that could control a terminal: files, passages, policies are untrusted."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
