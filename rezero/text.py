@@ -30,6 +30,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
+def clean(text: str) -> str:
+    """`text` with lone surrogates replaced, because neither UTF-8 nor a Rust tokenizer can hold them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|AUTH)$")  # names of environment variables
 
 

@@ -182,7 +182,7 @@ def test_while_it_loads_it_answers_and_can_be_stopped():
     name = "tests.test_serve:asleep"
     with command("--engine", name, "--corpus", "data/larkspur") as (process, address):
         health = requests.get(f"{address}/health").json()
-        assert health == {"status": "loading", "engine": name, "passages": None}
+        assert (health["status"], health["engine"]) == ("loading", name)
         answer = requests.post(f"{address}/retrieve", json={"queries": ["oxygen"]})
         assert answer.status_code == 503 and answer.headers["Retry-After"] and "loaded" in answer.json()["detail"]
         process.send_signal(signal.SIGTERM)
