@@ -19,7 +19,7 @@ from rezero.files import write_text
 from rezero.protocol import NO_HITS, Episode, Turn
 from rezero.questions import Question
 from rezero.rewards import score
-from rezero.text import clean, keywords
+from rezero.text import clean, keywords, printable
 
 FAULTS = {  # what an engine that fails on purpose did, see `search.faulty`
     "empty": "it withheld all passages",
@@ -46,7 +46,7 @@ class Page:
         return clean(MACROS.output(self.preview or self.body))
 
     def __repr__(self) -> str:
-        return clean(self.text)
+        return "\n".join(map(printable, clean(self.text).split("\n")))
 
     def save(self, path: str | Path) -> Path:
         return write_text(path, clean(MACROS.document(self.title, self.body)))
@@ -97,6 +97,7 @@ def described(episode: Episode, weights: Weights | None = None, decode: Decode |
     words += ["malformed turn"] if found["malformed_turns"] and name != "malformed" else []
     words += [f"no answer ({episode.outcome})"] if episode.outcome != "answered" else []
     line = f"[{', '.join(words)}] {len(episode.searches)} searches: {question.text} -> {episode.answer}"
+    line = " ".join(line.split())
     seen = iter(episode.evidence())  # one share of the gold passages per search
     turns = [(turn, next(seen) if turn.action == "search" else 0.0, _harm(turn)) for turn in episode.turns]
     reward, values = score(episode, weights) if weights and episode.question else (0.0, {})

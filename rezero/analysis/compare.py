@@ -86,4 +86,4 @@ def run_compare(runs: list[str], out: str) -> None:
     plots.style()
     first, second = two_runs(runs)
     page = compare(first, second)
-    print(page, f"written: {page.save(out or second.folder / 'compare.html')}", sep="\n\n")
+    print(page.text, f"written: {page.save(out or second.folder / 'compare.html')}", sep="\n\n")

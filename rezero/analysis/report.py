@@ -21,7 +21,7 @@ from rezero.analysis import logs
 from rezero.analysis.cards import JINJA, MACROS, Decode, Weights, described, parting
 from rezero.config import parse_config
 from rezero.evaluation.traces import Row, read_traces
-from rezero.files import resolve, shown, write_text
+from rezero.files import read_json, resolve, shown, write_text
 from rezero.protocol import Episode
 from rezero.rewards import reward_weights
 from rezero.text import clean
@@ -61,7 +61,7 @@ def read_run(path: str | Path) -> Run:
     if not rows:
         raise ValueError(f"{shown(file)} has no episodes; want at least one")
     if (folder / "config.json").is_file():
-        config = parse_config(json.loads((folder / "config.json").read_text("utf-8")), f"{folder}/config.json")
+        config = parse_config(read_json(folder / "config.json"), f"{folder}/config.json")
         try:
             weights = reward_weights(config.reward_set, config.reward_weights)
         except ValueError as error:

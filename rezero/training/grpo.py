@@ -1,6 +1,5 @@
 """TRL's GRPO with our rollout and rewards: its configuration, and a trainer without needless work."""
 
-import json
 import os
 from math import isinf, nan
 from pathlib import Path
@@ -54,12 +53,14 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
 
 def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
     """TRL's trainer around our rollout: one prompt per question, in order. Its `seconds` are a step's, by phase."""
-    prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
-    question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, questions, strict=True)}
+    prompts = []
+    for place, question in enumerate(questions):
+        messages = build_prompt(question.text, task.sampling.prompt_style)
+        prompts.append([message | {"question": place} for message in messages])  # two questions may read the same
     seconds = dict.fromkeys(("generation", "search", "rewards"), 0.0)
 
     def rollout_func(prompts: list, trainer) -> dict:
-        asked = [question_of[json.dumps(prompt)] for prompt in prompts]
+        asked = [questions[prompt[0]["question"]] for prompt in prompts]
         episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
         columns = ("prompt_ids", "completion_ids", "env_mask")
         made = {name: [list(getattr(episode, name)) for episode in episodes] for name in columns}
