@@ -151,8 +151,9 @@ def open_text(path: Path, newline: str | None = None) -> TextIO:
     with path.open("rb") as file:
         block, line = file.read(2**20), 1
         marked = next((name for mark, name in MARKS.items() if block.startswith(mark)), "")
-        if not marked and 0 in block[:2] and len(block) > 1:
-            marked = "utf-16-le" if block[0] else "utf-16-be"
+        for at, name in enumerate(("utf-16-be", "utf-16-le")):  # of Latin letters, every other byte is 0
+            if not marked and block[at:1000:2].count(0) > len(block[:1000]) / 4 > block[1 - at : 1000 : 2].count(0):
+                marked = name
         while block and not marked:
             try:
                 decoder.decode(block, final=len(block) < 2**20)
@@ -186,7 +187,7 @@ def csv_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
                     raise ValueError(f"{where}: {extra} fields too many; a field with {delimiter!r} in it wants quotes")
                 yield where, row
         except csv.Error as error:
-            raise ValueError(f"{path}:{rows.line_num}: not valid CSV: {error}") from None
+            raise ValueError(f"{path}:{rows.reader.line_num}: not valid CSV: {error}") from None
 
 
 def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:

@@ -19,10 +19,10 @@ try:
 except ImportError:
     liteparse = None
 
+LARGEST = 512 * 2**20  # bytes of a text, which is read at once
 CACHE = ".cache/pages"  # what PDFs hold, so that an import that was stopped goes on where it was
-NOISE = re.compile(
-    r"\A---\n.*?\n---\n|<!--.*?-->|!\[[^\]\n]*\]\([^)\n]*\)", re.DOTALL
-)  # front matter, comments, images
+FRONT = r"\A---\n.*?\n---\n"
+NOISE = re.compile(FRONT + r"|<!--.*?-->|!\[[^\]\n]*\]\([^)\n]*\)|```\w*\s*```", re.DOTALL)  # comments, images, no code
 # A line that goes on: not at a blank line, a heading, a list, a table, a quotation or in code.
 WRAPPED = re.compile(rf"{FENCE}|(?<=[^\s|>=-])[ \t]*\n(?=[^\s#>|=+*•~`-])(?!\d+[.)]\s)", re.DOTALL | re.MULTILINE)
 
@@ -36,7 +36,7 @@ def read_documents(source: Source, cut: Cut) -> Items:
         try:
             pages = DOCUMENTS[suffix](path)
         except Exception as error:  # a parser of PDF raises whatever it likes for a damaged one
-            why = " ".join(str(error).split()).removeprefix(f"{path}:")[:150]
+            why = " ".join(str(error).split()).removeprefix(f"{path}:").strip()[:150]
             yield str(path), Dropped(f"cannot be read: {why or type(error).__name__}")
             continue
         empty = [number for number, page in enumerate(pages, start=1) if not page.strip()]
@@ -52,10 +52,12 @@ def read_documents(source: Source, cut: Cut) -> Items:
 
 
 def read_plain(path: Path) -> list[str]:
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"larger than {LARGEST:,} bytes; want it in several files")
     with open_text(path) as file:
         text = file.read()
     if "\0" in text:
-        raise ValueError(f"{path}: not text but binary")
+        raise ValueError("not text but binary")
     return [text]
 
 
@@ -66,33 +68,26 @@ def read_markdown(path: Path) -> list[str]:
 class _Markdown(HTMLParser):
     """HTML as Markdown: headings, lists, rows of tables and paragraphs; no scripts, styles and menus."""
 
-    BLOCKS = set("p div section article main br hr pre blockquote ul ol dl dt dd table figcaption title".split())
-    SKIPPED = set("script style noscript template nav svg head".split())
+    SKIPPED = set("script style noscript template nav svg title".split())
+    BLOCKS = set("h1 h2 h3 h4 h5 h6 p div section article br hr pre blockquote ul ol dl dt dd table figcaption".split())
+    STARTS = {f"h{level}": f"\n\n{'#' * level} " for level in range(1, 7)}
+    STARTS |= {"li": "\n- ", "tr": "\n|", "td": " ", "th": " "}
 
     def __init__(self):
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self.skipping, self.row = 0, False
+        super().__init__()
+        self.parts, self.skipping, self.in_row = [], 0, False
 
     def handle_starttag(self, tag, attrs):
         self.skipping += tag in self.SKIPPED
-        if re.fullmatch(r"h[1-6]", tag):
-            self.parts.append("\n\n" + "#" * int(tag[1]) + " ")
-        elif tag == "tr":
-            self.parts.append("\n|")
-            self.row = True
-        elif tag == "li":
-            self.parts.append("\n- ")
-        elif tag in self.BLOCKS and not self.row:
-            self.parts.append("\n\n")
+        block = " " if self.in_row else "\n\n"
+        self.in_row = tag == "tr" or (self.in_row and tag != "table")
+        self.parts.append(self.STARTS.get(tag, block if tag in self.BLOCKS else ""))
 
     def handle_endtag(self, tag):
         self.skipping = max(0, self.skipping - (tag in self.SKIPPED))
-        if tag in ("td", "th"):
-            self.parts.append(" |")
-        elif tag == "table" or re.fullmatch(r"h[1-6]|p", tag):
-            self.parts.append(" " if self.row and tag != "table" else "\n\n")
-        self.row = self.row and tag not in ("tr", "table")
+        self.in_row = self.in_row and tag not in ("tr", "table")
+        end = "\n\n" if tag in self.BLOCKS and not self.in_row else ""
+        self.parts.append(" |" if tag in ("td", "th") else end)
 
     def handle_data(self, data):
         if not self.skipping:
@@ -103,27 +98,26 @@ def read_html(path: Path) -> list[str]:
     parser = _Markdown()
     parser.feed(read_plain(path)[0])
     parser.close()
-    return [re.sub(r" *\n *", "\n", "".join(parser.parts))]
+    text = re.sub(r" *\n *", "\n", re.sub(r"  +", " ", "".join(parser.parts)))
+    return [re.sub(r"\n{3,}", "\n\n", text)]
 
 
 def read_pdf(path: Path) -> list[str]:
     """The text of each page: as Markdown by liteparse if it is installed, else plain by pypdf."""
-    data = path.read_bytes()
-    kept = resolve(CACHE) / f"{blake2b(data, digest_size=12).hexdigest()}-{'liteparse' if liteparse else 'pypdf'}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text("utf-8"))
-    pages = _pages_by_liteparse(data) if liteparse else _pages_by_pypdf(path)
-    pages = [clean(re.sub(r"(?<=[a-z])-\n(?=[a-z])", "", page)) for page in pages]  # words that were divided
-    write_text(kept, json.dumps(pages))
-    return pages
+    data, parser = path.read_bytes(), _by_liteparse if liteparse else _by_pypdf
+    kept = resolve(CACHE) / f"{blake2b(data, digest_size=12).hexdigest()}{parser.__name__}.json"
+    if not kept.is_file():
+        write_text(kept, json.dumps(parser(path)))
+    pages = json.loads(kept.read_text("utf-8"))
+    return [clean(re.sub(r"(?<=[a-z])-\n(?=[a-z])", "", NOISE.sub("", page))) for page in pages]  # divided words
 
 
-def _pages_by_liteparse(data: bytes) -> list[str]:
-    parsed = liteparse.LiteParse(output_format="markdown", ocr_enabled=False, quiet=True).parse(data)
-    return [NOISE.sub("", page.markdown or page.text) for page in parsed.pages]
+def _by_liteparse(path: Path) -> list[str]:
+    parsed = liteparse.LiteParse(output_format="markdown", ocr_enabled=False, quiet=True).parse(path)
+    return [(page.markdown or page.text).replace("**", "") for page in parsed.pages]  # bold is no part of the text
 
 
-def _pages_by_pypdf(path: Path) -> list[str]:
+def _by_pypdf(path: Path) -> list[str]:
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of each oddity that it mended
     pages = []
     for page in pypdf.PdfReader(path).pages:

@@ -124,11 +124,13 @@ def _look_at_files(top: Path, format: str) -> tuple[str, Source, list[tuple[str,
         suffix = file.suffix.lower()
         if suffix in DOCUMENTS:
             by_format["documents"].append(file)
-        elif suffix in ROWS:
+        elif suffix in ROWS and format != "documents":
             try:
                 row = next(file_rows([file]), None)
                 by_format[format or _fitting(set(row.fields) if row else set(), file)].append(file)
             except ValueError as error:
+                if top == file:
+                    raise
                 rest.append((str(file), Dropped(str(error).removeprefix(f"{file}:").strip())))
         else:
             rest.append((str(file), Dropped(f"its ending is {suffix!r}")))
