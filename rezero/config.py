@@ -151,12 +151,13 @@ def parse_config(values: dict, where: str) -> Config:
 
 
 def read_profile(name: str) -> dict:
-    """The fields that profiles/<name>.yaml sets, and those of the profile that it names as its `base`."""
+    """The fields that profiles/<name>.yaml sets, and those of its `base`, by default the laptop's."""
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
         raise ValueError(f"unknown profile {name!r}; allowed: {', '.join(known)}")
     values = yaml.safe_load((PROFILES / f"{name}.yaml").read_text("utf-8")) | {"profile": name}
-    return _merged(read_profile(values.pop("base")), values) if "base" in values else values
+    base = values.pop("base", None if name == "laptop" else "laptop")
+    return _merged(read_profile(base), values) if base else values
 
 
 def _merged(values: dict, changes: dict) -> dict:

@@ -37,13 +37,13 @@ class Trained(NamedTuple):
 def train(
     config: Config, run_dir: str | Path, task: Task | None = None, policy: Policy | None = None, resume: bool = True
 ) -> Trained:
-    """Train a policy with GRPO, with `config.lora_rank` only its adapter; `resume` goes on with a run that was killed.
+    """Train a policy with GRPO, or only its adapter if `config.lora_rank` is set; `resume` continues a killed run.
 
     It starts from `policy`, or from `config.policy` as it is; after a warm start, from what `starting_policy` of
     `rezero.warmstart.supervised` returns. `run_dir` gets config.json, difficulty.jsonl, metrics.jsonl (rows of the
     kinds "train", "eval" and, when training was stopped, "collapse"), best/ (the best policy on dev) and checkpoints/:
-    the last two, beside each the policy that was best by then, and TensorBoard's events. A wrong setting, a folder of
-    another run, and what is missing or too small are a ValueError, OSError, ImportError or MemoryError.
+    the last two, beside each the policy that was best by then, and TensorBoard's events. Raises ValueError for a wrong
+    setting or a folder of another run, OSError or ImportError for what is missing, MemoryError for too small a GPU.
     """
     run_dir = resolve(run_dir)
     weights = reward_weights(config.reward_set, config.reward_weights)
