@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import warnings
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE, getincrementaldecoder
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -18,13 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
 _adapter = cache(TypeAdapter)
 LONGEST = 64 * 2**20  # characters of a line or a field; without a limit, a damaged file would fill the memory
-MARKS = {  # byte-order mark -> encoding; UTF-16's begins UTF-32's, so it stands after it
-    BOM_UTF8: "utf-8-sig",
-    BOM_UTF32_LE: "utf-32",
-    BOM_UTF32_BE: "utf-32",
-    BOM_UTF16_LE: "utf-16",
-    BOM_UTF16_BE: "utf-16",
-}
+MARKS = {BOM_UTF8: "utf-8-sig", BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16"}  # byte-order marks
 
 
 def resolve(path: str | Path) -> Path:
@@ -143,31 +137,26 @@ def numbered_lines(file: IO, path: Path) -> Iterator[tuple[str, str | bytes]]:
 
 
 def open_text(path: Path, newline: str | None = None) -> TextIO:
-    """Open a text file in the encoding of its byte-order mark; without one in UTF-8, else UTF-16 or Windows' cp1252.
+    """Open a text file in the encoding of its byte-order mark; without one in UTF-8, else in Windows' cp1252.
 
     ValueError, with the line, for UTF-8 that is damaged somewhere: taken for cp1252, all of the file would be garbled.
     """
-    encoding, decoder = "utf-8", getincrementaldecoder("utf-8")()
+    encoding, decoder, line = "", getincrementaldecoder("utf-8")(), 1
     with path.open("rb") as file:
-        block, line = file.read(2**20), 1
-        marked = next((name for mark, name in MARKS.items() if block.startswith(mark)), "")
-        for at, name in enumerate(("utf-16-be", "utf-16-le")):  # of Latin letters, every other byte is 0
-            if not marked and block[at:1000:2].count(0) > len(block[:1000]) / 4 > block[1 - at : 1000 : 2].count(0):
-                marked = name
-        while block and not marked:
+        block = file.read(2**20)
+        encoding = next((name for mark, name in MARKS.items() if block.startswith(mark)), "")
+        while block and not encoding:
             try:
                 decoder.decode(block, final=len(block) < 2**20)
             except UnicodeDecodeError as error:
                 text = block.decode("utf-8", "replace")
-                good = sum(character > "\x7f" for character in text) - 2 * text.count("\ufffd")
-                if good > 0:
+                if sum(character > "\x7f" for character in text) > 2 * text.count("\ufffd"):
                     line += error.object[: error.start].count(b"\n")
-                    raise ValueError(f"{path}:{line}: not UTF-8 as the text around it: {error.reason}") from None
+                    raise ValueError(f"{path}:{line}: not UTF-8, as the text around it is: {error.reason}") from None
                 encoding = "cp1252"
-                break
             line += block.count(b"\n")
             block = file.read(2**20)
-    return path.open(encoding=marked or encoding, errors="replace", newline=newline)
+    return path.open(encoding=encoding or "utf-8", errors="replace", newline=newline)
 
 
 def csv_rows(path: str | Path) -> Iterator[tuple[str, dict]]:

@@ -10,6 +10,7 @@ PROSE = (
     "The pump ran dry. Dr. Orenyard saw it at 5 p.m. on the pier! It was never told? See Fig. 3 of J. Malz. The end."
 )
 FOUR = "One is here. Two is here. Three is here. Four is here."
+LONG = "and so on " * 6 + "it went."
 TABLE = "| valve | kg |\n| --- | --- |\n| north | 3 |\n| south | 5 |"
 CODE = "```\n# a comment\nvalve = 3\n```"
 REPORT = f"""Opening words.
@@ -51,7 +52,7 @@ def pieces(text, size, overlap=0, length=len):
         ("aaaa bbbb cccc", 10, 0, ["aaaa bbbb", "cccc"]),  # longer than the size: between words, or anywhere
         ("x" * 25, 10, 0, ["x" * 10, "x" * 10, "x" * 5]),
         ("春天来了。花开了。鸟唱歌。", 9, 0, ["春天来了。花开了。", "鸟唱歌。"]),
-        (f"Before. {'so on ' * 9}\n\n{TABLE}\n\nAfter.", 80, 0, [f"Before. {'so on ' * 9}".strip(), f"{TABLE}\n\nAfter."]),
+        (f"Before, {LONG}\n\n{TABLE}\n\nAfter.", 80, 0, [f"Before, {LONG}", f"{TABLE}\n\nAfter."]),
         (TABLE, 40, 0, ["| valve | kg |\n| --- | --- |", "| north | 3 |\n| south | 5 |"]),  # too long: between rows
         (" \n ", 10, 0, []),
     ],

@@ -12,8 +12,10 @@ from rezero.text import clean
 
 # Where a text may be cut: after sentences (initials and common abbreviations end none), paragraphs, items of lists.
 BREAK = re.compile(
-    r"(?<=[.!?…])(?<!\b[A-Z]\.)(?<!\b(?:Dr|Mr|Ms|No|St|al|ca|cf|vs)\.)(?<!\b(?:Fig|Mrs|e\.g|i\.e)\.)[\"'”’)\]]*\s+(?=[^\sa-z])"
-    r"|(?<=[。！？])|\n[ \t]*\n\s*|\n(?=[ \t]*(?:[-*+•|]|\d+[.)])[ \t])"
+    r"(?P<table>(?:^[ \t]*\|[^\n]*(?:\n|\Z)){2,})|(?<=[。！？])|\n[ \t]*\n\s*|\n(?=[ \t]*(?:[-*+•|]|\d+[.)])[ \t])"
+    r"|(?<=[.!?…])(?<!\b[A-Z]\.)(?<!\b(?:Dr|Mr|Ms|No|St|al|ca|cf|vs)\.)(?<!\b(?:Fig|Mrs|e\.g|i\.e)\.)"
+    r"[\"'”’)\]]*\s+(?=[^\sa-z])",
+    re.MULTILINE,
 )
 FENCE = r"^(?P<fence>```|~~~)[^\n]*\n.*?^(?P=fence)[ \t]*$"  # code, in which "# a comment" is no heading
 HEADING = re.compile(
@@ -21,7 +23,6 @@ HEADING = re.compile(
     r"|^(?P<over>[^\s|>\#*-][^\n]{0,200})\n(?P<line>={3,}|-{3,})[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
-TABLE = re.compile(r"(?:^[ \t]*\|[^\n]*(?:\n|\Z)){2,}", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -81,69 +82,46 @@ def spans(text: str, cut: Cut, start: int = 0, end: int | None = None) -> Iterat
     As many sentences as fit stand together. A passage repeats the last sentences of the one before it, up to
     `cut.overlap`. A table that fits is not cut; a sentence that does not fit is cut between words.
     """
-    window: deque[tuple[int, int, int]] = deque()  # (start, end, length) of the sentences of a passage
-    total = 0
+    window: deque[tuple[int, int]] = deque()  # the sentences of a passage
     for a, b in _sentences(text, start, len(text) if end is None else end, cut):
-        length = cut.length(text[a:b])
-        gap = a - window[-1][1] if window and cut.length is len else 0
-        if window and total + gap + length > cut.size:
+        if window and cut.length(text[window[0][0] : b]) > cut.size:
             yield window[0][0], window[-1][1]
-            while window and (total > cut.overlap or total + gap + length > cut.size):
+            while window and (
+                cut.length(text[window[0][0] : window[-1][1]]) > cut.overlap
+                or cut.length(text[window[0][0] : b]) > cut.size
+            ):
                 window.popleft()
-                total = _total(window, cut)
-        window.append((a, b, length))
-        total = _total(window, cut)
+        window.append((a, b))
     if window:
         yield window[0][0], window[-1][1]
 
 
-def _total(window: deque, cut: Cut) -> int:
-    if not window or cut.length is len:
-        return window[-1][1] - window[0][0] if window else 0
-    return sum(length for _, _, length in window)
-
-
 def _sentences(text: str, start: int, end: int, cut: Cut) -> Iterator[tuple[int, int]]:
-    """Sentences, whole tables, and pieces of what is too long, in order, as spans without white space around them."""
     at = start
-    for table in TABLE.finditer(text, start, end):
-        if cut.length(table[0].strip()) <= cut.size:
-            yield from _between(text, at, table.start(), cut)
-            yield from _stripped(text, table.start(), table.end())
-            at = table.end()
-    yield from _between(text, at, end, cut)
-
-
-def _between(text: str, start: int, end: int, cut: Cut) -> Iterator[tuple[int, int]]:
-    ends = (match.end() for match in BREAK.finditer(text, start, end))
-    at = start
-    for stop in ends:
-        yield from _fitting(text, at, stop, cut)
-        at = stop
+    for match in BREAK.finditer(text, start, end):
+        yield from _fitting(text, at, match.start() if match["table"] else match.end(), cut)
+        if match["table"]:
+            yield from _fitting(text, *match.span(), cut)
+        at = match.end()
     yield from _fitting(text, at, end, cut)
 
 
 def _fitting(text: str, start: int, end: int, cut: Cut) -> Iterator[tuple[int, int]]:
     """The span itself if it fits, else pieces that end after a line, after a word or, without any, anywhere."""
-    for a, b in _stripped(text, start, end):
-        # A piece of 20 characters per token is cut without counting: counting a whole book for each piece takes hours.
-        while b - a > 20 * cut.size or cut.length(text[a:b]) > cut.size:
-            width = min(cut.size, b - a - 1) or 1
-            while width > 1 and cut.length(text[a : a + width]) > cut.size:
-                width = width * 3 // 4
-            for separator in "\n", " ":
-                found = text.rfind(separator, a + width // 2, a + width + 1)
-                if found > a:
-                    width = found - a
-                    break
-            yield from _stripped(text, a, a + width)
-            a += width
-        yield from _stripped(text, a, b)
+    # 20 characters per token never fit. Not to count them saves hours on a book without a single break.
+    while end - start > 20 * cut.size or cut.length(text[start:end]) > cut.size:
+        width = max(1, min(cut.size, end - start - 1))
+        while width > 1 and cut.length(text[start : start + width]) > cut.size:
+            width = width * 3 // 4
+        places = (text.rfind(mark, start + width // 2, start + width + 1) for mark in "\n ")
+        stop = next((place for place in places if place > start), start + width)
+        yield from _stripped(text, start, stop)
+        start = stop
+    yield from _stripped(text, start, end)
 
 
 def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    part = text[start:end]
-    bare = part.strip()
+    bare = text[start:end].strip()
     if bare:
-        a = start + part.index(bare)
-        yield a, a + len(bare)
+        start = text.index(bare, start)
+        yield start, start + len(bare)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import datasets
+from pyarrow.parquet import ParquetFile
+
 from rezero.corpus import Chunk
 from rezero.files import LONGEST, csv_rows, numbered_rows, open_text
 from rezero.questions import Question
@@ -38,62 +41,46 @@ class Source:
     rows: Callable[[], Iterator[Row]] = lambda: iter(())
 
 
-SPLIT = re.compile(r"(?<![a-z])(?:(train)|(dev|val(?:id(?:ation)?)?)|(test))(?![a-z])", re.IGNORECASE)
-
-
 def split_of(name: str) -> str:
-    """The split that the name of a file or of a data set's part mentions."""
-    match = SPLIT.search(name)
+    """The split that the name of a file or of a data set's part mentions, or ""."""
+    names = r"(?<![a-z])(?:(train)|(dev|val(?:id(?:ation)?)?)|(test))(?![a-z])"
+    match = re.search(names, name, re.IGNORECASE)
     return ("train", "dev", "test")[match.lastindex - 1] if match else ""
 
 
 def json_rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """The objects of a JSON file: of its list, or of the list "data" of its object. It is never in memory as a whole.
-
-    A place is the line on which a record begins, and the record's number.
-    """
-    decoder, number, line, gap = json.JSONDecoder(), 0, 1, re.compile(r"[\s,]*")
+    """The objects of a JSON file: of its list, or of the list "data" of its object. Never in memory as a whole."""
+    decoder, number = json.JSONDecoder(), 1
     with open_text(path) as file:
         text = file.read(2**20)
         start = re.match(r'\s*\[|\s*\{.*?"data"\s*:\s*\[', text, re.DOTALL)
         if not start:
-            raise ValueError(f"{path}:1: neither a list nor an object with the list 'data'")
-        at = 0  # up to here lines were counted
+            raise ValueError(f"{path}: neither a list nor an object with the list 'data'")
         end = start.end()
         while True:
-            begin = gap.match(text, end).end()
-            line, at = line + text.count("\n", at, begin), begin
-            where = f"{path}:{line} (record {number + 1})"
+            begin, where = re.compile(r"[\s,]*").match(text, end).end(), f"{path}: record {number}"
             if text[begin : begin + 1] == "]":
                 return
             try:
                 row, end = decoder.raw_decode(text, begin)
             except (ValueError, RecursionError) as error:  # perhaps it goes on in the next block
-                text, at, end = text[begin:], 0, 0
-                more = file.read(max(2**20, len(text))) if len(text) < LONGEST else ""
+                text, end = text[begin:], 0
+                if len(text) > LONGEST:
+                    raise ValueError(f"{where}: longer than {LONGEST:,} characters") from None
+                more = file.read(max(2**20, len(text)))
                 if not more:
-                    why = "the record is too long" if len(text) >= LONGEST else f"not valid JSON: {error}"
-                    raise ValueError(f"{where}: {why}") from None
+                    raise ValueError(f"{where}: not valid JSON: {error}") from None
                 text += more
                 continue
             if not isinstance(row, dict):
-                raise ValueError(f"{where}: want a list of objects, got {type(row).__name__}")
+                raise ValueError(f"{where}: want an object, got {type(row).__name__}")
             yield where, row
             number += 1
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
-    from pyarrow import ArrowInvalid
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        number = 0
-        for batch in ParquetFile(path).iter_batches(1000):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}:{number}", row
-    except ArrowInvalid as error:
-        raise ValueError(f"{path}: not valid Parquet: {error}") from None
+    rows = (row for batch in ParquetFile(path).iter_batches(1000) for row in batch.to_pylist())
+    return ((f"{path}:{number}", row) for number, row in enumerate(rows, start=1))
 
 
 ROWS = {  # ending, in lower case -> reader of (file:line, record)
@@ -109,8 +96,6 @@ def file_rows(paths: list[Path]) -> Iterator[Row]:
 
 def hub_rows(name: str, subset: str | None) -> Iterator[Row]:
     """The rows of a data set on the Hugging Face hub, or of a folder that the library `datasets` saved."""
-    import datasets
-
     parts = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, subset)
     for split, rows in parts.items() if isinstance(parts, dict) else [("", parts)]:
         for number, row in enumerate(rows, start=1):

@@ -4,9 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
-from itertools import chain
 
-from rezero.corpus import READERS, Chunk, parse_chunk
+from rezero.corpus import READERS, Chunk, find_chunks, parse_chunk
 from rezero.data.chunking import Cut, spans, stable_id
 from rezero.data.records import Dropped, Items, Row, Source, file_rows, split_of
 from rezero.files import csv_rows, numbered_rows
@@ -25,75 +24,66 @@ def each(read: Callable[[Row, Cut], Found]) -> Callable[[Source, Cut], Items]:
             try:
                 for item in read(row, cut):
                     yield row.where, item
-            except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
                 why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-                yield row.where, Dropped(f"another shape: {why:.100}", {"fields": list(row.fields)})
+                yield row.where, Dropped(f"another shape: {why:.150}", {"fields": list(row.fields)})
 
     return read_all
 
 
-def ask(row: Row, id: object, text: str, answers: list, golds: list[str]) -> Question | Dropped:
-    """A question, or why it is none: answers are told apart and stripped, an id of its own is made where there is none.
+def asked(row: Row, fields: dict, answers: list, golds: list[str]) -> Question | Dropped:
+    """The question of a record, or why it is none. The first answer is to stand in the last gold passage.
 
-    The last gold passage is to hold the first answer, so that golds are ordered by hops.
+    A question without an id gets one that depends on its text.
     """
-    answers = list(dict.fromkeys(str(answer).strip() for answer in answers if answer is not None))
-    answers = [answer for answer in answers if answer]
-    if not str(text or "").strip():
-        return Dropped("the question is empty", {"id": str(id), "answers": answers})
-    if not answers:
-        return Dropped("no answer", {"id": str(id), "question": text})
+    text, id = fields.get("question") or fields.get("text") or "", fields.get("id", fields.get("_id"))
+    answers = dict.fromkeys(str(answer).strip() for answer in answers if answer is not None)
+    answers = tuple(filter(None, answers))
+    if not text.strip() or not answers:
+        return Dropped("no answer" if text.strip() else "the question is empty", {"id": str(id), "question": text})
     id = stable_id(text, *answers) if id is None else str(id)
     kind = "two-hop" if len(golds) > 1 else "direct"
-    return Question(id, text.strip(), tuple(answers), tuple(golds), kind=kind, split=row.split or "train")
+    return Question(id, text.strip(), answers, tuple(golds), kind=kind, split=row.split or "train")
 
 
 @each
 def squad(row: Row, cut: Cut) -> Found:
     """An article of SQuAD 1 or 2, XQuAD or COVID-QA, or a row with one question, as the hub has them.
 
-    The answer's offset finds its passage. Where it is wrong, as in a tenth of COVID-QA, the nearest occurrence counts.
+    An answer's offset finds its passage. Where the offset is wrong, as in a sixth of COVID-QA, the nearest occurrence
+    of the answer counts.
     """
-    fields = row.fields
-    title = fields.get("title") or ""
-    for paragraph in fields.get("paragraphs") or [{"context": fields["context"], "qas": [fields]}]:
-        context = paragraph["context"]
-        whole = cut.length(context) <= WHOLE * cut.size
-        places = [(0, len(context))] if whole else list(spans(context, cut))
-        ids = [stable_id(title, context[a:b]) for a, b in places]
-        for id, (a, b) in zip(ids, places, strict=True):
-            yield Chunk(id, title, context[a:b])
-        for asked in paragraph["qas"]:
-            answers = asked.get("answers") or []
-            if isinstance(answers, dict):  # the hub's columns
-                pairs = list(zip(answers["text"], answers["answer_start"], strict=True))
-            else:
-                pairs = [(answer["text"], answer["answer_start"]) for answer in answers]
-            record = {"id": str(asked.get("id")), "question": asked["question"], "passages": ids}
-            if asked.get("is_impossible") or not pairs:
-                yield Dropped("unanswerable", record)
-                continue
-            starts = {text.strip(): _nearest(context, text.strip(), start) for text, start in pairs}
-            standing = {text: start for text, start in starts.items() if text and start >= 0}
+    title = row.fields.get("title") or ""
+    for paragraph in row.fields.get("paragraphs") or [row.fields | {"qas": [row.fields]}]:
+        text = paragraph["context"]
+        whole = cut.length(text) <= WHOLE * cut.size
+        places = {stable_id(title, text[a:b]): (a, b) for a, b in ([(0, len(text))] if whole else spans(text, cut))}
+        yield from (Chunk(id, title, text[a:b]) for id, (a, b) in places.items())
+        for fields in paragraph["qas"]:
+            given = fields.get("answers") or []
+            if isinstance(given, dict):  # the columns of the hub
+                given = [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
+            starts = {one["text"].strip(): _nearest(text, one["text"].strip(), one["answer_start"]) for one in given}
+            answers = [answer for answer, start in starts.items() if answer and start >= 0]
             golds = [
                 id
-                for text, start in standing.items()
-                for id, (a, b) in zip(ids, places, strict=True)
-                if a <= start and start + len(text) <= b
+                for answer in answers
+                for id, (a, b) in places.items()
+                if a <= starts[answer] and starts[answer] + len(answer) <= b
             ]
-            if not standing:
-                yield Dropped("the answer is not in its passage", record | {"answers": list(starts)})
+            if fields.get("is_impossible") or not given:
+                yield Dropped("unanswerable", fields | {"passages": list(places)})
             elif not golds:
-                yield Dropped("the answer goes over the end of a passage", record | {"answers": list(starts)})
+                why = "the answer goes over the end of a passage" if answers else "the answer is not in its passage"
+                yield Dropped(why, fields | {"passages": list(places)})
             else:
-                yield ask(row, asked.get("id"), asked["question"], list(standing), golds[:1])
+                yield asked(row, fields, answers, golds[:1])
 
 
-def _nearest(context: str, text: str, start: int) -> int:
-    """Where `text` begins in `context`, as near to `start` as possible; -1 if it does not stand there."""
-    before, after = context.rfind(text, 0, start + len(text)), context.find(text, start)
-    found = [place for place in (before, after) if place >= 0]
-    return min(found, key=lambda place: abs(place - start), default=-1)
+def _nearest(text: str, part: str, start: int) -> int:
+    """Where `part` begins in `text`, as near to `start` as possible; -1 if it does not stand there."""
+    found = text.rfind(part, 0, start + len(part)), text.find(part, start)
+    return min((place for place in found if place >= 0), key=lambda place: abs(place - start), default=-1)
 
 
 @each
@@ -102,56 +92,47 @@ def hotpot(row: Row, cut: Cut) -> Found:
 
     Their order is that of the facts, which is that of the hops, except that those with the answer stand last.
     """
-    context, facts = row.fields["context"], row.fields["supporting_facts"]
-    pairs = zip(context["title"], context["sentences"], strict=True) if isinstance(context, dict) else context
-    named = facts["title"] if isinstance(facts, dict) else [fact[0] for fact in facts]
+    context, facts, answer = (row.fields[name] for name in ("context", "supporting_facts", "answer"))
+    if isinstance(context, dict):  # the columns of the hub
+        context, facts = zip(context["title"], context["sentences"], strict=True), [[name] for name in facts["title"]]
     chunks = {}
-    for title, sentences in pairs:
+    for title, sentences in context:
         text = " ".join(sentence.strip() for sentence in sentences).strip()
         chunks[title] = Chunk(stable_id(title, text), title, text)
     yield from chunks.values()
-    answer, missing = row.fields.get("answer"), [title for title in named if title not in chunks]
-    id = row.fields.get("_id", row.fields.get("id"))
-    if missing or not named:
-        yield Dropped(f"the supporting facts name {missing or 'no passage'}", {"id": str(id)})
-        return
-    golds = [chunks[title] for title in dict.fromkeys(named)]
+    golds = [chunks[title] for title in dict.fromkeys(fact[0] for fact in facts)]
     golds.sort(key=lambda chunk: str(answer).lower() in chunk.text.lower())
-    yield ask(row, id, row.fields["question"], [answer], [chunk.id for chunk in golds])
+    yield asked(row, row.fields, [answer], [chunk.id for chunk in golds])
 
 
 @each
 def musique(row: Row, cut: Cut) -> Found:
     """A question of MuSiQue with its paragraphs; gold are those of its decomposition, in the order of the hops."""
     fields, ids = row.fields, {}
-    for number, paragraph in enumerate(fields["paragraphs"]):
-        title, text = paragraph.get("title") or "", paragraph["paragraph_text"].strip()
-        ids[paragraph.get("idx", number)] = stable_id(title, text)
-        yield Chunk(stable_id(title, text), title, text)
+    for paragraph in fields["paragraphs"]:
+        title, text = paragraph["title"] or "", paragraph["paragraph_text"].strip()
+        ids[paragraph["idx"]] = stable_id(title, text)
+        yield Chunk(ids[paragraph["idx"]], title, text)
     hops = [ids.get(hop["paragraph_support_idx"]) for hop in fields["question_decomposition"]]
-    golds = list(dict.fromkeys(reversed(hops)))[::-1]  # of a passage that serves two hops, the last one counts
     if fields.get("answerable") is False or None in hops:
-        yield Dropped("unanswerable", {"id": str(fields.get("id")), "question": fields["question"]})
+        yield Dropped("unanswerable", {"id": fields.get("id"), "question": fields["question"]})
         return
-    answers = [fields.get("answer"), *(fields.get("answer_aliases") or [])]
-    yield ask(row, fields.get("id"), fields["question"], answers, golds)
+    golds = list(dict.fromkeys(reversed(hops)))[::-1]  # of a passage that serves two hops, the last one counts
+    yield asked(row, fields, [fields["answer"], *(fields.get("answer_aliases") or [])], golds)
 
 
 @each
 def answered(row: Row, cut: Cut) -> Found:
     """A question with answers only, as in Search-R1's Parquet files and FlashRAG's; `importing` finds gold passages."""
-    fields = row.fields
-    given = next((fields[name] for name in ("golden_answers", "answers", "answer") if fields.get(name)), None)
-    if given is None:
-        given = fields["reward_model"]["ground_truth"]["target"]
-    yield ask(row, fields.get("id"), fields["question"], [given] if isinstance(given, str) else list(given), [])
+    given = [row.fields.get(name) for name in ("golden_answers", "answers", "answer")]
+    given = next(filter(None, given), None) or row.fields["reward_model"]["ground_truth"]["target"]
+    yield asked(row, row.fields, [given] if isinstance(given, str) else list(given), [])
 
 
 @each
 def passages(row: Row, cut: Cut) -> Found:
     """A passage in our fields, BEIR's or Search-R1's."""
-    chunk = parse_chunk(row.fields)
-    yield chunk if chunk.text.strip() else Dropped("no text", {"id": chunk.id})
+    yield parse_chunk(row.fields)
 
 
 def beir(source: Source, cut: Cut) -> Items:
@@ -160,38 +141,32 @@ def beir(source: Source, cut: Cut) -> Items:
     Few of its sets have answers (HotpotQA does, in the metadata); there all relevant passages are gold. Elsewhere each
     relevant passage is an answer by itself: the best one is gold, and the titles of all are accepted as answers.
     """
-    folder, relevant = source.path, defaultdict(dict)  # (split, query) -> passage -> grade
+    folder, relevant, titles = source.path, defaultdict(dict), {}
     for path in sorted((folder / "qrels").glob("*.tsv")):
         for where, row in csv_rows(path):
             try:
                 relevant[split_of(path.stem), row["query-id"]][row["corpus-id"]] = int(row["score"])
             except (KeyError, TypeError, ValueError):
                 yield where, Dropped(f"a judgement with the fields {list(row)}; want query-id, corpus-id, score")
-    titles = dict.fromkeys(chain.from_iterable(relevant.values()), "")
+    judged = {passage for grades in relevant.values() for passage in grades}
     for where, item in passages(replace(source, rows=lambda: file_rows([folder / "corpus.jsonl"])), cut):
-        if isinstance(item, Chunk) and item.id in titles:
+        if isinstance(item, Chunk) and item.id in judged:
             titles[item.id] = item.title
         yield where, item
-    asked = {str(row["_id"]): (where, row) for where, row in numbered_rows(folder / "queries.jsonl")}
+    queries = {str(row.get("_id")): (where, row) for where, row in numbered_rows(folder / "queries.jsonl")}
+    for id in sorted(queries.keys() - {id for _, id in relevant}):
+        yield queries[id][0], Dropped("no passage is judged relevant", {"id": id})
     for (split, id), grades in relevant.items():
-        where, row = asked.get(id, (str(folder / "queries.jsonl"), {}))
+        where, fields = queries.get(id, (str(folder / "queries.jsonl"), {"_id": id}))
         golds = [passage for passage in sorted(grades, key=grades.get, reverse=True) if grades[passage] > 0]
-        answer = (row.get("metadata") or {}).get("answer")
-        named = [titles[gold] for gold in golds]
-        row_of = Row(where, split, row)
-        yield where, ask(row_of, id, row.get("text"), [answer] if answer else named, golds if answer else golds[:1])
-    judged = {id for _, id in relevant}
-    for id, (where, _) in asked.items():
-        if id not in judged:
-            yield where, Dropped("no passage is judged relevant", {"id": id})
+        answer = (fields.get("metadata") or {}).get("answer")
+        answers = [answer] if answer else [titles.get(gold) for gold in golds]
+        yield where, asked(Row(where, split, fields), fields, answers, golds if answer else golds[:1])
 
 
 def corpus_folder(source: Source, cut: Cut) -> Items:
     """A folder in this workspace's own format or in AutoDidact's: chunks.jsonl or .csv, perhaps questions.jsonl."""
-    folder = source.path
-    path = next(folder / f"chunks{ending}" for ending in READERS if (folder / f"chunks{ending}").is_file())
-    for where, chunk in READERS[path.suffix](path):
-        yield where, chunk if chunk.text.strip() else Dropped("no text", {"id": chunk.id})
-    asked = folder / "questions.jsonl"
-    for question in load_questions(asked) if asked.is_file() else []:
-        yield str(asked), question
+    path, questions = find_chunks(source.path), source.path / "questions.jsonl"
+    yield from READERS[path.suffix](path)
+    for question in load_questions(questions) if questions.is_file() else []:
+        yield str(questions), question
