@@ -80,13 +80,18 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
             PartialState().destroy_process_group()
 
 
+def call_import(**options) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up when a scheduler ends it
+    resolve_name("rezero.data.importing:import_data")(**options)
+
+
 CALLS = {  # a function or its name; it takes the command's arguments by name
     "run": call_run,
     "train": call_train,
     "warm-start": partial(call_train, only_warm=True),
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
     "ask": "rezero.extras.ask:run_ask",
-    "data import": lambda **options: resolve_name("rezero.data.importing:import_data")(**options) and None,
+    "data import": call_import,
     "cloze": "rezero.data.cloze:add_cloze",
     "export": lambda **options: print("written:", resolve_name("rezero.extras.export:export")(**options)),
     "serve": "rezero.extras.serve:serve",

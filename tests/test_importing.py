@@ -278,7 +278,8 @@ def encrypted(path):
 
 PAGES = ("# Hull\nThe hull was green. It was a con-\ntainer of two decks.", "", "The deck was wide.")
 WEB = """<html><head><title>T</title><style>p {}</style></head><body><nav>Menu</nav><h1>Corvane &amp; crew</h1>
-<p>The hull<br>was <b>green</b>.</p><script>var a = "<p>";</script><h2>Decks</h2><ul><li>one<li>two</ul>
+<p>The hull<br>was <b>green</b>.</p><pre># no heading
+b = 1</pre><script>var a = "<p>";</script><h2>Decks</h2><ul><li>one<li>two</ul>
 <table><tr><th>valve</th><th>kg</th></tr><tr><td><p>north</p></td><td>3</td></tr></table></body></html>"""
 
 
@@ -305,14 +306,12 @@ def test_a_folder_of_documents(tmp_path, monkeypatch, capsys, parser):
          f"{heading[2]}The hull was green. It was a container of two decks.\n\nThe deck was wide."),
         ("log.MD, Log", "Log", "A line that goes on.\n\n```\nb = 1\n```"),
         ("plain.txt", "plain", "# no heading\n\nA plain text.\n- item"),
-        ("web.html, Corvane & crew", "Corvane & crew", "The hull\n\nwas green."),
+        ("web.html, Corvane & crew", "Corvane & crew", "The hull\n\nwas green.\n\n```\n# no heading\nb = 1\n```"),
         ("web.html, Corvane & crew > Decks", "Decks", "- one\n- two\n\n| valve | kg |\n| north | 3 |"),
     ]  # fmt: skip
     dropped = {row["where"]: row["why"] for row in read_jsonl(folder / "dropped.jsonl")}
     scanned = "a page without text; is it scanned or damaged?"
-    picture = "its ending is '.png'; want documents (.md, .markdown, .txt, .text, .html, .htm, .pdf) or "
-    picture += "a set (.jsonl, .json, .parquet, .csv, .tsv)"
-    assert dropped == {"docs/b/picture.png": picture, "docs/b/hull.PDF, page 2": scanned}
+    assert dropped == {"docs/b/picture.png": "its ending is '.png'", "docs/b/hull.PDF, page 2": scanned}
 
 
 # --- bad input ---

@@ -69,29 +69,31 @@ class _Markdown(HTMLParser):
     """HTML as Markdown: headings, lists, rows of tables and paragraphs; no scripts, styles and menus."""
 
     SKIPPED = set("script style noscript template nav svg title".split())
-    BLOCKS = set("h1 h2 h3 h4 h5 h6 p div section article br hr pre blockquote ul ol dl dt dd table figcaption".split())
+    BLOCKS = set("h1 h2 h3 h4 h5 h6 p div section article br hr blockquote ul ol dl dt dd table figcaption".split())
     STARTS = {f"h{level}": f"\n\n{'#' * level} " for level in range(1, 7)}
-    STARTS |= {"li": "\n- ", "tr": "\n|", "td": " ", "th": " "}
+    STARTS |= {"li": "\n- ", "tr": "\n|", "td": " ", "th": " ", "pre": "\n\n```\n"}
 
     def __init__(self):
         super().__init__()
-        self.parts, self.skipping, self.in_row = [], 0, False
+        self.parts, self.skipping, self.in_row, self.in_code = [], 0, False, False
 
     def handle_starttag(self, tag, attrs):
         self.skipping += tag in self.SKIPPED
         block = " " if self.in_row else "\n\n"
+        self.in_code = self.in_code or tag == "pre"
         self.in_row = tag == "tr" or (self.in_row and tag != "table")
         self.parts.append(self.STARTS.get(tag, block if tag in self.BLOCKS else ""))
 
     def handle_endtag(self, tag):
         self.skipping = max(0, self.skipping - (tag in self.SKIPPED))
         self.in_row = self.in_row and tag not in ("tr", "table")
-        end = "\n\n" if tag in self.BLOCKS and not self.in_row else ""
+        self.in_code = self.in_code and tag != "pre"
+        end = "\n\n" if tag in self.BLOCKS and not self.in_row else "\n```\n\n" * (tag == "pre")
         self.parts.append(" |" if tag in ("td", "th") else end)
 
     def handle_data(self, data):
         if not self.skipping:
-            self.parts.append(re.sub(r"\s+", " ", data))
+            self.parts.append(data if self.in_code else re.sub(r"\s+", " ", data))
 
 
 def read_html(path: Path) -> list[str]:

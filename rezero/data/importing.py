@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -49,7 +48,6 @@ def import_data(path: str, name: str, format="", corpus="", subset=None, size=10
     holds the passages of questions that come without. `size` and `overlap` count characters or, with a `tokenizer`
     (tokenizer.json or its folder), tokens. A run over the same files gives the same ids and replaces the last one.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing half-written stays behind
     cut, folder = Cut(size, overlap, token_counter(tokenizer)), resolve("data") / name
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "import.json").is_file():
         raise ValueError(f"{folder}: holds files that no import wrote; want another --name")
@@ -128,11 +126,11 @@ def look_at_files(top: Path, format: str) -> tuple[str, Source, list[tuple[str, 
             else:
                 want = f"want documents ({', '.join(DOCUMENTS)}) or a set ({', '.join(ROWS)})"
                 raise ValueError(f"{file}: its ending is {suffix!r}; {want}")
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             why = str(error).removeprefix(str(file)).removeprefix(":").strip()
             if file == top:
                 raise ValueError(str(error) if str(file) in str(error) else f"{file}: {why}") from None
-            rest.append((str(file), Dropped(why)))
+            rest.append((str(file), Dropped(why.split("; want documents")[0])))
     found = format or next(filter(by_format.get, FORMATS), "")
     chosen = by_format.pop(found, [])
     if not chosen:

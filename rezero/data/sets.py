@@ -101,7 +101,7 @@ def hotpot(row: Row, cut: Cut) -> Found:
         chunks[title] = Chunk(stable_id(title, text), title, text)
     yield from chunks.values()
     golds = [chunks[title] for title in dict.fromkeys(fact[0] for fact in facts)]
-    golds.sort(key=lambda chunk: str(answer).lower() in chunk.text.lower())
+    golds.sort(key=lambda chunk: answer not in ("yes", "no") and str(answer).lower() in chunk.text.lower())
     yield asked(row, row.fields, [answer], [chunk.id for chunk in golds])
 
 
