@@ -141,16 +141,16 @@ def open_text(path: Path, newline: str | None = None) -> TextIO:
 
     ValueError, with the line, for UTF-8 that is damaged somewhere: taken for cp1252, all of the file would be garbled.
     """
-    encoding, decoder, line = "", getincrementaldecoder("utf-8")(), 1
+    decoder, line, valid = getincrementaldecoder("utf-8")(), 1, False  # valid: characters of several bytes were read
     with path.open("rb") as file:
         block = file.read(2**20)
         encoding = next((name for mark, name in MARKS.items() if block.startswith(mark)), "")
         while block and not encoding:
             try:
-                decoder.decode(block, final=len(block) < 2**20)
+                valid |= len(decoder.decode(block, final=len(block) < 2**20)) < len(block) - 3
             except UnicodeDecodeError as error:
                 text = block.decode("utf-8", "replace")
-                if sum(character > "\x7f" for character in text) > 2 * text.count("\ufffd"):
+                if valid or sum(character > "\x7f" for character in text) > 2 * text.count("\ufffd"):
                     line += error.object[: error.start].count(b"\n")
                     raise ValueError(f"{path}:{line}: not UTF-8, as the text around it is: {error.reason}") from None
                 encoding = "cp1252"

@@ -96,6 +96,8 @@ def test_a_record_that_does_not_fit_is_named_by_line_and_field(tmp_path, line, m
     ("grün".encode("utf-16"), "grün"),
     ("grün".encode("cp1252"), "grün"),
     ("x" * (2**20 - 1) + "ü", None),  # a character on the border of two blocks
+    (b"x" * 2**20 + b"\xfc", "x" * 2**20 + "ü"),
+    ("ü\n".encode() * 2**19 + b"\xfc", f"a.txt:{2**19 + 1}: not UTF-8, as the text around it is: invalid start byte"),
     ("“Grün”\n".encode() * 9 + b"\xff", "a.txt:10: not UTF-8, as the text around it is: invalid start byte"),
 ])  # fmt: skip
 def test_a_text_is_read_in_its_encoding(tmp_path, content, wanted):

@@ -172,7 +172,7 @@ class Kept:
             elif item.id not in self.ids:
                 self.ids[item.id] = hash((item.title, item.text))
                 self.longest, self.total = max(self.longest, len(item.text)), self.total + len(item.text)
-                yield asdict(replace(item, title=clean(item.title), text=clean(item.text)))
+                yield vars(item) | {"title": clean(item.title), "text": clean(item.text)}
             elif self.ids[item.id] != hash((item.title, item.text)):
                 self.drop(where, "its id was used before, for another passage", id=item.id)
 
