@@ -55,14 +55,18 @@ def call_run(notebooks, flags, file, launcher, run_id, resume, runs_dir) -> int:
 
 
 def call_train(profile, run_dir, flags, only_warm=False) -> None:
+    from rezero.policy.early import import_unsloth
+    from rezero.runner.parameters import read_flags
+
+    config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
+    if config.backend == "unsloth":
+        import_unsloth()
     from accelerate import PartialState
 
-    from rezero.runner.parameters import read_flags
     from rezero.task import load_task
     from rezero.training.train import train
     from rezero.warmstart.supervised import starting_policy
 
-    config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
     processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     steps = config.warm_start.steps
     if only_warm and (processes > 1 or not steps):
