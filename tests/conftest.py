@@ -50,6 +50,7 @@ TINY = dict(  # overrides of the laptop profile: a training of seconds
     micro_batch=2,
     eval_every=2,
     save_every=2,
+    patience=0,
     curriculum={"samples": 1},
     grpo={"learning_rate": 0.01},
 )

@@ -5,6 +5,7 @@ All ways to generate share one interface that keeps state over turns: `Policy.st
 ids out: nothing that was sampled is ever decoded and tokenized again.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rezero.files import resolve
+from rezero.files import digest, resolve
 from rezero.policy.sampling import Generation
-from rezero.protocol import closes_turn, wrap_information
+from rezero.protocol import Sampling, closes_turn, wrap_information
+from rezero.questions import Question
+from rezero.search.base import Engine
 
 _ASSISTANT, _USER = "xxASSISTANTxx", "xxUSERxx"  # messages whose place in the template's text can be found again
 
@@ -83,3 +86,14 @@ def template_seams(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     between, after = text.split(_ASSISTANT)[1].split(_USER)
     return between, after
+
+
+def episodes_depend_on(policy: Policy, engine: Engine, questions: list[Question], sampling: Sampling) -> list | None:
+    """The key for `files.cached` of what the policy does on these questions; None if more matters than can be told."""
+    if policy.backend or not engine.key():
+        return None
+    weights = sorted(policy.model.state_dict().items())
+    parts = [policy.tokenizer.chat_template, json.dumps(policy.tokenizer.get_vocab(), sort_keys=True)]
+    for name, weight in weights:
+        parts += [name, weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
+    return [digest(*parts), engine.key(), questions, sampling]
