@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock
 
 from rezero.config import RENAMED, load_config
-from rezero.files import resolve
+from rezero.files import ROOT, resolve
 from rezero.search.base import SearchError
 
 
@@ -41,23 +41,30 @@ TYPES = {"int": int, "float": float, "mapping": read_mapping}  # of the argument
 
 
 def call_run(notebooks, flags, file, launcher, run_id, resume, runs_dir) -> int:
-    from rezero.runner.run import run
+    from rezero.analysis.check import check_notebooks
+    from rezero.runner.run import NOTEBOOKS, run
 
+    sys.path[:0] = [str(NOTEBOOKS), str(ROOT)]  # where kernels look for a user's "module:function"
     # A scheduler's or `timeout`'s SIGTERM ends a run as Ctrl-C does: recorded, and its kernel stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     flags = flags + ([f"launcher={launcher}"] if launcher else [])
-    return run(notebooks, flags, file, run_id=run_id, resume=resume, runs=runs_dir, renamed=RENAMED)
+    return run(
+        notebooks, flags, file, run_id=run_id, resume=resume, runs=runs_dir, renamed=RENAMED, check=check_notebooks
+    )
 
 
 def call_train(profile, run_dir, flags, only_warm=False) -> None:
-    from accelerate import PartialState
-
+    from rezero.analysis.check import check_config
     from rezero.runner.parameters import read_flags
+
+    config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
+    check_config(config)
+    from accelerate import PartialState  # from here on seconds pass
+
     from rezero.task import load_task
     from rezero.training.train import train
     from rezero.warmstart.supervised import starting_policy
 
-    config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
     processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     steps = config.warm_start.steps
     if only_warm and (processes > 1 or not steps):
@@ -96,6 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
+        resolve_name("rezero.analysis.check:check_names")(**arguments)
         call = CALLS[command]
         return (resolve_name(call) if isinstance(call, str) else call)(**arguments) or 0
     except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:  # filelock's Timeout is an OSError

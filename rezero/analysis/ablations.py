@@ -1,17 +1,18 @@
-"""Ablations: plan the arms of a sweep, and read what they left: curves, shares, paired differences.
+"""Ablations: what the arms of a sweep (see `arms`) left: curves, shares, paired differences.
 
-An arm is a dict of notebook 02's parameters, such as {"reward_set": "recovery", "overrides": {"engine": "dense"}}. Arms
-are compared on dev, as their last step left them; test stays sealed. Nothing here trains, so reading can be repeated.
+Arms are compared on dev, as their last step left them; test stays sealed. Nothing here trains, so reading can be
+repeated.
 """
 
-from itertools import groupby, product
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy
 
-from rezero.config import MERGED, Config, parse_config
+from rezero.analysis.arms import named
+from rezero.config import Config, parse_config
 from rezero.evaluation.evaluate import LABELS, METRICS, Estimate, Report, evaluate, summarize
 from rezero.evaluation.stats import percentile_interval
 from rezero.evaluation.traces import read_traces, write_traces
@@ -24,37 +25,6 @@ Runs = dict[tuple[str, int], Path]  # (arm, seed) -> its run folder
 Reports = dict[tuple[str, int], Report]  # (arm, seed) -> what it did on the same questions
 Counts = tuple[np.ndarray, np.ndarray]  # (successes or sums, cases), each of shape (seeds, questions)
 OVERVIEW = ("accuracy", "f1", "evidence", "searches", "retried")
-
-
-def named(arms: list[dict]) -> list[dict]:
-    """The arms, those without a "name" called by their words: the one above is "recovery-dense"."""
-    made = []
-    for arm in arms:
-        values = [*arm.values(), *arm.get("overrides", {}).values()]
-        words = [value for value in values if isinstance(value, str) and "/" not in value]
-        made.append({"name": "-".join(words), **arm})
-    return made
-
-
-def plan(arms: list[dict], seeds: list[int], **shared) -> dict[str, dict]:
-    """The jobs of a sweep, every arm with every seed: {job: parameters of notebook 02}.
-
-    `shared` are parameters of all arms; what an arm sets itself wins, in `overrides` entry by entry. How difficult the
-    training questions are is measured with the first seed, once for all arms that agree in the rest that it depends
-    on. Training never stops early, so that arms stay comparable. Two different arms with the same name are a
-    ValueError.
-    """
-    jobs: dict[str, dict] = {}
-    for seed, arm in product(seeds, named(arms)):
-        parameters = {"test": False, **shared, "seed": seed, **arm}
-        job = f"{parameters.pop('name')}-{parameters['seed']}"
-        base, own = shared.get("overrides", {}), arm.get("overrides", {})
-        overrides = base | own | {name: base[name] | own[name] for name in MERGED if name in base and name in own}
-        curriculum = {"seed": seeds[0]} | overrides.get("curriculum", {})
-        parameters["overrides"] = {"patience": 0} | overrides | {"curriculum": curriculum}
-        if jobs.setdefault(job, parameters) != parameters:
-            raise ValueError(f"two arms are called {arm['name']!r}; name one of them: {{'name': 'other', ...}}")
-    return jobs
 
 
 def arms_of(folders: dict[str, Path]) -> Runs:

@@ -1,7 +1,6 @@
 """Load a policy: the only place that decides between a folder, an adapter, the hub and Unsloth."""
 
 import importlib.util
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rezero.config import Config
 from rezero.files import resolve
+from rezero.names import check_policy_name
 from rezero.policy.base import Policy
 from rezero.policy.hub import adapter_config, add_adapter, best_dtype, load_base, read_adapter, read_model
 from rezero.protocol import Sampling, build_prompt
@@ -25,6 +25,7 @@ from rezero.questions import Question
 
 def load_policy(path: str | Path) -> Policy:
     """A policy from a folder that `save_policy` wrote (an adapter goes onto its base), or by its name on the hub."""
+    check_policy_name(path)
     folder = resolve(path)
     adapter = adapter_config(folder)
     if adapter:
@@ -32,10 +33,8 @@ def load_policy(path: str | Path) -> Policy:
     elif (folder / "config.json").is_file():
         disable_progress_bar()  # bars of a hundred tiny loads would bury the training's own lines
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
-        return Policy(*load_base(str(path)))
     else:
-        raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
+        return Policy(*load_base(str(path)))
     return Policy(model.eval(), AutoTokenizer.from_pretrained(folder))
 
 
