@@ -19,7 +19,7 @@ OF_ARMS = ("name", *OF_CONFIG, "overrides", "test", "judge")
 def check_notebooks(used: dict[str, dict]) -> None:
     """Check {notebook: its parameters}; ValueError, OSError or ImportError for the first that is wrong."""
     for notebook, values in used.items():
-        config = check_fields(notebook, values)
+        config = check_fields(notebook, values) if "profile" in values else None
         arms = [*values.get("arms", []), *values.get("elsewhere", [])]
         for arm in arms:
             for name in arm.keys() - {*OF_ARMS}:

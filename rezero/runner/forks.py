@@ -1,6 +1,6 @@
 """Run the jobs of a sweep in forks of one process that has imported what their notebook imports.
 
-`sweep.side_by_side` starts `python -m rezero.runner.forks` and writes one line of JSON to it: the imports, the jobs, and
+`sweep.side_by_side` starts `python -m rezero.runner.forks` and writes a line of JSON to it: the imports, the jobs, and
 how many run at once. The answer is a line per job that has ended. When its standard input ends, because the sweep was
 interrupted or killed, it ends itself and all jobs.
 """
