@@ -6,6 +6,7 @@ gathered before advantages are computed, and only the main process writes.
 """
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -65,10 +66,10 @@ def train(
         path = run_dir / "difficulty.jsonl"
         with state.main_process_first():  # it measures, the others read the file
             shares = measure_difficulty(policy, task, config.curriculum, path, config.seed)
+        if stopped:  # early, at this checkpoint: no step is left
+            config = replace(config, steps=int(checkpoint.rsplit("-", 1)[1]))
         questions = draw_questions(shares, config.curriculum, config.steps, config.questions_per_step, config.seed)
         arguments = grpo_config(config, weights, run_dir)
-        if stopped:  # early, at this checkpoint: no step is left
-            arguments.max_steps = int(checkpoint.rsplit("-", 1)[1])
         trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping)
         dev = spread(task.questions["dev"], config.eval_questions)
         trainer.add_callback(MetricsLog(run_dir, trainer.seconds))
