@@ -223,8 +223,8 @@ def test_the_starting_policy_is_evaluated_once(config, task, tmp_path, monkeypat
     monkeypatch.setattr(evaluation, "rollout", lambda *args, **options: played.append(0) or rollout(*args, **options))
     last = train(replace(config, reward_weights={LENGTH: 1.0}), tmp_path / "a", task).last
     assert len(played) == 3  # steps 0, 2, 4
-    train(replace(config, steps=1, eval_every=1, reward_weights={LENGTH: 1.0}), tmp_path / "b", task)
-    assert len(played) == 4  # its step 1
+    train(replace(config, steps=3, eval_every=3, reward_weights={LENGTH: 1.0}), tmp_path / "b", task)
+    assert len(played) == 4  # its step 3
     reports = {reuse: evaluate(last, task, task.questions["dev"], "last", reuse=reuse) for reuse in (True, False)}
     assert len(played) == 5 and reports[True].episodes == reports[False].episodes
     (first, *_), (again, _) = (metrics_of(tmp_path / run, "eval") for run in "ab")
