@@ -1,6 +1,6 @@
 """ReZero: teach a small language model to search, and to search again when a search failed.
 
-Read the core in this order; each module imports only modules above it.
+Read the core in this order; each module imports only modules listed before it.
 
     files, text, names    paths, JSON Lines, atomic writes, a cache; helpers for text; functions by name
     config, profiles/     everything a run depends on, and the named profiles

@@ -55,10 +55,13 @@ def call_run(notebooks, flags, file, launcher, run_id, resume, runs_dir) -> int:
 
 def call_train(profile, run_dir, flags, only_warm=False) -> None:
     from rezero.analysis.check import check_config
+    from rezero.policy.early import import_unsloth
     from rezero.runner.parameters import read_flags
 
     config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
     check_config(config)
+    if config.backend == "unsloth":
+        import_unsloth()
     from accelerate import PartialState  # from here on seconds pass
 
     from rezero.task import load_task
@@ -82,12 +85,22 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
             PartialState().destroy_process_group()
 
 
+def call_ask(**arguments) -> None:
+    # Where scikit-learn is installed, transformers imports it for a way to generate that nothing here uses. That is a
+    # fifth of the time until the answer, so transformers does not see it.
+    if sys.modules.setdefault("sklearn", None) is None:
+        import transformers.generation.utils  # noqa: F401
+
+        del sys.modules["sklearn"]
+    resolve_name("rezero.extras.ask:run_ask")(**arguments)
+
+
 CALLS = {  # a function or its name; it takes the command's arguments by name
     "run": call_run,
     "train": call_train,
     "warm-start": partial(call_train, only_warm=True),
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
-    "ask": "rezero.extras.ask:run_ask",
+    "ask": call_ask,
     "cloze": "rezero.data.cloze:add_cloze",
     "export": lambda **options: print("written:", resolve_name("rezero.extras.export:export")(**options)),
     "serve": "rezero.extras.serve:serve",

@@ -71,7 +71,7 @@ def _with_gold_texts(question: Question, texts: dict[str, str] | None) -> Questi
 
 
 def save_questions(path: str | Path, questions: Iterable[Question]) -> Path:
-    """Write questions as JSON Lines, without the gold texts, which stand in the chunks."""
+    """Write questions as JSON Lines, without the gold texts, which are in the chunks."""
     rows = [asdict(question) for question in questions]
     for row in rows:
         del row["gold_texts"]

@@ -20,6 +20,11 @@ def keywords(text: str) -> str:
     return " ".join(word for word in found if word.lower() not in STOP_WORDS)
 
 
+def printable(text: str) -> str:
+    """`text` in one line, without characters that could control a terminal: passages and policies are not trusted."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+
+
 def clean(text: str) -> str:
     """`text` with lone surrogates replaced, because neither UTF-8 nor a Rust tokenizer can hold them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -118,7 +118,7 @@ GOOD = Question("q1", "Who built the pump of Vess?", ("Orrin Works", "Orrin"), (
         ({"answers": ("Orrin Works", " ")}, "empty answer"),  # a blank variant would match a blank reply
         ({"answers": ("Orrin works",)}, "answer 'Orrin works' is not in c1"),  # case counts
         ({"gold_chunk_ids": ("c1", "c2")}, "answer 'Orrin Works' is not in c2"),  # it must be in the last one
-        ({"text": "Did Orrin Works build the pump?"}, "answer 'Orrin Works' stands in the question"),
+        ({"text": "Did Orrin Works build the pump?"}, "answer 'Orrin Works' occurs in the question"),
         ({"text": "Who built the pump of this mission?"}, "deictic: 'this'"),
         ({"text": "According to the report, who built the pump?"}, "deictic: 'the report'"),
     ],

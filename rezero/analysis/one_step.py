@@ -12,7 +12,7 @@ from rezero.task import Task
 
 
 def sample_group(policy: Policy, task: Task, weights: dict[str, float], n: int = 8, seed: int = 0) -> list[Episode]:
-    """`n` sampled episodes of one training question: a group that shows the most that one can show.
+    """`n` sampled episodes of one training question, chosen so that the group shows a retry that pays.
 
     Of the first 40 reworded questions, the first of which an episode recovered from a miss and answered correctly, but
     not all did as well; else the first whose rewards differ; else the first.

@@ -46,7 +46,7 @@ def _problems(question: Question, texts: dict[str, str]) -> Iterator[str]:
     if not answer or not all(map(str.strip, question.answers)):
         yield "empty answer"
     elif f" {normalized(answer)} " in f" {normalized(question.text)} ":
-        yield f"answer {answer!r} stands in the question"
+        yield f"answer {answer!r} occurs in the question"
     unknown = [f"unknown gold chunk {gold!r}" for gold in golds if gold not in texts]
     yield from unknown if golds else ["no gold chunk"]
     if golds and not unknown and answer not in texts[golds[-1]]:

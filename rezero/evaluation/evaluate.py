@@ -56,7 +56,7 @@ class Report:
     """What one policy did on one set of questions."""
 
     name: str
-    metrics: dict[str, Estimate]  # of what was measured: "judged" needs a judge, "policy_tokens" a rollout
+    metrics: dict[str, Estimate]  # only those that were measured: "judged" needs a judge, "policy_tokens" a rollout
     frame: pd.DataFrame  # one row per episode, see `traces.to_frame`
     episodes: tuple[Episode, ...]
     seconds: float = float("nan")  # per episode, a single timing without an interval
@@ -141,7 +141,7 @@ def table(reports: list[Report]) -> pd.DataFrame:
 
 
 def compare(before: Report, after: Report) -> Estimate:
-    """The paired difference in accuracy, after - before, over the same questions; of their episodes the mean counts."""
+    """The paired difference in accuracy, after - before, over the same questions; of repeated ones the mean counts."""
     frames = [report.frame.astype({"correct": float}) for report in (before, after)]
     left, right = (frame.groupby("question_id", sort=False)["correct"].mean() for frame in frames)
     if set(left.index) != set(right.index):

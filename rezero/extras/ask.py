@@ -26,7 +26,7 @@ from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.search import REMOTE, build_engine
 from rezero.search.base import Hit
-from rezero.text import STOP_WORDS, clean, keywords
+from rezero.text import STOP_WORDS, clean, keywords, printable
 
 # What a claim ends with: a number with its unit, else words that begin with a capital or a digit, else the last word.
 VALUE = re.compile(r"(?<=\s)(?:(?:[A-Z\d]\S*\s+)*(?:[-+]?[\d.,]+\s+[a-z°%]\S*|[-+]?[A-Z\d]\S*)|\S+)$")
@@ -161,11 +161,6 @@ def show(episode: Episode) -> str:
 def passage(hit: Hit, mark: str = "-") -> str:
     head = f"    {mark} {printable(hit.title) or '(no title)'} ({printable(hit.chunk_id)}, score {hit.score:.3g})"
     return f"{head}\n{textwrap.indent(textwrap.fill(printable(hit.text), 92), ' ' * 8)}"
-
-
-def printable(text: str) -> str:
-    """`text` in one line, without characters that could control a terminal: passages and policies are not trusted."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def _line(name: str, text: str) -> str:

@@ -1,23 +1,25 @@
 """Unsloth and vLLM on one GPU: Unsloth loads and trains; vLLM in the same process, or the model itself, generates.
 
-Written against the source of unsloth 2026.10.7, vllm 0.30.0 and vllm-bnb-plugin 0.0.3; README.md says what has run.
+Written against the source of unsloth 2026.10.9, vllm 0.30.0 and vllm-bnb-plugin 0.0.3; README.md says what has run.
 Their packages are imported inside functions: Unsloth must come before TRL, which it patches, and a CPU needs none.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
-from rezero.files import resolve
 from rezero.policy.base import Policy
-from rezero.policy.hub import TARGETS, best_dtype, find_model, mend, read_adapter
+from rezero.policy.early import import_unsloth
+from rezero.policy.hub import best_dtype, find_model, linear_layers, mend, read_adapter
 from rezero.policy.load import check_gpu
 from rezero.policy.sampling import pad_left
 
@@ -26,14 +28,29 @@ Weights = Path | Literal["now", "base"]  # an adapter's folder; the adapter as i
 
 
 def load_unsloth(
-    name: str, *, max_context: int, rank: int, layers: int, load_in_4bit: bool, vllm: bool, gpu_share: float, seed: int
+    name: str,
+    *,
+    max_context: int,
+    rank: int,
+    layers: int,
+    load_in_4bit: bool,
+    vllm: bool | Literal["auto"],
+    gpu_share: float,
+    seed: int,
+    given: LoraConfig | None = None,
 ) -> Policy:
     """The model `name` through Unsloth, with a fresh adapter on its top `layers` layers (0: all).
 
-    The arguments are those of `Config`. ValueError when the memory is too small.
+    The arguments are those of `Config`; `given`: of an adapter that will be trained further. ValueError when the memory
+    is too small, or Unsloth knows no such adapter.
     """
     check_gpu(backend="unsloth", vllm=vllm, load_in_4bit=load_in_4bit)
-    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(resolve(".cache/unsloth")))  # not the working directory
+    names = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern")
+    unknown = {name: getattr(given, name) for name in names if getattr(given, name, None)}
+    if unknown:
+        raise ValueError(f"backend='unsloth' cannot train an adapter with {unknown}; want backend='transformers'")
+    import_unsloth()
+    optional, vllm = vllm == "auto", find_spec("vllm") is not None if vllm == "auto" else vllm
     if torch.cuda.get_device_capability() < (8, 0):  # a T4: vLLM's FlashInfer needs 8.0, and Unsloth insists on it
         os.environ.setdefault("UNSLOTH_VLLM_NO_FLASHINFER", "1")
     from unsloth import FastLanguageModel
@@ -51,16 +68,24 @@ def load_unsloth(
         raise ValueError(f"no room for {what}: lower max_context or raise gpu_share ({error})") from error
     # When Unsloth goes on without vLLM, or with a shorter context, it only prints that.
     room = model.vllm_engine.model_config.max_model_len if hasattr(model, "vllm_engine") else 0
+    if optional and not room:
+        vllm = False
     if vllm and room < max_context:
         has = f"vLLM has room for episodes of {room} tokens (0: Unsloth went on without vLLM and printed why)"
         want = f"raise gpu_share={gpu_share}, lower max_context={max_context} and episode_tokens, or set vllm=False"
         raise ValueError(f"{has}: {want}")
     model = FastLanguageModel.get_peft_model(
         model,
-        **dict(r=rank, lora_alpha=rank, target_modules=TARGETS, finetune_last_n_layers=layers or None),
+        **dict(r=rank, lora_alpha=given.lora_alpha if given else rank, use_rslora=bool(given and given.use_rslora)),
+        **dict(target_modules=given.target_modules if given else linear_layers(model)),
+        **dict(finetune_last_n_layers=layers or None),
         **dict(use_gradient_checkpointing="unsloth", random_state=seed),
     )
     model.peft_config["default"].base_model_name_or_path = name  # not the 4-bit copy that Unsloth loads
+    model.generation_config.max_length = None  # a turn's limit is max_new_tokens; with both, each call warns
+    log = logging.getLogger("transformers.models.llama.modeling_llama")  # Unsloth's, which reports every save there
+    log.addFilter(lambda record: "Restored added_tokens_decoder" not in record.getMessage())
+    print(f"Unsloth trains, {'vLLM' if vllm else 'the model itself'} generates")
     kind = EngineGeneration if vllm else ModelGeneration
     return Policy(model, mend(tokenizer), backend=partial(kind, weights="now"))
 

@@ -5,21 +5,24 @@ All ways to generate share one interface that keeps state over turns: `Policy.st
 ids out: nothing that was sampled is ever decoded and tokenized again.
 """
 
+import errno
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError, safe_open
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rezero.files import digest, resolve
-from rezero.policy.sampling import Generation
+from rezero.policy.sampling import Generation, check_cache
+from rezero.policy.template import Template
 from rezero.protocol import Sampling, closes_turn, wrap_information
 from rezero.questions import Question
 from rezero.search.base import Engine
-
-_ASSISTANT, _USER = "xxASSISTANTxx", "xxUSERxx"  # messages whose place in the template's text can be found again
 
 
 @dataclass
@@ -29,31 +32,38 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     backend: Callable | None = field(default=None, repr=False)  # what generates in place of `sampling.Generation`
-    between: str = field(init=False, repr=False)  # the template's text from the end of an assistant turn to the user's
-    after: str = field(init=False, repr=False)  # the template's text from the end of the user's to the next turn
+    template: Template = field(init=False, repr=False)
     end_of_turn: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.between, self.after = template_seams(self.tokenizer)
-        self.end_of_turn = self.encode(self.between)[0]
+        check_cache(self.model)
+        self.template = Template(self.tokenizer)
+        self.end_of_turn = self.template.end
         if self.tokenizer.pad_token_id in (None, self.end_of_turn):
             name, pad = self.tokenizer.name_or_path, self.tokenizer.pad_token
             raise ValueError(f"{name}: the pad token is {pad!r}; want one that never ends a turn, for the loss masks")
+        # A base's own settings (repetition_penalty, num_beams) would change `generate`, and invalid ones stop saving.
+        ends = dict(eos_token_id=self.end_of_turn, pad_token_id=self.tokenizer.pad_token_id)
+        for model in (self.model, getattr(self.model, "get_base_model", lambda: None)()):
+            if hasattr(model, "generation_config"):
+                model.generation_config = GenerationConfig(**ends)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        """The text of these ids without special tokens; our tags stay even if they are special tokens."""
+        return self.tokenizer.decode([number for number in ids if number not in self.template.silent])
 
     def prompt_ids(self, messages: list[dict]) -> list[int]:
         """The ids of chat messages, up to where the assistant's first turn begins."""
-        return self.encode(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return self.encode(self.template.prompt(messages))
 
     def information_ids(self, information: str, turn_ids: list[int]) -> list[int]:
         """The ids after `turn_ids`: end of turn (unless it was sampled), retrieved text, head of the next turn."""
-        ids = self.encode(self.between + wrap_information(information) + self.after)
-        return ids[1:] if turn_ids and turn_ids[-1] == self.end_of_turn else ids
+        told = wrap_information(self.template.inert(information))
+        ids = self.encode(self.template.between + told + self.template.after)
+        return ids[ids.index(self.end_of_turn) + 1 :] if turn_ids and turn_ids[-1] == self.end_of_turn else ids
 
     def ends_turn(self, ids: list[int]) -> bool:
         """Whether the last of these sampled ids ends the turn: it is the end of turn, or it closes an action."""
@@ -68,24 +78,65 @@ class Policy:
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
-    """Write model or adapter (safetensors) and tokenizer to a folder that `load_policy` reads."""
+    """Write model or adapter (safetensors) and tokenizer to a folder that `load_policy` reads; else OSError."""
     folder = resolve(path)
     # TRL keeps a second adapter, "ref", for the KL term. To decide about embeddings itself, PEFT would ask the hub.
     only = dict(selected_adapters=["default"], save_embedding_layers=False)
-    policy.model.save_pretrained(folder, **(only if hasattr(policy.model, "peft_config") else {}))
-    policy.tokenizer.save_pretrained(folder)
+    adapts = hasattr(policy.model, "peft_config")
+    try:
+        policy.model.save_pretrained(folder, **(only if adapts else {}))
+        policy.tokenizer.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        weights = policy.model.parameters()
+        raise not_written(folder, error, bytes_of(w for w in weights if w.requires_grad or not adapts)) from error
+    same_modes(folder)
     return folder
 
 
-def template_seams(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What the chat template writes between an assistant turn and the next user text, and after that text."""
-    if not tokenizer.chat_template:
-        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; want an instruct model's")
-    said = [("user", "question"), ("assistant", _ASSISTANT), ("user", _USER)]
-    messages = [{"role": role, "content": content} for role, content in said]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    between, after = text.split(_ASSISTANT)[1].split(_USER)
-    return between, after
+def bytes_of(weights: Iterable[torch.Tensor]) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+def same_modes(folder: Path) -> None:
+    """Let whoever may read the JSON files of `folder` read its weights: safetensors writes files for the owner only."""
+    for path in folder.rglob("*.safetensors"):
+        shutil.copymode(next(path.parent.glob("*.json")), path)
+
+
+def not_written(path: Path, error: Exception, needed: int) -> OSError:
+    """The error of saving `path`, about `needed` bytes: with what was needed and free if the disk is full."""
+    free = shutil.disk_usage(path.parent).free
+    said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    if said or ("inline_container" in str(error) and free < needed):  # torch does not say why it could not write
+        why = f"the disk is full: about {needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB are free"
+    else:
+        why = one_line(error) or type(error).__name__
+    return OSError(f"{path} could not be written whole: {why}")
+
+
+@contextmanager
+def naming_damage(folder: Path) -> Iterator[None]:
+    """Turn an error while the files of a model's folder are read into a ValueError of one line with the file's name."""
+    try:
+        yield
+    except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"))):
+            try:
+                if path.suffix == ".safetensors":
+                    safe_open(path, "pt")
+                elif not isinstance(json.loads(path.read_text("utf-8")), dict):
+                    raise ValueError("want a JSON object")
+            except Exception as damage:
+                raise ValueError(f"{path}: damaged: {one_line(damage)}") from error
+        if isinstance(error, OSError) or not folder.is_dir():
+            raise
+        raise ValueError(f"{folder}: cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def episodes_depend_on(policy: Policy, engine: Engine, questions: list[Question], sampling: Sampling) -> list | None:

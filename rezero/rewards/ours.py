@@ -10,8 +10,8 @@ from rezero.rewards.published import correctness, question_of
 def retry_paper(episode: Episode) -> float:
     """The paper's wording: 0.25, at most 1, for each search after the first that follows a miss; only with an answer.
 
-    Here any search can miss: it brought no gold chunk that was not seen before, while one was still unseen. Gamed by
-    missing on purpose, because the misses themselves make the next search worth something.
+    Unlike `Episode.missed`, any search but the last can miss here: it brought no new gold chunk while one was unseen.
+    So two misses, a hit and an answer earn 0.5. Gamed by missing on purpose, which is what makes a retry worth 0.25.
     """
     if episode.outcome != "answered":
         return 0.0
@@ -26,8 +26,9 @@ def recovery(episode: Episode, discount: float = 1.0) -> float:
     The potential is the share of gold chunks seen. Each search earns what it adds to that share, times `discount` for
     every search before it, so the sum is the share seen in the end (Ng, Harada and Russell 1999). The search that
     recovers is paid in full, a miss adds nothing that the first search could not have earned, and searches after the
-    evidence earn 0. With a `discount` below 1, finding late earns less. Under group scaling, where all episodes of a
-    group are correct, that difference is scaled up to full strength and teaches not to retry; hence the default.
+    evidence earn 0. With a `discount` below 1, finding late earns less. Group scaling divides by the standard
+    deviation: where all episodes are correct and find the gold, values of 0.9 and 1 then differ as much as 0 and 1
+    would, and teach not to retry; hence the default.
 
     No search can game it but by finding the gold chunks. It does not ask whether the answer is right.
     """

@@ -1,1 +1,1 @@
-"""Wing: execute the notebooks without hands, once (run) or many times (sweep). It knows nothing of what they train."""
+"""Wing: execute the notebooks headlessly, once (run) or many times (sweep). It knows nothing of what they train."""

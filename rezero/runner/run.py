@@ -1,4 +1,4 @@
-"""Execute the notebooks without hands into papermill_runs/<run_id>/, whose files papermill_runs/README.md lists."""
+"""Execute the notebooks headlessly into papermill_runs/<run_id>/, whose files papermill_runs/README.md lists."""
 
 import json
 import re

@@ -119,7 +119,7 @@ def on_ray(calls: dict, resources: dict) -> Iterator[tuple[str, dict]]:
     try:
         import ray
     except ImportError as error:
-        raise ImportError("launcher 'ray' needs one more package: pip install 'rezero[ray]'") from error
+        raise ImportError("launcher 'ray' needs one more package: pip install -e '.[ray]'") from error
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
     task = ray.remote(run_job).options(**resources)
     names = {task.remote(call): name for name, call in calls.items()}

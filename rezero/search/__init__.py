@@ -1,7 +1,8 @@
-"""Search engines: `build_engine(name, chunks, **options).search(queries, k)` returns one list of `Hit`s per query.
+"""Search engines: `build_engine(name, chunks, **options).search(queries, k)` returns one `Hits` per query.
 
-An engine is a function `(chunks, **options) -> search`, and `search(queries, k, contexts)` returns the `Hits` of each
-query; most leave all but the ranking to `base.ranked`. A new one is given as "module:function", or named in `ENGINES`.
+An engine is a function `(chunks, option=default, …) -> search`, and `search(queries, k, contexts)` returns the `Hits`
+of each query; most leave all but the ranking to `base.ranked`. A new one is named in `ENGINES`, or given as
+"module:function".
 """
 
 import inspect
@@ -63,7 +64,7 @@ def _hits_depend_on(name: str, chunks: Sequence[Chunk], options: dict) -> str:
 def build_inner(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
     """The engine inside another one, described by plain data: a name, or {"engine": name, option: value, ...}.
 
-    Options may also stand under "engine_options", which is needed where the inner engine has an option "engine".
+    Options may also be given under "engine_options", which is needed where the inner engine has an option "engine".
     """
     match {"engine": spec} if isinstance(spec, str) else spec:
         case {"engine": str(name), **options}:

@@ -118,7 +118,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ImportError(f"{what} needs more packages: pip install 'rezero[{extra}]' ({error})") from error
+        raise ImportError(f"{what} needs more packages: pip install -e '.[{extra}]' ({error})") from error
 
 
 def indexed_text(chunk: Chunk | Hit) -> str:

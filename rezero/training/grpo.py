@@ -1,7 +1,7 @@
 """TRL's GRPO with our rollout and rewards: its configuration, and a trainer without needless work."""
 
-import json
 import os
+from math import isinf, nan
 from pathlib import Path
 from time import perf_counter
 
@@ -22,6 +22,7 @@ from rezero.rewards.ours import clip_to_solved
 from rezero.rollout import rollout
 from rezero.task import Task
 from rezero.training.callbacks import episode_values
+from rezero.training.finite import FiniteSteps
 
 
 def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
@@ -52,12 +53,14 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
 
 def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
     """TRL's trainer around our rollout: one prompt per question, in order. Its `seconds` are a step's, by phase."""
-    prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
-    question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, questions, strict=True)}
+    prompts = []
+    for place, question in enumerate(questions):
+        messages = build_prompt(question.text, task.sampling.prompt_style)
+        prompts.append([message | {"question": place} for message in messages])  # two questions may read the same
     seconds = dict.fromkeys(("generation", "search", "rewards"), 0.0)
 
     def rollout_func(prompts: list, trainer) -> dict:
-        asked = [question_of[json.dumps(prompt)] for prompt in prompts]
+        asked = [questions[prompt[0]["question"]] for prompt in prompts]
         episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
         columns = ("prompt_ids", "completion_ids", "env_mask")
         made = {name: [list(getattr(episode, name)) for episode in episodes] for name in columns}
@@ -78,12 +81,19 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
 
 
 def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], logs: bool):
-    """A reward in the shape that TRL calls; one that `logs` also logs what the episodes were like."""
+    """A reward in the shape that TRL calls; one that `logs` also logs what the episodes were like.
+
+    None or NaN: the episode cannot be scored, and TRL leaves it out. ValueError for an infinite reward.
+    """
     one_reward = load_reward(name)
 
     def reward(episode: list[Episode], log_metric=None, **_) -> list[float]:
         clock = perf_counter()
-        values = [float(one_reward(one)) for one in episode]
+        given = [one_reward(one) for one in episode]
+        values = [nan if value is None else float(value) for value in given]
+        for one, value in zip(episode, values, strict=True):
+            if isinf(value):
+                raise ValueError(f"reward {name!r} is {value} for question {one.question.id!r}; want a finite number")
         values = clip_to_solved(values, episode) if clip_shaping else values
         seconds["rewards"] += perf_counter() - clock
         if logs and log_metric is not None:
@@ -99,7 +109,7 @@ def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], lo
 def trainer_class() -> type:
     from trl import GRPOTrainer
 
-    class Trainer(GRPOTrainer):
+    class Trainer(FiniteSteps, GRPOTrainer):
         """TRL's trainer, with `lean_batches` for its micro-batches; not under Unsloth, whose own trainer packs."""
 
         def _load_from_checkpoint(self, checkpoint, model=None):
