@@ -55,11 +55,12 @@ def call_run(notebooks, flags, file, launcher, run_id, resume, runs_dir) -> int:
 
 def call_train(profile, run_dir, flags, only_warm=False) -> None:
     from rezero.analysis.check import check_config
-    from rezero.policy.early import import_unsloth
     from rezero.runner.parameters import read_flags
 
     config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
     check_config(config)
+    from rezero.policy.early import import_unsloth
+
     if config.backend == "unsloth":
         import_unsloth()
     from accelerate import PartialState  # from here on seconds pass

@@ -134,7 +134,7 @@ BOUNDS = {  # (least, most) of numbers -> fields
     (1, inf): "k max_turns turn_tokens episode_tokens steps questions_per_step micro_batch eval_every save_every "
     "warm_start.episodes warm_start.batch collapse.patience collapse.window",
     (2, inf): "num_generations",  # the episodes of a group are compared
-    (0, inf): "seed lora_rank lora_layers max_context eval_questions test_questions warm_start.steps "
+    (0, inf): "seed lora_rank lora_layers max_context eval_questions test_questions patience warm_start.steps "
     "warm_start.found_weight warm_start.missed_weight curriculum.samples curriculum.solved_weight "
     "curriculum.unsolved_weight",
     (-inf, inf): "collapse.drop",

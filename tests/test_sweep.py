@@ -131,7 +131,7 @@ def test_what_is_wrong_is_said_before_anything_runs(places, jobs, options, messa
 
 def test_without_ray_it_says_what_to_install(places, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'rezero\[ray\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '.\[ray\]'"):
         sweep(JOBS, launcher="ray", **places)
 
 

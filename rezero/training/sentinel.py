@@ -63,11 +63,9 @@ def stalled(rows: list[dict], patience: int) -> str | None:
     evals = [row for row in rows if row["kind"] == "eval"]
     if not patience or len(evals) <= patience:
         return None
-    best = {}
-    for metric in ("accuracy", "retried"):  # the share of no miss at all is NaN
-        before, last = ([row.get(metric, nan) for row in part] for part in (evals[:-patience], evals[-patience:]))
-        best[metric] = max((value for value in before if value == value), default=-1.0)
-        if any(value > best[metric] for value in last):
+    for metric in ("accuracy", "retried"):  # the share of no miss at all is NaN, which is above nothing
+        values = [row.get(metric, nan) for row in evals]
+        best = max([value for value in values[:-patience] if value == value], default=-1.0)
+        if any(value > best for value in values[-patience:]):
             return None
-    found = f"accuracy {best['accuracy']:.3f} and P(retried | missed) {max(best['retried'], 0):.3f}"
-    return f"{patience} evaluations on dev brought no more than {found}"
+    return f"neither accuracy nor P(retried | missed) on dev rose in the last {patience} evaluations"
