@@ -15,6 +15,7 @@ from filelock import FileLock
 from rezero.config import RENAMED, load_config
 from rezero.files import ROOT, resolve
 from rezero.search.base import SearchError
+from rezero.text import printable, redact
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,10 +32,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read_mapping(text: str) -> dict:
+    from rezero.runner.parameters import parse_yaml
+
     try:
-        return dict(yaml.safe_load(text))
-    except (yaml.YAMLError, TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r}; want a mapping such as '{{k1: 1.2}}'") from None
+        return dict(parse_yaml(text, ""))
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r:.80}; want a mapping such as '{{k1: 1.2}}'") from None
 
 
 TYPES = {"int": int, "float": float, "mapping": read_mapping}  # of the arguments in commands.yaml
@@ -121,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         call = CALLS[command]
         return (resolve_name(call) if isinstance(call, str) else call)(**arguments) or 0
     except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:  # filelock's Timeout is an OSError
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(redact(str(error)))[:2000]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -40,6 +40,8 @@ WRONG = [  # command, what is said
     (["ask", "--policy", "data/polcy", "q"], "no policy in "),
     (["ask", "--engine", "bm52", "q"], "unknown engine 'bm52'; allowed: "),
     (["ask", "--corpus", "data/nowhere", "q"], "no corpus at "),
+    (["run", "02", "-p", "overrides={engine: faulty, engine_options: {emty: 1}}"], "unknown option 'emty' for engine"),
+    (["ask", "--engine", "bm25", "--options", "{k2: 1}", "q"], "unknown option 'k2' for engine 'bm25'; allowed: "),
     (["serve", "--engine", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--engine", "bm25", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--weights", "{bribe: 1}"], "unknown reward 'bribe'; allowed: "),

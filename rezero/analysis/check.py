@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from rezero.analysis.arms import named, plan
 from rezero.config import Config, load_config, parse_config, read_profile
 from rezero.files import resolve
-from rezero.names import check_policy_name, load_function
+from rezero.names import check_policy_name
 from rezero.protocol import PROMPTS
 from rezero.rewards import reward_weights
-from rezero.search import ENGINES
+from rezero.search import check_options
 from rezero.training.sentinel import check_limits
 
 OF_CONFIG = ("profile", "seed", "steps", "reward_set")  # notebook 02's parameters that are fields of `Config`
@@ -52,14 +52,15 @@ def check_fields(where: str, parameters: dict) -> Config:
 
 def check_config(config: Config) -> None:
     """Check that what a configuration names is there."""
-    check_names(config.profile, config.policy, config.engine, config.corpus, config.reward_weights, config.reward_set)
+    names = {name: getattr(config, name) for name in ("profile", "policy", "engine", "corpus", "reward_set")}
+    check_names(**names, weights=config.reward_weights, options=config.engine_options)
     check_limits(config.collapse.limits)
     if config.prompt_style not in PROMPTS:
         raise ValueError(f"unknown prompt_style {config.prompt_style!r}; allowed: {', '.join(PROMPTS)}")
 
 
 def check_names(
-    profile="", policy="", engine="", corpus="", weights=None, reward_set="", engines=(), name="", **_
+    profile="", policy="", engine="", corpus="", weights=None, reward_set="", options=None, engines=(), name="", **_
 ) -> None:
     """Check those of a command's arguments that name something (`name`: an engine); an empty one is a default."""
     if profile:
@@ -67,7 +68,7 @@ def check_names(
     if policy and not (resolve(policy) / "best").is_dir():  # which a run's folder has
         check_policy_name(policy)
     for one in _importable([engine, name, *engines]):
-        load_function(one, ENGINES, "engine")
+        check_options(one, options or {})
     if corpus and not resolve(corpus).exists():
         raise FileNotFoundError(f"no corpus at {resolve(corpus)}")
     if weights:

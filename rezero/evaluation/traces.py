@@ -34,7 +34,8 @@ def read_traces(path: str | Path) -> list[Row]:
         if len(line.completion_ids) != len(line.env_mask):
             counts = f"{len(line.env_mask)} values for {len(line.completion_ids)} completion_ids"
             raise ValueError(f"{where}: env_mask has {counts}; want one each")
-        rows.append((line.labels, Episode(**{one.name: getattr(line, one.name) for one in fields(Episode)})))
+        labels = {printable(name): printable(v) if isinstance(v, str) else v for name, v in line.labels.items()}
+        rows.append((labels, Episode(**{one.name: getattr(line, one.name) for one in fields(Episode)})))
     return rows
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from rezero.files import ROOT, append_text, resolve, shown, write_text
+from rezero.files import ROOT, append_text, read_json, resolve, shown, write_text
 from rezero.runner.machine import describe_machine, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_flags, read_parameters, read_params_file
 
@@ -106,7 +106,7 @@ def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path) -> 
     from rezero.runner.kernel import execute
 
     file = run_dir / "run.json"
-    record = json.loads(file.read_text("utf-8")) if file.exists() else {"run_id": run_dir.name, "notebooks": {}}
+    record = read_json(file) if file.exists() else {"run_id": run_dir.name, "notebooks": {}}
     for number, path in enumerate(paths, start=1):
         stem, copy, declared = path.stem, run_dir / path.name, parameters[path.stem]
         changed = {name: value for name, value in used[stem].items() if value != declared[name].default}

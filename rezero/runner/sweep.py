@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
-from rezero.files import resolve
+from rezero.files import read_json, resolve
 from rezero.runner.machine import cpu_share, kernel_environment, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_cells, read_parameters, read_params_file
 from rezero.runner.run import NOTEBOOKS, run, safe_name
@@ -73,7 +73,7 @@ def run_job(call: dict) -> dict:
 
 
 def read_entry(run_dir: Path) -> dict:
-    (entry,) = json.loads((run_dir / "run.json").read_text("utf-8"))["notebooks"].values()
+    (entry,) = read_json(run_dir / "run.json")["notebooks"].values()
     return entry
 
 
