@@ -1,23 +1,26 @@
 """Where the project lives; JSON Lines in and out; writes that never leave half a file, and survive a crash after."""
 
 import csv
+import hashlib
 import json
 import os
 import warnings
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, TextIO, get_args
 from uuid import uuid4
 
+from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from rezero.text import clean
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
+CACHE = ROOT / ".cache"  # what can be made again; it may be deleted, and need not be writable
 _adapter = cache(TypeAdapter)
 LONGEST = 64 * 2**20  # characters of a line or a field; without a limit, a damaged file would fill the memory
 MARKS = {BOM_UTF8: "utf-8-sig", BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16"}  # byte-order marks
@@ -253,3 +256,41 @@ def refusal(place: str, error: dict) -> str:
     wanted = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     own = not place or error["type"] == "value_error"  # a message of ours, which is complete
     return wanted if own else f"{place} is {error['input']!r:.80}; want {wanted}"
+
+
+def cached(kind: str, key: object, make: Callable[[], Iterable[dict]]) -> list[dict]:
+    """The rows of `make`, from .cache/<kind>/ if they were made before with an equal `key`; None: always made.
+
+    `key` names all that the rows depend on, as plain data or dataclasses of it; the package's code is added here. Who
+    wants rows that another process is making waits for it. A damaged file is made again, and without room for a file
+    nothing is kept.
+    """
+    path = CACHE / kind / f"{digest(json.dumps([key, _code()], default=vars, sort_keys=True))}.jsonl"
+    with ExitStack() as stack:
+        if key is not None:
+            with suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(path.with_suffix(".lock")))
+            with suppress(OSError, ValueError):
+                return list(read_jsonl(path))
+        rows = list(make())
+        if key is not None:
+            with suppress(OSError):
+                write_jsonl(path, rows)
+        return rows
+
+
+def digest(*parts: str | bytes) -> str:
+    """The same 32 characters for the same parts, and others for others."""
+    made = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        part = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        made.update(len(part).to_bytes(8) + part)
+    return made.hexdigest()
+
+
+@cache
+def _code() -> str:
+    """A digest of the package and of its pins, so that nothing is read that another version of it has made."""
+    paths = [*ROOT.glob("rezero/**/*.py"), *ROOT.glob("rezero/**/*.yaml"), *ROOT.glob("pyproject.toml")]
+    return digest(*(path.read_bytes() for path in sorted(paths)))

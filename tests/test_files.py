@@ -6,11 +6,13 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
+from rezero import files
 from rezero.corpus import load_chunks
 from rezero.files import (
     ROOT,
@@ -224,3 +226,46 @@ def test_a_killed_writer_leaves_whole_files_and_every_line_but_the_last(tmp_path
     runs = [i for i, n in enumerate(numbers) if n == 0]
     assert runs
     assert numbers == [n for a, b in zip(runs, [*runs[1:], len(numbers)], strict=True) for n in range(b - a)]
+
+
+@pytest.mark.parametrize(("key", "spoil", "made"), [
+    ([1, "a"], "", 1),
+    ([1, "b"], "", 2),
+    (None, "", 2),  # not known what the rows depend on
+    ([1, "a"], "other code", 2),
+    ([1, "a"], "half a line", 2),
+    ([1, "a"], "no folder", 2),
+])  # fmt: skip
+def test_what_was_made_before_is_not_made_again(cache, monkeypatch, key, spoil, made):
+    """... unless what it depends on has changed; a damaged file or a folder that cannot be written costs only time."""
+    calls = []
+
+    def make():
+        calls.append(0)
+        return [{"n": 1, "text": "ö"}, {"n": 2, "list": [0.1]}]
+
+    first = files.cached("kind", [1, "a"], make)
+    (path,) = (cache / "kind").glob("*.jsonl")
+    if spoil == "other code":
+        monkeypatch.setattr(files, "_code", lambda: "other")
+    if spoil == "half a line":
+        path.write_bytes(path.read_bytes()[:-9])
+    if spoil == "no folder":
+        monkeypatch.setattr(files, "CACHE", path)  # a file
+    again = files.cached("kind", key, make)
+    assert first == again == [{"n": 1, "text": "ö"}, {"n": 2, "list": [0.1]}]
+    assert len(calls) == made
+
+
+def test_a_process_waits_for_the_one_that_makes_the_rows(cache):
+    """Four threads stand for four processes: each has a lock of its own."""
+    calls = []
+
+    def make():
+        calls.append(0)
+        time.sleep(0.2)
+        return [{"n": 1}]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: files.cached("kind", 1, make), range(4)))
+    assert found == [[{"n": 1}]] * 4 and len(calls) == 1
