@@ -2,7 +2,7 @@
 
 Read the core in this order; each module imports only modules listed before it.
 
-    text, files, names    helpers for text; paths, JSON Lines, atomic writes; functions by name
+    text, files, names    helpers for text; paths, JSON Lines, atomic writes, a cache; functions by name
     config, profiles/     everything a run depends on, and the named profiles
     judge                 is an answer right? Exact match and F1
     corpus, questions     passages; questions, and splits that do not leak
@@ -19,7 +19,7 @@ Read the core in this order; each module imports only modules listed before it.
 The wings use the core, which never imports them; optional parts are reached by name.
 
     warmstart/            scripted searchers, and a starting policy that imitates them
-    data/                 generated corpora, cloze questions, validation
+    data/                 documents and public sets as corpora, generated corpora, cloze questions, validation
     analysis/             baselines, reward lab, ablations, retrieval, collapse, figures, cards, causes, reports, logs
     extras/               further and remote engines, SmolLM2, Unsloth, serve, ask, export, model judge, transcripts
     runner/               executes the notebooks (knows nothing of reinforcement learning)

@@ -13,18 +13,23 @@ import yaml
 from filelock import FileLock
 
 from rezero.config import RENAMED, load_config
-from rezero.files import resolve
+from rezero.files import ROOT, resolve
 from rezero.search.base import SearchError
 from rezero.text import printable, redact
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rezero", description="The ReZero workspace.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    commands = {"": parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")}
     for name, row in yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text("utf-8")).items():
+        group, _, last = name.rpartition(" ")  # "data import" is the command import of the group data
         text = row["help"]
         more = f"{text[0].upper()}{text[1:]}. {row.get('more', '')}"
-        command = commands.add_parser(name, help=text, description=more)
+        command = commands[group].add_parser(last, help=text, description=more)
+        if "arguments" not in row:
+            commands[name] = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
+            continue
+        command.set_defaults(command=name)
         for argument, options in row["arguments"].items():
             kind = {"type": TYPES[options["type"]]} if "type" in options else {}
             command.add_argument(argument, **options | kind)
@@ -44,22 +49,29 @@ TYPES = {"int": int, "float": float, "mapping": read_mapping}  # of the argument
 
 
 def call_run(notebooks, flags, file, launcher, run_id, resume, runs_dir) -> int:
-    from rezero.runner.run import run
+    from rezero.analysis.check import check_notebooks
+    from rezero.runner.run import NOTEBOOKS, run
 
+    sys.path[:0] = [str(NOTEBOOKS), str(ROOT)]  # where kernels look for a user's "module:function"
     # A scheduler's or `timeout`'s SIGTERM ends a run as Ctrl-C does: recorded, and its kernel stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     flags = flags + ([f"launcher={launcher}"] if launcher else [])
-    return run(notebooks, flags, file, run_id=run_id, resume=resume, runs=runs_dir, renamed=RENAMED)
+    return run(
+        notebooks, flags, file, run_id=run_id, resume=resume, runs=runs_dir, renamed=RENAMED, check=check_notebooks
+    )
 
 
 def call_train(profile, run_dir, flags, only_warm=False) -> None:
-    from rezero.policy.early import import_unsloth
+    from rezero.analysis.check import check_config
     from rezero.runner.parameters import read_flags
 
     config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
+    check_config(config)
+    from rezero.policy.early import import_unsloth
+
     if config.backend == "unsloth":
         import_unsloth()
-    from accelerate import PartialState
+    from accelerate import PartialState  # from here on seconds pass
 
     from rezero.task import load_task
     from rezero.training.train import train
@@ -82,6 +94,21 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
             PartialState().destroy_process_group()
 
 
+def call_import(**options) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up when a scheduler ends it
+    resolve_name("rezero.data.importing:import_data")(**options)
+
+
+def call_ask(**arguments) -> None:
+    # Where scikit-learn is installed, transformers imports it for a way to generate that nothing here uses. That is a
+    # fifth of the time until the answer, so transformers does not see it.
+    if sys.modules.setdefault("sklearn", None) is None:
+        import transformers.generation.utils  # noqa: F401
+
+        del sys.modules["sklearn"]
+    resolve_name("rezero.extras.ask:run_ask")(**arguments)
+
+
 CALLS = {  # a function or its name; it takes the command's arguments by name
     "run": call_run,
     "train": call_train,
@@ -89,7 +116,8 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "traces": "rezero.analysis.report:run_traces",
     "compare": "rezero.analysis.compare:run_compare",
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
-    "ask": "rezero.extras.ask:run_ask",
+    "ask": call_ask,
+    "data import": call_import,
     "cloze": "rezero.data.cloze:add_cloze",
     "export": lambda **options: print("written:", resolve_name("rezero.extras.export:export")(**options)),
     "serve": "rezero.extras.serve:serve",
@@ -105,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
+        resolve_name("rezero.analysis.check:check_names")(**arguments)
         call = CALLS[command]
         return (resolve_name(call) if isinstance(call, str) else call)(**arguments) or 0
     except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:  # filelock's Timeout is an OSError

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.cluster.hierarchy import DisjointSet
 
 from rezero.corpus import Chunk, read_id
 from rezero.files import numbered_rows, parse_record, write_jsonl
@@ -114,6 +113,8 @@ def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: in
     for name in shares:
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is unknown; allowed: {', '.join(SPLITS)}")
+    from scipy.cluster.hierarchy import DisjointSet  # here, because most commands need questions and not scipy
+
     joined = DisjointSet(range(len(questions)))  # indices of questions, and the ids of chunks that connect them
     for index, question in enumerate(questions):
         for gold in question.gold_chunk_ids:

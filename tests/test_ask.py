@@ -160,7 +160,8 @@ def test_the_command_prints_the_same_episode_as_a_rollout(config, chunks, engine
         (["Who?", "--options", "{k9: 1}"], "unknown option 'k9' for engine 'bm25'"),
         (["Who?", "--corpus", "no/such"], "no/such"),
         (["Who?", "--corpus", "no/\x1b[2J\nx"], "no/\ufffd[2J x"),  # nothing named controls the terminal
-        (["Who?", "--options", "{k1: x}", "--corpus", "no/such"], "engine 'bm25': k1 is 'x'; want a valid number"),
+        (["Who?", "--options", "{k1: x}"], "engine 'bm25': k1 is 'x'; want a valid number"),
+        (["Who?", "--corpus", "data"], "holds no corpus; want one of chunks.jsonl, chunks.csv; did you mean"),
         (["Who?", "--policy", "no-such"], "no-such"),
         (["Who? " * 2000], "do not fit the 2048 tokens"),
     ],

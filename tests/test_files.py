@@ -6,17 +6,20 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
+from rezero import files
 from rezero.corpus import load_chunks
 from rezero.files import (
     ROOT,
     append_jsonl,
     append_text,
     numbered_rows,
+    open_text,
     read_json,
     read_jsonl,
     read_records,
@@ -164,6 +167,32 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, read):
         resolve("~nosuchuser")
 
 
+@pytest.mark.parametrize(("content", "wanted"), [
+    ("grün".encode("utf-8-sig"), "grün"),
+    ("grün".encode("utf-16"), "grün"),
+    ("grün".encode("cp1252"), "grün"),
+    ("x" * (2**20 - 1) + "ü", None),  # a character on the border of two blocks
+    (b"x" * 2**20 + b"\xfc", "x" * 2**20 + "ü"),
+    ("ü\n".encode() * 2**19 + b"\xfc", f"a.txt:{2**19 + 1}: not UTF-8, as the text around it is: invalid start byte"),
+    ("“Grün”\n".encode() * 9 + b"\xff", "a.txt:10: not UTF-8, as the text around it is: invalid start byte"),
+])  # fmt: skip
+def test_a_text_is_read_in_its_encoding(tmp_path, content, wanted):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        with open_text(path) as file:
+            assert file.read() == (wanted or content)
+    except ValueError as error:
+        assert str(error) == f"{tmp_path}/{wanted}"
+
+
+def test_a_line_without_end_is_refused_and_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("rezero.files.LONGEST", 100)
+    path = write_text(tmp_path / "a.jsonl", '{"n": 1}\n' + "x" * 200)
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: the line is over 100 characters long; want one record per line"):
+        list(read_jsonl(path))
+
+
 def test_a_record_names_no_machine_s_paths(tmp_path):
     assert shown(ROOT / "papermill_runs" / "a") == "papermill_runs/a"
     assert shown(tmp_path) == str(tmp_path)
@@ -197,3 +226,46 @@ def test_a_killed_writer_leaves_whole_files_and_every_line_but_the_last(tmp_path
     runs = [i for i, n in enumerate(numbers) if n == 0]
     assert runs
     assert numbers == [n for a, b in zip(runs, [*runs[1:], len(numbers)], strict=True) for n in range(b - a)]
+
+
+@pytest.mark.parametrize(("key", "spoil", "made"), [
+    ([1, "a"], "", 1),
+    ([1, "b"], "", 2),
+    (None, "", 2),  # not known what the rows depend on
+    ([1, "a"], "other code", 2),
+    ([1, "a"], "half a line", 2),
+    ([1, "a"], "no folder", 2),
+])  # fmt: skip
+def test_what_was_made_before_is_not_made_again(cache, monkeypatch, key, spoil, made):
+    """... unless what it depends on has changed; a damaged file or a folder that cannot be written costs only time."""
+    calls = []
+
+    def make():
+        calls.append(0)
+        return [{"n": 1, "text": "ö"}, {"n": 2, "list": [0.1]}]
+
+    first = files.cached("kind", [1, "a"], make)
+    (path,) = (cache / "kind").glob("*.jsonl")
+    if spoil == "other code":
+        monkeypatch.setattr(files, "_code", lambda: "other")
+    if spoil == "half a line":
+        path.write_bytes(path.read_bytes()[:-9])
+    if spoil == "no folder":
+        monkeypatch.setattr(files, "CACHE", path)  # a file
+    again = files.cached("kind", key, make)
+    assert first == again == [{"n": 1, "text": "ö"}, {"n": 2, "list": [0.1]}]
+    assert len(calls) == made
+
+
+def test_a_process_waits_for_the_one_that_makes_the_rows(cache):
+    """Four threads stand for four processes: each has a lock of its own."""
+    calls = []
+
+    def make():
+        calls.append(0)
+        time.sleep(0.2)
+        return [{"n": 1}]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: files.cached("kind", 1, make), range(4)))
+    assert found == [[{"n": 1}]] * 4 and len(calls) == 1

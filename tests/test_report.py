@@ -208,10 +208,16 @@ def test_mistakes_are_one_line(runs, capsys, tmp_path, arguments, message):
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
-def test_rewards_of_a_notebooks_cell_are_left_out(runs):
-    config = load_config("laptop").to_dict() | {"reward_weights": {"__main__:mine": 1}}
-    (ROOT / runs[0] / "config.json").write_text(json.dumps(config))
-    with pytest.warns(UserWarning, match="rewards are not shown: reward '__main__:mine'"):
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"reward_weights": {"__main__:mine": 1}}, "reward '__main__:mine'"),  # it was a function of a notebook's cell
+        ({"former": 1}, ".*unknown field"),
+    ],
+)
+def test_rewards_that_cannot_be_loaded_are_left_out(runs, change, why):
+    (ROOT / runs[0] / "config.json").write_text(json.dumps(load_config("laptop").to_dict() | change))
+    with pytest.warns(UserWarning, match=f"rewards are not shown: {why}"):
         assert read_run(runs[0]).weights is None
 
 

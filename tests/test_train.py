@@ -5,15 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LENGTH, metrics_of
+from conftest import CHUNKS, LENGTH, QUESTIONS, metrics_of
 
 from rezero.config import Collapse, Curriculum, load_config
+from rezero.evaluation import evaluate as evaluation
 from rezero.evaluation.evaluate import Estimate, evaluate
 from rezero.files import read_jsonl
 from rezero.protocol import build_prompt
 from rezero.questions import Question
+from rezero.rollout import rollout
+from rezero.search import build_engine
 from rezero.search.base import Hit, Hits
-from rezero.training import callbacks
+from rezero.training import callbacks, curriculum
 from rezero.training import train as training
 from rezero.training.curriculum import draw_questions, measure_difficulty
 from rezero.training.grpo import build_trainer, grpo_config, lean_batches
@@ -213,13 +216,61 @@ def test_a_question_whose_words_find_the_evidence_counts_as_solved(policy, task,
     assert not (tmp_path / "d.jsonl").exists()
 
 
-def test_a_file_of_difficulties_is_shared_and_checked(policy, task, questions, tmp_path):
-    path = tmp_path / "shared" / "difficulty.jsonl"
+@pytest.mark.parametrize(("other", "again"), [
+    ({}, False),
+    ({"curriculum": Curriculum(samples=1, solved_weight=0.5)}, False),  # how questions are drawn is another matter
+    ({"curriculum": Curriculum(samples=1, seed=0), "seed": 5}, False),
+    ({"seed": 5}, True),
+    ({"curriculum": Curriculum(samples=2)}, True),
+    ({"sampling": {"k": 1}}, True),
+    ({"engine": build_engine("keyword", CHUNKS)}, True),
+    ({"engine": build_engine("bm25", CHUNKS[:3])}, True),
+    ({"engine": build_engine("bm25", CHUNKS, k1=1.2)}, True),
+    ({"engine": build_engine(f"{__name__}:first_passages", CHUNKS, mark="")}, True),  # may be another one tomorrow
+    ({"questions": QUESTIONS[:1]}, True),
+    ({"weights": 1.01}, True),
+])  # fmt: skip
+def test_difficulty_is_measured_once_for_all_runs_in_which_it_is_the_same(
+    policy, task, tmp_path, monkeypatch, other, again
+):
+    calls = []
+    monkeypatch.setattr(curriculum, "rollout", lambda *args, **options: calls.append(args) or rollout(*args, **options))
+    first = measure_difficulty(policy, task, Curriculum(samples=1), tmp_path / "a.jsonl", seed=0)
+    varied = replace(
+        task,
+        engine=other.get("engine", task.engine),
+        questions={"train": other.get("questions", QUESTIONS)},
+        sampling=replace(task.sampling, **other.get("sampling", {})),
+    )
+    weight = next(policy.model.parameters())
+    kept = weight.detach().clone()
+    weight.data *= other.get("weights", 1.0)
+    settings = other.get("curriculum", Curriculum(samples=1))
+    found = measure_difficulty(policy, varied, settings, tmp_path / "b.jsonl", other.get("seed", 0))
+    weight.data[:] = kept
+    assert len(calls) == 1 + again and (again or found == first)
+
+
+def test_a_runs_own_file_of_difficulties_is_read_and_checked(policy, task, questions, tmp_path):
+    path = tmp_path / "difficulty.jsonl"
     measured = measure_difficulty(policy, task, Curriculum(samples=1), path, seed=0)
     assert measured == measure_difficulty(None, task, Curriculum(samples=1), path, seed=0)  # read, not sampled
     other = replace(task, questions={"train": [replace(questions[0], id="q0")]})
     with pytest.raises(ValueError, match="has no difficulty of question 'q0'; delete the file"):
         measure_difficulty(policy, other, Curriculum(samples=1), path, seed=0)
+
+
+def test_the_starting_policy_is_evaluated_once(config, task, tmp_path, monkeypatch):
+    played = []
+    monkeypatch.setattr(evaluation, "rollout", lambda *args, **options: played.append(0) or rollout(*args, **options))
+    last = train(replace(config, reward_weights={LENGTH: 1.0}), tmp_path / "a", task).last
+    assert len(played) == 3  # steps 0, 2, 4
+    train(replace(config, steps=3, eval_every=3, reward_weights={LENGTH: 1.0}), tmp_path / "b", task)
+    assert len(played) == 4  # its step 3
+    reports = {reuse: evaluate(last, task, task.questions["dev"], "last", reuse=reuse) for reuse in (True, False)}
+    assert len(played) == 5 and reports[True].episodes == reports[False].episodes
+    (first, *_), (again, _) = (metrics_of(tmp_path / run, "eval") for run in "ab")
+    assert first == again
 
 
 @pytest.mark.parametrize(

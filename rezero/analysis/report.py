@@ -51,7 +51,8 @@ class Run:
 def read_run(path: str | Path) -> Run:
     """The run of a folder with traces.jsonl, or of such a file. ValueError or OSError if there are no episodes.
 
-    Rewards that cannot be loaded here, such as those of a notebook's cell, are left out with a warning.
+    Rewards are left out with a warning where they cannot be loaded, such as those of a notebook's cell, or where another
+    version wrote config.json.
     """
     path = resolve(path)
     file = path / "traces.jsonl" if path.is_dir() else path
@@ -61,8 +62,8 @@ def read_run(path: str | Path) -> Run:
     if not rows:
         raise ValueError(f"{shown(file)} has no episodes; want at least one")
     if (folder / "config.json").is_file():
-        config = parse_config(read_json(folder / "config.json"), f"{folder}/config.json")
         try:
+            config = parse_config(read_json(folder / "config.json"), shown(folder / "config.json"))
             weights = reward_weights(config.reward_set, config.reward_weights)
         except ValueError as error:
             warnings.warn(f"{shown(folder)}: rewards are not shown: {error}", stacklevel=2)

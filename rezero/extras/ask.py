@@ -17,7 +17,6 @@ from pathlib import Path
 
 from rezero.config import Config, load_config, parse_config
 from rezero.corpus import load_chunks
-from rezero.extras.export import find_run
 from rezero.files import read_json, resolve
 from rezero.judge import MONTHS, normalize
 from rezero.policy.load import check_context, load_policy
@@ -59,6 +58,8 @@ def find_settings(policy: str, profile: str, engine: str, options: dict | None) 
     """What to ask with: `profile`, else what the run or the export that `policy` belongs to recorded, else "laptop"."""
     config, folder = load_config(profile or "laptop"), resolve(policy or ".")
     if (folder / "best").is_dir():
+        from rezero.extras.export import find_run  # here, because it imports much and is seldom needed
+
         folder = find_run(folder) / "best"
     above = "config.json" if folder.name in ("best", "warm") else "rezero.json"
     recorded = next(filter(Path.is_file, (folder / "rezero.json", folder.parent / above)), None)

@@ -17,10 +17,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rezero.files import resolve
+from rezero.files import digest, resolve
 from rezero.policy.sampling import Generation, check_cache
 from rezero.policy.template import Template
-from rezero.protocol import closes_turn, wrap_information
+from rezero.protocol import Sampling, closes_turn, wrap_information
+from rezero.questions import Question
+from rezero.search.base import Engine
 
 
 @dataclass
@@ -135,3 +137,14 @@ def naming_damage(folder: Path) -> Iterator[None]:
 
 def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def episodes_depend_on(policy: Policy, engine: Engine, questions: list[Question], sampling: Sampling) -> list | None:
+    """The key for `files.cached` of what the policy does on these questions; None if more matters than can be told."""
+    if policy.backend or not engine.key():
+        return None
+    weights = sorted(policy.model.state_dict().items())
+    parts = [policy.tokenizer.chat_template, json.dumps(policy.tokenizer.get_vocab(), sort_keys=True)]
+    for name, weight in weights:
+        parts += [name, weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
+    return [digest(*parts), engine.key(), questions, sampling]

@@ -1,7 +1,6 @@
 """Load a policy: the only place that decides between a folder, an adapter, the hub and Unsloth."""
 
 import importlib.util
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rezero.config import Config
 from rezero.files import resolve
+from rezero.names import check_policy_name
 from rezero.policy import hub
 from rezero.policy.base import Policy, naming_damage
 from rezero.protocol import Sampling, build_prompt, neutralize
@@ -38,9 +38,8 @@ def load_policy(path: str | Path, dtype: torch.dtype | None = None) -> Policy:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder)
         return Policy(hub.to_hardware(model).eval(), hub.mend(tokenizer))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
-        return Policy(*hub.load_base(str(path), dtype))
-    raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
+    check_policy_name(path)
+    return Policy(*hub.load_base(str(path), dtype))
 
 
 def load_adapter(folder: Path, trainable: bool = False, base: str = "") -> Policy:

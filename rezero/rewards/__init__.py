@@ -4,14 +4,18 @@
 and how it can be gamed. To add one, write a function and name it in `REWARDS`, or give its name as "module:function".
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-
-from pandas import DataFrame
+from typing import TYPE_CHECKING
 
 from rezero.names import load_function
 from rezero.protocol import Episode
 from rezero.rewards import ours, published
+
+if TYPE_CHECKING:  # imported late, because names of rewards are checked before anything else
+    from pandas import DataFrame
 
 REWARDS: dict[str, Callable[[Episode], float]] = {
     "correctness": published.correctness,
@@ -71,6 +75,8 @@ def score(episode: Episode, weights: dict[str, float]) -> tuple[float, dict[str,
 
 def table(episodes: dict[str, Episode]) -> DataFrame:
     """What each named episode earns: one row per reward, then one per reward set (weighted sums)."""
+    from pandas import DataFrame
+
     rows = {name: [reward(episode) for episode in episodes.values()] for name, reward in REWARDS.items()}
     for name, weights in REWARD_SETS.items():
         rows[f"set {name}"] = [score(episode, weights)[0] for episode in episodes.values()]

@@ -6,14 +6,17 @@ of each query; most leave all but the ranking to `base.ranked`. A new one is nam
 """
 
 import inspect
+import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rezero.corpus import Chunk
-from rezero.files import refusal
+from rezero.files import digest, refusal
 from rezero.names import load_function
 from rezero.search.base import Engine
 
@@ -54,7 +57,15 @@ def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
     ids = Counter(chunk.id for chunk in chunks)
     if len(ids) < len(chunks):
         raise ValueError(f"engine {name!r}: two chunks have the id {ids.most_common(1)[0][0]!r}")
-    return Engine(name, function(chunks, **options))
+    return Engine(name, function(chunks, **options), partial(_hits_depend_on, name, chunks, options))
+
+
+def _hits_depend_on(name: str, chunks: Sequence[Chunk], options: dict) -> str:
+    """A digest of all that an engine's hits depend on; "" if other things do, too: a service, a file, a user's code."""
+    made_of = json.dumps([name, options], default=repr, sort_keys=True)
+    if any(word in REMOTE or re.search("[:/]", word) for word in re.findall(r'"([^"]*)"', made_of)):
+        return ""
+    return digest(made_of, *(text for chunk in chunks for text in (chunk.id, chunk.title, chunk.text)))
 
 
 def check_options(name: str, options: Mapping) -> Callable:

@@ -20,7 +20,7 @@ from rezero.rollout import rollout
 from rezero.search_env import first_search_misses
 from rezero.task import Task
 from rezero.training.checkpoints import keep_best, move_over, read_metrics
-from rezero.training.sentinel import collapse
+from rezero.training.sentinel import STOPS, collapse, stalled
 
 LOGGED = {name: name for name in ("reward", "reward_std", "entropy", "kl", "grad_norm", "learning_rate")}
 LOGGED |= {"frac_reward_zero_std": "zero_variance_groups", "completions/mean_length": "policy_tokens"}  # TRL's -> ours
@@ -77,21 +77,22 @@ class DevEvaluation(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         if state.global_step == 0:
-            self._evaluate(0)
+            self._evaluate(0, reuse=True)  # other runs start from the same policy
 
     def on_step_end(self, args, state, control, **_):
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self._evaluate(state.global_step)
+        last = state.global_step == state.max_steps  # notebook 02 asks for it again where test stays sealed
+        if last or state.global_step % self.every == 0:
+            self._evaluate(state.global_step, reuse=last)
 
     def on_save(self, args, state, control, **_):
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             keep_best(self.run_dir, state.global_step)
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int, reuse: bool) -> None:
         state = PartialState()
         with state.split_between_processes(self.questions) as share:  # with too few, some play the last one again
-            result = evaluate(self.policy, self.task, share or self.questions[-1:], f"step {step}")
+            result = evaluate(self.policy, self.task, share or self.questions[-1:], f"step {step}", reuse=reuse)
         if state.num_processes > 1:
             result = summarize(gather_object(list(result.episodes))[: len(self.questions)], result.name)
         if state.is_main_process and self._record(step, result):
@@ -143,18 +144,21 @@ class OneQuestion(TrainerCallback):
 
 
 class Sentinel(TrainerCallback):
-    """Stops a training that collapses (see `sentinel.collapse`) and says why; best/ has what was learned."""
+    """Stops a training that collapses or adds nothing (see `sentinel`) and says why; best/ has what was learned."""
 
-    def __init__(self, run_dir: Path, settings: Collapse, most: dict[str, float]):
-        self.run_dir, self.settings, self.most = run_dir, settings, most
+    def __init__(self, run_dir: Path, settings: Collapse, most: dict[str, float], patience: int):
+        self.run_dir, self.settings, self.most, self.patience = run_dir, settings, most, patience
 
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" not in (logs or {}):
             return
-        main = state.is_world_process_zero
-        why = collapse(read_metrics(self.run_dir), self.settings, self.most) if main else None
-        if why:
-            append_jsonl(self.run_dir / "metrics.jsonl", {"kind": "collapse", "step": state.global_step, "why": why})
-            print(f"stopped at step {state.global_step}, the best policy on dev is kept: {why}", flush=True)
-        (stop,) = broadcast_object_list([why is not None])  # waits for the main process
+        rows = read_metrics(self.run_dir) if state.is_world_process_zero else []
+        whys = dict(zip(STOPS, (collapse(rows, self.settings, self.most), stalled(rows, self.patience)), strict=True))
+        kind = next(filter(whys.get, STOPS), None)
+        if kind:
+            row = {"kind": kind, "step": state.global_step, "why": whys[kind]}
+            append_jsonl(self.run_dir / "metrics.jsonl", row)
+            print(f"stopped at step {row['step']}, the best policy on dev is kept: {row['why']}", flush=True)
+        (stop,) = broadcast_object_list([kind is not None])  # waits for the main process
         control.should_training_stop |= stop
+        control.should_save |= stop  # so that a run that is resumed stops here, too

@@ -26,10 +26,10 @@ from rezero.questions import spread
 from rezero.rewards import reward_weights
 from rezero.task import Task, load_task
 from rezero.training.callbacks import DevEvaluation, MetricsLog, OneQuestion, Sentinel
-from rezero.training.checkpoints import check_written, prepare_run
+from rezero.training.checkpoints import check_written, prepare_run, read_metrics
 from rezero.training.curriculum import draw_questions, measure_difficulty
 from rezero.training.grpo import build_trainer, grpo_config
-from rezero.training.sentinel import check_limits, most_of
+from rezero.training.sentinel import STOPS, check_limits, most_of
 
 
 class Trained(NamedTuple):
@@ -44,9 +44,10 @@ def train(
 
     It starts from `policy`, or from `config.policy` as it is; after a warm start, from what `starting_policy` of
     `rezero.warmstart.supervised` returns. `run_dir` gets config.json, difficulty.jsonl, metrics.jsonl (rows of the
-    kinds "train", "eval" and, when training was stopped, "collapse"), best/ (the best policy on dev) and checkpoints/:
-    the last two, beside each the policy that was best by then, and TensorBoard's events. Raises ValueError for a wrong
-    setting or a folder of another run, OSError or ImportError for what is missing, MemoryError for too small a GPU.
+    kinds "train", "eval" and, when training was stopped early, one of `STOPS`), best/ (the best policy on dev) and
+    checkpoints/: the last two, beside each the policy that was best by then, and TensorBoard's events. Raises
+    ValueError for a wrong setting or a folder of another run, OSError or ImportError for what is missing, MemoryError
+    for too small a GPU.
     """
     run_dir = resolve(run_dir)
     weights = reward_weights(config.reward_set, config.reward_weights)
@@ -59,14 +60,17 @@ def train(
     if policy is None:
         check_policy(config, task)
     checkpoint = prepare_run(run_dir, config, resume) if state.is_main_process else None
-    (checkpoint,) = broadcast_object_list([checkpoint])  # waits for the main process
+    stopped = state.is_main_process and any(row["kind"] in STOPS for row in read_metrics(run_dir))
+    checkpoint, stopped = broadcast_object_list([checkpoint, stopped])  # waits for the main process
     set_seed(config.seed)
     with load.naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
         if policy is None:
             policy = load.load_trainable(config)
-        path = resolve(config.curriculum.file or run_dir / "difficulty.jsonl")
+        path = run_dir / "difficulty.jsonl"
         with state.main_process_first():  # it measures, the others read the file
             shares = measure_difficulty(policy, task, config.curriculum, path, config.seed)
+        if stopped:  # early, at this checkpoint: no step is left
+            config = replace(config, steps=int(checkpoint.rsplit("-", 1)[1]))
         questions = draw_questions(shares, config.curriculum, config.steps, config.questions_per_step, config.seed)
         arguments = grpo_config(config, weights, run_dir)
         trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping)
@@ -74,7 +78,8 @@ def train(
         trainer.add_callback(MetricsLog(run_dir, trainer.seconds))
         trainer.add_callback(DevEvaluation(policy, task, dev, run_dir, config.eval_every))
         trainer.add_callback(OneQuestion(policy, task, dev, config.eval_every, config.seed))
-        trainer.add_callback(Sentinel(run_dir, config.collapse, most_of(config.max_turns, config.turn_tokens)))
+        most = most_of(config.max_turns, config.turn_tokens)
+        trainer.add_callback(Sentinel(run_dir, config.collapse, most, config.patience))
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except Exception as error:
