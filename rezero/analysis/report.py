@@ -51,8 +51,8 @@ class Run:
 def read_run(path: str | Path) -> Run:
     """The run of a folder with traces.jsonl, or of such a file. ValueError or OSError if there are no episodes.
 
-    Rewards are left out with a warning where they cannot be loaded, such as those of a notebook's cell, or where another
-    version wrote config.json.
+    Rewards are left out with a warning where they cannot be loaded, such as those of a notebook's cell, or where
+    another version wrote config.json.
     """
     path = resolve(path)
     file = path / "traces.jsonl" if path.is_dir() else path
