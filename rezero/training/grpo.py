@@ -1,7 +1,9 @@
-"""TRL's GRPO with our rollout and rewards: its configuration, and a trainer without needless work."""
+"""TRL's GRPO with our rollout and rewards: its configuration, and a trainer that computes nothing twice."""
 
 import json
 import os
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
@@ -22,6 +24,7 @@ from rezero.rewards.ours import clip_to_solved
 from rezero.rollout import rollout
 from rezero.task import Task
 from rezero.training.callbacks import episode_values
+from rezero.training.prefix_tree import real_rows, shared_logps
 
 
 def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
@@ -51,14 +54,16 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
 
 
 def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
-    """TRL's trainer around our rollout: one prompt per question, in order. Its `seconds` are a step's, by phase."""
+    """TRL's trainer around our rollout: one prompt per question. It counts a step's `seconds` and `tokens`."""
     prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
     question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, questions, strict=True)}
-    seconds = dict.fromkeys(("generation", "search", "rewards"), 0.0)
+    seconds, tokens = dict.fromkeys(("generation", "search", "rewards"), 0.0), {"sampled": 0, "trained": 0}
 
     def rollout_func(prompts: list, trainer) -> dict:
         asked = [question_of[json.dumps(prompt)] for prompt in prompts]
         episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
+        tokens["sampled"] = sum(sum(episode.env_mask) for episode in episodes)
+        tokens["trained"] = sum(len(episode.prompt_ids) + len(episode.completion_ids) for episode in episodes)
         columns = ("prompt_ids", "completion_ids", "env_mask")
         made = {name: [list(getattr(episode, name)) for episode in episodes] for name in columns}
         return made | {"logprobs": None, "episode": episodes}
@@ -72,7 +77,7 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
         reward_funcs=[reward_function(name, clip_shaping, seconds, logs=i == 0) for i, name in enumerate(weights)],
         rollout_func=rollout_func,
     )
-    trainer.seconds, trainer.lean = seconds, policy.backend is None
+    trainer.seconds, trainer.tokens, trainer.lean = seconds, tokens, policy.backend is None
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -98,9 +103,12 @@ def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], lo
 
 def trainer_class() -> type:
     from trl import GRPOTrainer
+    from trl.trainer.utils import selective_log_softmax_and_entropy
 
     class Trainer(GRPOTrainer):
-        """TRL's trainer, with `lean_batches` for its micro-batches; not under Unsloth, whose own trainer packs."""
+        """TRL's trainer, which computes what episodes share once; not under Unsloth, whose own trainer packs."""
+
+        sampled = None  # while a loss is computed, the mask of the tokens that carry it, of shape (rows, completion)
 
         def _load_from_checkpoint(self, checkpoint, model=None):
             super()._load_from_checkpoint(checkpoint, model)
@@ -112,29 +120,62 @@ def trainer_class() -> type:
             inputs = super()._prepare_inputs(generation_batch)
             if not self.lean or self._buffered_inputs is before:
                 return inputs
-            drop = self.loss_type == "dapo" and self.beta == 0
+            drop = self.loss_type == "dapo" and self.beta == 0 and not self._entropy_bonus_enabled
             self._buffered_inputs = lean_batches(self._buffered_inputs, drop)
             return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+        def _compute_loss(self, model, inputs):
+            self.sampled = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+            try:
+                return super()._compute_loss(model, inputs)
+            finally:
+                self.sampled = None
+
+        def _full_logits_logps(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy=False, **rest):
+            if not self.lean or rest.get("compute_aux_loss") or "logits_to_keep" not in self.model_kwarg_keys:
+                entropy = dict(compute_entropy=compute_entropy)
+                return super()._full_logits_logps(model, input_ids, attention_mask, logits_to_keep, **entropy, **rest)
+            scored = attention_mask[:, -logits_to_keep:] if self.sampled is None else self.sampled
+            options = dict(entropy_requires_grad=self._entropy_bonus_enabled, temperature=self.temperature)
+            score = partial(selective_log_softmax_and_entropy, **options)
+            logps, entropies = shared_logps(model, input_ids, attention_mask, scored, score)
+            return logps, entropies if compute_entropy else None, None
 
     return Trainer
 
 
 def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
-    """As many batches with the same gradient: rows sorted by length, padding trimmed, and idle rows left out if `drop`.
+    """As many batches with the same gradient: episodes that share prefixes side by side, idle ones left out if `drop`.
 
-    Without a KL term a row with advantage 0 adds nothing to the loss, and padding never does; the loss stays normalised
-    by all tokens of the step ("dapo"). All processes keep equally many rows, because TRL gathers one value per row.
+    Without a KL term a row with advantage 0 adds nothing to the loss; the loss stays normalised by all tokens of the
+    step ("dapo"). All processes keep equally many rows, because TRL gathers one value per row; a single one splits few
+    groups. Padding is trimmed.
     """
     whole = {}
     for key, value in batches[0].items():
         whole[key] = torch.cat([batch[key] for batch in batches]) if value.ndim else value
-    order = whole["completion_mask"].sum(1).argsort()
+    prompts, completions = (real_rows(whole[f"{name}_ids"], whole[f"{name}_mask"]) for name in ("prompt", "completion"))
+    order = torch.tensor(sorted(range(len(prompts)), key=lambda row: (prompts[row], completions[row])))
     if drop:
-        idle = whole["advantages"][order].abs() < 1e-6
+        idle = whole["advantages"].cpu()[order].abs() < 1e-6
         needed = int((~idle).sum())
         spare = max(gather_object([max(needed, len(batches))])) - needed
-        order = torch.cat([order[idle][:spare], order[~idle]])
-    return [_trimmed(whole, rows) for rows in order.tensor_split(len(batches))]
+        order = torch.cat([order[~idle], order[idle][:spare]])
+    parts = list(order.tensor_split(len(batches)))
+    if drop and PartialState().num_processes == 1:
+        parts = _whole_groups(order, prompts, len(batches))
+    return [_trimmed(whole, rows) for rows in parts]
+
+
+def _whole_groups(order: torch.Tensor, prompts: list[list[int]], n: int) -> list[torch.Tensor]:
+    """`order` in `n` parts: whole groups, as far as there are enough of them."""
+    starts = [i for i in range(1, len(order)) if prompts[order[i]] != prompts[order[i - 1]]]
+    parts = list(order.tensor_split(starts))
+    while len(parts) < n:
+        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        parts[longest : longest + 1] = parts[longest].tensor_split(2)
+    bounds = [len(parts) * i // n for i in range(n + 1)]
+    return [torch.cat(parts[i:j]) for i, j in pairwise(bounds)]
 
 
 def _trimmed(whole: dict, rows: torch.Tensor) -> dict:
