@@ -8,12 +8,13 @@ ids out: nothing that was sampled is ever decoded and tokenized again.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rezero.files import resolve
-from rezero.policy.sampling import Generation
+from rezero.policy.sampling import Generation, takes_masks
 from rezero.protocol import closes_turn, wrap_information
 
 _ASSISTANT, _USER = "xxASSISTANTxx", "xxUSERxx"  # messages whose place in the template's text can be found again
@@ -61,7 +62,9 @@ class Policy:
 
     def start(self, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
         """Start generating from `prompts`. Temperature 0 is greedy; no generator: torch's global one draws."""
-        return (self.backend or Generation)(self, prompts, temperature, generator)
+        on_gpu = self.model.device.type == "cuda" and takes_masks(self.model)
+        kind = self.backend or (resolve_name("rezero.extras.slots:SlotGeneration") if on_gpu else Generation)
+        return kind(self, prompts, temperature, generator)
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
