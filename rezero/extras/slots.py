@@ -9,9 +9,11 @@ that have ended. On a CPU the same steps run uncaptured.
 from functools import lru_cache
 
 import torch
+from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from rezero.policy.fast_cpu import use_grouped_attention
 from rezero.policy.sampling import draw, pad_left
 
 CHECKED = 8  # tokens between two looks at which turns have ended
@@ -51,16 +53,12 @@ class Slots:
         """Make room and keep what the slots hold; the width of attention over so many positions."""
         width = -(-positions // BLOCK) * BLOCK
         if rows > self.rows or width > self.room:
-            room, self.rows, self.room = self.room, max(self.rows, rows), max(self.room, width)
+            more = max(0, width - self.room), 0, 0, 0, max(0, rows - self.rows)
             for layer in (layer for layer in self.cache.layers if layer.is_initialized):
-                layer.keys, layer.values = (self._larger(held, room) for held in (layer.keys, layer.values))
+                layer.keys, layer.values = (pad(held, (0, 0, 0, *more)) for held in (layer.keys, layer.values))
+            self.room, self.rows = self.room + more[0], self.rows + more[-1]
             self.graphs.clear()  # they would write to the old buffers
         return width
-
-    def _larger(self, held: torch.Tensor, room: int) -> torch.Tensor:
-        made = held.new_zeros(self.rows, held.shape[1], self.room + 1, held.shape[3])
-        made[: len(held), :, :room] = held[:, :, :room]
-        return made
 
     def keep(self, rows: list[int]) -> None:
         """Move what these slots hold to the first slots."""
@@ -87,7 +85,8 @@ class Slots:
             with torch.cuda.stream(stream):  # once uncaptured, as CUDA graphs ask: libraries set themselves up
                 self.read(*held, held[1], width)
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph):
+            pool = next(iter(self.graphs.values()))[0].pool() if self.graphs else None  # one at a time is replayed
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 logits = self.read(*held, held[1], width)
             self.graphs[key] = graph, held, logits
         graph, held, logits = self.graphs[key]
@@ -100,6 +99,7 @@ class Slots:
 @lru_cache(maxsize=1)
 def slots_of(model: PreTrainedModel) -> Slots:
     """The slots of `model`, kept until another model samples."""
+    use_grouped_attention(model)
     return Slots(model)
 
 

@@ -108,7 +108,7 @@ def trainer_class() -> type:
     class Trainer(GRPOTrainer):
         """TRL's trainer, which computes what episodes share once; not under Unsloth, whose own trainer packs."""
 
-        sampled = None  # while a loss is computed, the mask of the tokens that carry it, of shape (rows, completion)
+        batch = None  # the micro-batch whose loss is being computed
 
         def _load_from_checkpoint(self, checkpoint, model=None):
             super()._load_from_checkpoint(checkpoint, model)
@@ -120,25 +120,29 @@ def trainer_class() -> type:
             inputs = super()._prepare_inputs(generation_batch)
             if not self.lean or self._buffered_inputs is before:
                 return inputs
-            drop = self.loss_type == "dapo" and self.beta == 0 and not self._entropy_bonus_enabled
+            plain = self.top_entropy_quantile == 1 and not self._entropy_bonus_enabled
+            drop = self.loss_type == "dapo" and self.beta == 0 and plain
             self._buffered_inputs = lean_batches(self._buffered_inputs, drop)
             return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
         def _compute_loss(self, model, inputs):
-            self.sampled = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+            self.batch = inputs
             try:
                 return super()._compute_loss(model, inputs)
             finally:
-                self.sampled = None
+                self.batch = None
 
         def _full_logits_logps(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy=False, **rest):
             if not self.lean or rest.get("compute_aux_loss") or "logits_to_keep" not in self.model_kwarg_keys:
                 entropy = dict(compute_entropy=compute_entropy)
                 return super()._full_logits_logps(model, input_ids, attention_mask, logits_to_keep, **entropy, **rest)
-            scored = attention_mask[:, -logits_to_keep:] if self.sampled is None else self.sampled
+            batch, scored = self.batch or {}, attention_mask[:, -logits_to_keep:]
+            scored = scored * batch.get("tool_mask", 1)
             options = dict(entropy_requires_grad=self._entropy_bonus_enabled, temperature=self.temperature)
             score = partial(selective_log_softmax_and_entropy, **options)
             logps, entropies = shared_logps(model, input_ids, attention_mask, scored, score)
+            if "entropy_weight" in batch:
+                entropies = entropies * batch["entropy_weight"][:, None]
             return logps, entropies if compute_entropy else None, None
 
     return Trainer
@@ -151,19 +155,28 @@ def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
     step ("dapo"). All processes keep equally many rows, because TRL gathers one value per row; a single one splits few
     groups. Padding is trimmed.
     """
-    whole = {}
+    whole, n = {}, len(batches)
     for key, value in batches[0].items():
         whole[key] = torch.cat([batch[key] for batch in batches]) if value.ndim else value
     prompts, completions = (real_rows(whole[f"{name}_ids"], whole[f"{name}_mask"]) for name in ("prompt", "completion"))
-    order = torch.tensor(sorted(range(len(prompts)), key=lambda row: (prompts[row], completions[row])))
+    order = whole["completion_mask"].sum(1).argsort()
     if drop:
-        idle = whole["advantages"].cpu()[order].abs() < 1e-6
+        idle = whole["advantages"][order].abs() < 1e-6
         needed = int((~idle).sum())
-        spare = max(gather_object([max(needed, len(batches))])) - needed
-        order = torch.cat([order[~idle], order[idle][:spare]])
-    parts = list(order.tensor_split(len(batches)))
-    if drop and PartialState().num_processes == 1:
-        parts = _whole_groups(order, prompts, len(batches))
+        spare = max(gather_object([max(needed, n)])) - needed
+        order = torch.cat([order[idle][:spare], order[~idle]])
+    alike = torch.tensor(sorted(order.tolist(), key=lambda row: (prompts[row], completions[row])))
+    alone = drop and PartialState().num_processes == 1
+    parts = _whole_groups(alike, prompts, n) if alone else alike.tensor_split(n)
+    if (
+        drop
+    ):  # TRL logs the mean of the batches' mean entropies: with these weights, as if batches were sorted by length
+        tokens = (whole["completion_mask"] * whole["tool_mask"]).sum(1).float()
+        whole["entropy_weight"] = torch.zeros_like(tokens)
+        for old in order.tensor_split(n):
+            whole["entropy_weight"][old] = 1 / tokens[old].sum()
+        for rows in parts:
+            whole["entropy_weight"][rows] *= tokens[rows].sum()
     return [_trimmed(whole, rows) for rows in parts]
 
 
