@@ -21,6 +21,8 @@ Outcome = Literal["answered", "malformed", "turn_limit", "token_limit", "unfinis
 
 # name -> [system message, user message]
 PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text("utf-8"))
+NAMES = ("think", "search", "answer", "information")
+TAGS = tuple(f"<{slash}{name}>" for name in NAMES for slash in ("", "/"))
 NO_HITS = "No passage matched this query. Try other words."
 ENGINE_FAILED = "The search engine failed ({reason}). The query may be repeated or changed."
 CORRECTION = "That turn was not understood: after the thought, write exactly one search or exactly one answer."
@@ -28,7 +30,7 @@ CORRECTION = "That turn was not understood: after the thought, write exactly one
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _INFORMATION = re.compile(r"^\s*<information>\n?(.*?)\n?</information>\s*$", re.DOTALL)
-_TAG_START = re.compile(r"<(?=[/|｜!]?[A-Za-z_|｜-]|\s*/?\s*(?:think|search|answer|information)\b)")
+_TAG_START = re.compile(rf"[<＜﹤](?=[/|｜!]?[A-Za-z_|｜-]|\s*/?\s*(?:{'|'.join(NAMES)})\b)")
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,11 @@ class Episode:
 
 
 def build_prompt(question: str, style: str = "full") -> list[dict]:
-    """Chat messages that pose `question`; `style` is a key of `PROMPTS`."""
+    """Chat messages that pose `question`, neutralized; `style` is a key of `PROMPTS`."""
     if style not in PROMPTS:
         raise ValueError(f"unknown prompt style {style!r}; allowed: {', '.join(PROMPTS)}")
     texts = zip(("system", "user"), PROMPTS[style], strict=True)
-    return [{"role": role, "content": text.replace("{question}", question)} for role, text in texts if text]
+    return [{"role": role, "content": text.replace("{question}", neutralize(question))} for role, text in texts if text]
 
 
 def parse_turn(text: str) -> Turn:
@@ -205,9 +207,10 @@ def closes_turn(text: str) -> bool:
 
 
 def neutralize(text: str) -> str:
-    """Make retrieved text inert: what looks like the start of a tag or of a chat token loses its bracket.
+    """Make foreign text inert: what looks like the start of a tag or of a chat token loses its bracket.
 
-    `<answer>`, `</information>`, `<|im_end|>` and `<start_of_turn>` become `‹answer>` and so on; `a < b` stays.
+    `<answer>`, `</information>`, `<|im_end|>` and `<start_of_turn>` become `‹answer>` and so on; `a < b` stays. What
+    else is a token of its own for a policy, such as `[INST]`, is broken when the policy reads it (`Template.inert`).
     """
     return _TAG_START.sub("‹", text)
 

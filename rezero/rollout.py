@@ -80,7 +80,7 @@ def token_runs(policy: Policy, episode: Episode) -> Iterator[tuple[list[int], Tu
     yield policy.prompt_ids(list(episode.prompt)), None
     for number, turn in enumerate(episode.turns, start=1):
         answers = episode.outcome == "answered" and number == len(episode.turns)
-        written = policy.encode(turn.text) + [policy.end_of_turn] * answers
+        written = policy.encode(policy.template.inert(turn.text)) + [policy.end_of_turn] * answers
         yield written, turn
         if turn.information is not None:
             yield policy.information_ids(turn.information, written), None

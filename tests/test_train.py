@@ -109,6 +109,15 @@ def trainer(config, policy, task, tmp_path):
     return sampled_batches(policy, task, config, tmp_path)[1]
 
 
+def test_questions_that_read_the_same_are_graded_apart(config, policy, task, questions, tmp_path):
+    twins = [questions[0], replace(questions[0], id="twin", answers=("Bram Keld",))]
+    weights = {"correctness": 1.0}
+    made = build_trainer(policy, task, twins, weights, grpo_config(config, weights, tmp_path))
+    prompts = [made.train_dataset[place]["prompt"] for place in (1, 0, 1)]
+    episodes = made.rollout_func(prompts, made)["episode"]
+    assert [episode.question.id for episode in episodes] == ["twin", questions[0].id, "twin"]
+
+
 def test_only_sampled_tokens_carry_loss(trainer):
     """What reaches TRL's loss is the rollout's own tokens under the rollout's own mask."""
     rows = {}

@@ -31,8 +31,8 @@ class SlotLayer(DynamicLayer):
         slots, n = self.slots, len(key_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            shape = (slots.rows, key_states.shape[1], slots.room + 1, key_states.shape[3])
-            self.keys, self.values = key_states.new_zeros(shape), value_states.new_zeros(shape)
+            shape = (slots.rows, key_states.shape[1], slots.room + 1)
+            self.keys, self.values = (new.new_zeros(*shape, new.shape[3]) for new in (key_states, value_states))
         row = torch.arange(n, device=key_states.device)[:, None]
         for held, new in ((self.keys, key_states), (self.values, value_states)):
             held[row, :, slots.places] = new.transpose(1, 2)

@@ -12,14 +12,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
-from rezero.policy.base import template_seams
-from rezero.policy.fast_cpu import use_grouped_attention
+from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
+from rezero.policy.template import Template
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CACHE = ".cache/models"
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # the layers that get adapters
 # Tokens that no text contains, for models whose pad token also ends a turn: Llama 3, SmolLM2, Qwen, others.
-PADS = ("<|finetune_right_pad_id|>", "<empty_output>", "<|fim_pad|>", "<pad>", "<unk>")
+PADS = ("<|finetune_right_pad_id|>", "<empty_output>", "<|fim_pad|>", "<fim_pad>", "<|pad|>", "<pad>", "[PAD]")
+PADS += ("<unk>", "<|reserved_special_token_0|>", "<|reserved_0|>", "<unused0>", "<|endoftext|>")
 
 
 def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -28,7 +29,8 @@ def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model.name_or_path = model.config._name_or_path = name  # an adapter records this, not the cache's folder
     if torch.cuda.is_available():
         model.to("cuda")
-    else:
+    keep_soft_cap(model)
+    if model.device.type == "cpu":
         use_grouped_attention(model)
     return model.eval(), tokenizer
 
@@ -67,7 +69,7 @@ def best_dtype() -> torch.dtype:
 
 def mend(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """End sequences with the token that ends a chat turn, and pad with another, which loss masks are rebuilt from."""
-    end = tokenizer(template_seams(tokenizer)[0], add_special_tokens=False)["input_ids"][0]
+    end = Template(tokenizer).end
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces from what a BPE tokenizer decodes
     if tokenizer.pad_token_id in (None, end):

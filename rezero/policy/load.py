@@ -18,8 +18,9 @@ from transformers.utils.logging import disable_progress_bar
 from rezero.config import Config
 from rezero.files import resolve
 from rezero.policy.base import Policy
-from rezero.policy.hub import adapter_config, add_adapter, best_dtype, load_base, read_adapter, read_model
-from rezero.protocol import Sampling, build_prompt
+from rezero.policy.fast_cpu import keep_soft_cap
+from rezero.policy.hub import adapter_config, add_adapter, best_dtype, load_base, mend, read_adapter, read_model
+from rezero.protocol import Sampling, build_prompt, neutralize
 from rezero.questions import Question
 
 
@@ -32,11 +33,12 @@ def load_policy(path: str | Path) -> Policy:
     elif (folder / "config.json").is_file():
         disable_progress_bar()  # bars of a hundred tiny loads would bury the training's own lines
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        keep_soft_cap(model)
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
         return Policy(*load_base(str(path)))
     else:
         raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
-    return Policy(model.eval(), AutoTokenizer.from_pretrained(folder))
+    return Policy(model.eval(), mend(AutoTokenizer.from_pretrained(folder)))
 
 
 def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
@@ -78,22 +80,18 @@ def outline(name: str) -> Policy:
 
 
 def check_context(policy: Policy, name: str, sampling: Sampling, max_context: int, questions: list[Question]) -> None:
-    """Raise ValueError when the model `name` cannot hold a prompt and a whole episode, or reads no system message.
+    """Raise ValueError when the model `name` cannot hold its longest prompt and a whole episode.
 
     It holds `max_context` tokens, for which memory is reserved; 0: as many as the model reads.
     """
-    longest = max((question.text for question in questions), key=len)
-    style, prompt = sampling.prompt_style, build_prompt(longest, sampling.prompt_style)
-    ids = policy.prompt_ids(prompt)
-    read = policy.decode(ids)
-    for message in prompt:
-        if message["content"].strip() not in read:
-            drops = f"its chat template drops the {message['role']} message of prompt_style={style!r}"
-            raise ValueError(f"{name}: {drops}; want prompt_style='short' or another model")
-    most = max_context or policy.model.config.get_text_config().max_position_embeddings
-    if len(ids) + sampling.episode_tokens > most:
-        room = f"the {most} tokens that {name} reads; want episode_tokens <= {most - len(ids)}"
-        has = f"episode_tokens={sampling.episode_tokens} and a prompt of {len(ids)} tokens"
+    texts = {
+        question.text: len(policy.encode(policy.template.inert(neutralize(question.text)))) for question in questions
+    }
+    longest = len(policy.prompt_ids(build_prompt(max(texts, key=texts.get), sampling.prompt_style)))
+    most = max_context or getattr(policy.model.config.get_text_config(), "max_position_embeddings", 0)
+    if most and longest + sampling.episode_tokens > most:
+        room = f"the {most} tokens that {name} reads; want episode_tokens <= {most - longest}"
+        has = f"episode_tokens={sampling.episode_tokens} and a prompt of {longest} tokens"
         raise ValueError(f"{has} do not fit {room}")
 
 

@@ -1,6 +1,5 @@
 """TRL's GRPO with our rollout and rewards: its configuration, and a trainer that computes nothing twice."""
 
-import json
 import os
 from functools import partial
 from itertools import pairwise
@@ -54,13 +53,15 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
 
 
 def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
-    """TRL's trainer around our rollout: one prompt per question. It counts a step's `seconds` and `tokens`."""
-    prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
-    question_of = {json.dumps(prompt): question for prompt, question in zip(prompts, questions, strict=True)}
+    """TRL's trainer around our rollout: one prompt per question, in order. It counts a step's `seconds`, `tokens`."""
+    prompts = []
+    for place, question in enumerate(questions):
+        messages = build_prompt(question.text, task.sampling.prompt_style)
+        prompts.append([message | {"question": place} for message in messages])  # two questions may read the same
     seconds, tokens = dict.fromkeys(("generation", "search", "rewards"), 0.0), {"sampled": 0, "trained": 0}
 
     def rollout_func(prompts: list, trainer) -> dict:
-        asked = [question_of[json.dumps(prompt)] for prompt in prompts]
+        asked = [questions[prompt[0]["question"]] for prompt in prompts]
         episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
         tokens["sampled"] = sum(sum(episode.env_mask) for episode in episodes)
         tokens["trained"] = sum(len(episode.prompt_ids) + len(episode.completion_ids) for episode in episodes)
