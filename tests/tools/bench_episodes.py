@@ -4,8 +4,9 @@
                                          [--threads 1] [--no-memory] [-o lora_rank=8]
 
 All ways play the same questions with the same seeds, one after the other in each round, in one process; reported are
-medians, and ratios of the same round with the least and the largest. Memory is the growth of a process that runs
-one way once (on a GPU, of what torch has allocated).
+medians, and ratios of the same round with the least and the largest. With one thread on a CPU, seconds are processor
+time, which other programs do not add to. Memory is by how much a process that runs one way once grows (on a GPU, what
+torch allocates).
 
 sampling
     plain         `Generation`, one row per episode
@@ -19,13 +20,14 @@ learning: forward and backward passes over the episodes of a step that "shared" 
     TRL           its own micro-batches and its own loss
     ours          equal prefixes computed once, the vocabulary scored where tokens were sampled
 
-A step is sampling and learning; that of stock TRL is "plain" and "TRL".
+A step is sampling and learning; that of stock TRL is "plain" and "TRL", all others learn by "ours".
 """
 
 import argparse
 import random
 import resource
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -33,7 +35,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from unittest import mock
 
 import psutil
@@ -52,6 +54,7 @@ from rezero.rollout import rollout
 from rezero.task import load_task
 from rezero.training.grpo import build_trainer, grpo_config, lean_batches
 
+WAYS = ("plain", "shared", "slots", "generate", "apart", "EngineGeneration", "ModelGeneration", "TRL")
 # TRL takes a search for a tool's call if the tokenizer says how calls are written and read.
 CALLS = "{% for c in m.tool_calls or [] %}<search>{{ c.function.name }} {{ c.function.arguments }}</search>{% endfor %}"
 TEMPLATE = f"""{{% for m in messages %}}{{% if m.role == 'tool' %}}<|im_end|>
@@ -183,15 +186,12 @@ def ways_to_learn(policy, task, config, questions) -> dict:
     return {"TRL": partial(learn, False), "ours": partial(learn, True)}, sample
 
 
-def prepare(args: argparse.Namespace):
-    """The ways to sample, the ways to learn, and functions that set a round's seed and sample what is learned from."""
+def prepare(args: argparse.Namespace) -> tuple[dict, dict, Callable, Callable]:
+    """The ways to sample and to learn, what keeps the sampled `episodes`, and what samples episodes to learn from."""
     torch.set_num_threads(args.threads)
-    changes = {"policy": args.policy} | {
-        key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in args.o)
-    }
-    config = load_config(
-        args.profile, **changes, questions_per_step=args.episodes // load_config(args.profile).num_generations
-    )
+    given = {name: yaml.safe_load(value) for name, _, value in (one.partition("=") for one in args.o)}
+    config = load_config(args.profile, policy=args.policy, **given)
+    config = replace(config, questions_per_step=args.episodes // config.num_generations)
     task = load_task(config)
     policy = load_trainable(config) if config.lora_rank else load_policy(config.policy)
     asked = random.Random(0).sample(task.questions["train"], config.questions_per_step)
@@ -201,14 +201,15 @@ def prepare(args: argparse.Namespace):
     return {name: partial(way, questions) for name, way in sampled.items()}, learned, play, sample
 
 
-def timed(way) -> tuple[float, int]:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = perf_counter()
+def timed(way: Callable, threads: int) -> tuple[float, int]:
+    """The seconds that a way took, and its tokens."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    clock = process_time if threads == 1 and not torch.cuda.is_available() else perf_counter
+    wait()
+    start = clock()
     tokens = way()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return perf_counter() - start, tokens
+    wait()
+    return clock() - start, tokens
 
 
 def memory_of(args: argparse.Namespace, learns: bool, name: str) -> float:
@@ -217,23 +218,47 @@ def memory_of(args: argparse.Namespace, learns: bool, name: str) -> float:
     torch.manual_seed(0)
     if learns:
         sample()
+    way = (learned if learns else sampled).get(name, int)  # 0: this machine or profile does not offer it
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        (learned if learns else sampled)[name]()
+        way()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     before = psutil.Process().memory_info().rss
-    (learned if learns else sampled)[name]()
+    way()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
 
 
-def report(title: str, rows: dict[str, list[tuple[float, int]]], base: str, memory: dict[str, float]) -> None:
+def report(title: str, runs: dict[str, list[tuple[float, int]]], base: str, memory: dict[str, float]) -> None:
+    """Print one row per way, with ratios against the way `base`."""
     print(f"\n{title:18}{'seconds':>9}{'tokens/s':>10}{'against ' + base:>26}{'MB':>8}")
-    for name, runs in rows.items():
-        seconds, speeds = median(run[0] for run in runs), median(run[1] / run[0] for run in runs)
-        against = [theirs[0] / ours[0] for theirs, ours in zip(rows[base], runs, strict=True)]
+    for name, rounds in runs.items():
+        seconds, speed = (median(values) for values in zip(*((s, tokens / s) for s, tokens in rounds), strict=True))
+        against = [theirs[0] / ours[0] for theirs, ours in zip(runs[base], rounds, strict=True)]
         ratio = f"{median(against):.2f}x [{min(against):.2f}, {max(against):.2f}]"
-        print(f"{name:18}{seconds:9.2f}{speeds:10.0f}{ratio:>26}{memory.get(name, float('nan')):8.0f}")
+        print(f"{name:18}{seconds:9.2f}{speed:10.0f}{ratio:>26}" + (f"{memory[name]:8.0f}" if name in memory else ""))
+
+
+def measure(args: argparse.Namespace) -> tuple[dict, dict, dict[str, str]]:
+    """The rounds of each way to sample and to learn, and how many episodes equal those of the first way to sample."""
+    sampled, learned, play, sample = prepare(args)
+    sampled = {name: way for name, way in sampled.items() if name not in args.skip}
+    sampling, learning = {name: [] for name in sampled}, {name: [] for name in learned}
+    kept: dict[str, list] = {name: [] for name in sampled}
+    for number in range(args.rounds + 1):
+        for name, way in sampled.items():
+            torch.manual_seed(number)
+            play.episodes = []
+            sampling[name].append(timed(way, args.threads))
+            kept[name] += [episode.completion_ids for episode in play.episodes]
+        torch.manual_seed(number)
+        sample()
+        for name, way in learned.items():
+            learning[name].append(timed(way, args.threads))
+    first = next(iter(kept.values()))
+    same = {name: sum(map(tuple.__eq__, first, episodes)) for name, episodes in kept.items() if episodes}
+    sampling, learning = ({name: rounds[1:] for name, rounds in runs.items()} for runs in (sampling, learning))
+    return sampling, learning, {name: f"{n} of {len(first)}" for name, n in same.items()}  # the first round warms up
 
 
 def main() -> None:
@@ -244,53 +269,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--greedy", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--skip", nargs="*", default=[], help="ways that are left out, such as sampling:generate")
+    parser.add_argument("--skip", nargs="*", default=[], help="ways to sample that are left out")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("-o", nargs="*", default=[], metavar="FIELD=VALUE", help="further fields of the profile")
     args = parser.parse_args()
-    sampled, learned, play, sample = prepare(args)
-    kept = {"sampling": sampled, "learning": learned}
-    kept = {kind: {n: w for n, w in ways.items() if f"{kind}:{n}" not in args.skip} for kind, ways in kept.items()}
-    runs = {kind: {name: [] for name in ways} for kind, ways in kept.items()}
-    same = {name: 0 for name in kept["sampling"]}
-    for number in range(args.rounds + 1):
-        first = None
-        for name, way in kept["sampling"].items():
-            torch.manual_seed(number)
-            play.episodes = []
-            run = timed(way)
-            episodes = [episode.completion_ids for episode in play.episodes]
-            first = first or episodes
-            same[name] += sum(one == other for one, other in zip(first, episodes, strict=False)) * (number > 0)
-            runs["sampling"][name].append(run)
-        torch.manual_seed(number)
-        sample()
-        for name, way in kept["learning"].items():
-            runs["learning"][name].append(timed(way))
-    runs = {kind: {name: rows[1:] for name, rows in of.items()} for kind, of in runs.items()}  # the first warms up
-    memory = {kind: {} for kind in runs}
-    for kind, name in [(kind, name) for kind, of in kept.items() for name in of] if not args.no_memory else []:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # a process of its own, for its own memory
-            memory[kind][name] = pool.submit(memory_of, args, kind == "learning", name).result()
+    memory: dict[bool, dict] = {False: {}, True: {}}  # whether it is a way to learn -> way -> MB
+    if not args.no_memory:  # first, because a process inherits the peak of the one that starts it
+        for learns, name in [*((False, name) for name in WAYS if name not in args.skip), (True, "TRL"), (True, "ours")]:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                memory[learns][name] = pool.submit(memory_of, args, learns, name).result()
+    sampling, learning, same = measure(args)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {args.threads} threads"
     how = "greedy" if args.greedy else "sampled"
     print(f"{args.profile}, {args.episodes} {how} episodes, {args.rounds} rounds, {device}")
-    report(
-        "sampling", runs["sampling"], "TRL" if "TRL" in sampled else next(iter(kept["sampling"])), memory["sampling"]
-    )
-    print(
-        "episodes equal to the first row's:",
-        {name: f"{n} of {args.episodes * args.rounds}" for name, n in same.items()},
-    )
-    report("learning", runs["learning"], "TRL", memory["learning"])
-    both = zip(runs["sampling"].items(), [runs["learning"]["TRL"]] + [runs["learning"]["ours"]] * 9, strict=False)
-    steps = {name: [(a[0] + b[0], b[1]) for a, b in zip(rows, rest, strict=True)] for (name, rows), rest in both}
-    report(
-        "a step",
-        {("stock TRL" if i == 0 else name): rows for i, (name, rows) in enumerate(steps.items())},
-        "stock TRL",
-        {},
-    )
+    report("sampling", sampling, "TRL" if "TRL" in sampling else next(iter(sampling)), memory[False])
+    print("episodes equal to those of the first row:", same)  # "slots" draws otherwise: only greedy ones are equal
+    report("learning", learning, "TRL", memory[True])
+    pairs = {"stock TRL": (next(iter(sampling)), "TRL")} | {name: (name, "ours") for name in sampling}
+    steps = {
+        step: [(a[0] + b[0], b[1]) for a, b in zip(sampling[one], learning[other], strict=True)]
+        for step, (one, other) in pairs.items()
+    }
+    report("a step", steps, "stock TRL", {})
 
 
 if __name__ == "__main__":
