@@ -5,6 +5,8 @@
 
 import re
 from dataclasses import asdict, dataclass, field
+from math import inf
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -104,9 +106,12 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise ValueError for fields that contradict each other: the libraries fail late, or silently go on."""
-        for name in ("k", "steps", "questions_per_step", "num_generations", "micro_batch", "eval_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; want at least 1")
+        numbers = {name: (bounds, attrgetter(name)(self)) for bounds in BOUNDS for name in BOUNDS[bounds].split()}
+        numbers |= {f"reward_weights.{name}": ((-inf, inf), value) for name, value in self.reward_weights.items()}
+        for name, ((least, most), value) in numbers.items():
+            if not (least <= value <= most and abs(value) < inf):  # NaN is not, either
+                limit = f"at least {least:g}" if most == inf else f"{least} to {most}"
+                raise ValueError(f"{name}={value}; want {limit if least > -inf else 'a finite number'}")
         if self.backend == "unsloth" and not (self.lora_rank and self.max_context):
             has = f"lora_rank={self.lora_rank} and max_context={self.max_context}"
             raise ValueError(f"backend='unsloth' needs {has} above 0")
@@ -123,6 +128,17 @@ class Config:
         return asdict(self)
 
 
+BOUNDS = {  # (least, most) of numbers -> fields
+    (1, inf): "k max_turns turn_tokens episode_tokens steps questions_per_step micro_batch eval_every save_every "
+    "warm_start.episodes warm_start.batch collapse.patience collapse.window",
+    (2, inf): "num_generations",  # the episodes of a group are compared
+    (0, inf): "seed lora_rank lora_layers max_context eval_questions test_questions warm_start.steps "
+    "warm_start.found_weight warm_start.missed_weight curriculum.samples curriculum.solved_weight "
+    "curriculum.unsolved_weight",
+    (-inf, inf): "collapse.drop",
+    (1e-9, inf): "temperature warm_start.learning_rate",
+    (0, 1): "warm_start.retry gpu_share",
+}
 MERGED = ("grpo", "warm_start", "curriculum", "collapse")  # an override of these changes single entries
 
 

@@ -1,22 +1,26 @@
 """What a killed training loses: at most the steps since its last whole checkpoint, at whatever moment it dies."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import LENGTH, TINY, metrics_of, toy_task
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rezero.config import load_config
 from rezero.files import ROOT
-from rezero.policy.base import save_policy
-from rezero.training.checkpoints import is_whole, last_checkpoint
+from rezero.policy.base import not_written, save_policy
+from rezero.training.checkpoints import is_whole, keep_best, last_checkpoint
 from rezero.training.train import train
 
 # One process imports everything once. Each training is a fork of it, which is killed or finds the disk full, and then
@@ -121,11 +125,52 @@ def test_a_run_goes_on_as_if_nothing_had_happened(killed, name):
 
 
 @pytest.mark.parametrize(("name", "half"), FULL.items())
-def test_the_error_of_a_full_disk_names_the_file(killed, name, half):
+def test_the_error_of_a_file_that_cannot_grow_names_it_and_blames_no_full_disk(killed, name, half):
     run = killed[1] / name
     *_, last = (run / "error.txt").read_text().strip().splitlines()
-    assert last.startswith(f"OSError: {run / half} could not be written whole, ")
-    assert "MiB are free there: " in last
+    assert last.startswith(f"OSError: {run / half} could not be written whole: ")
+    assert "disk is full" not in last
+
+
+NO_SPACE = "No space left on device"
+WRITING = [  # (the error of saving, bytes that are free, what is said)
+    (OSError(errno.ENOSPC, NO_SPACE), 2**20, r"the disk is full: about 0\.\d MiB are needed and 1\.0 MiB are free"),
+    (SafetensorError(f"I/O error: {NO_SPACE} (os error 28)"), 0, r"the disk is full: .* and 0\.0 MiB are free"),
+    (OSError(errno.EFBIG, "File too large"), 0, r"\[Errno 27\] File too large"),
+    (OSError(errno.EACCES, "Permission denied"), 2**40, r"\[Errno 13\] Permission denied"),
+]
+
+
+@pytest.mark.parametrize(("error", "free", "said"), WRITING)
+def test_only_a_full_disk_is_called_one(policy, tmp_path, monkeypatch, error, free, said):
+    def save_pretrained(*_, **__):
+        raise error
+
+    broken = replace(policy, model=copy(policy.model))
+    broken.model.save_pretrained = save_pretrained
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(OSError, match=rf"^{tmp_path / 'p'} could not be written whole: {said}") as caught:
+        save_policy(broken, tmp_path / "p")
+    assert ("disk is full" in str(caught.value)) == (NO_SPACE in str(error))
+
+
+def test_a_copy_of_the_best_policy_may_find_the_disk_full(tmp_path, monkeypatch):
+    def copytree(source, target):
+        raise shutil.Error([(f"{source}/a", f"{target}/a", f"[Errno 28] {NO_SPACE}: 'a'")] * 9)
+
+    for name in ("best", "checkpoints"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(shutil, "copytree", copytree)
+    with pytest.raises(OSError, match=r"new.best-2 could not be written whole: the disk is full: about 0\.0 MiB are"):
+        keep_best(tmp_path, 2)
+
+
+def test_torch_names_no_cause_so_a_full_disk_is_told_by_its_space(tmp_path):
+    error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 204352 vs 204240")
+    free = shutil.disk_usage(tmp_path).free
+    assert "disk is full" in str(not_written(tmp_path / "c", error, free + 2**40))
+    assert "disk is full" not in str(not_written(tmp_path / "c", error, 0))
+    assert "disk is full" not in str(not_written(tmp_path / "c", ValueError("temperature"), free + 2**40))
 
 
 def test_the_same_seed_gives_the_same_metrics(killed, tmp_path):
@@ -164,19 +209,50 @@ def test_a_killed_adapter_run_goes_on_to_the_same_adapter(config, task, tmp_path
 
 
 def test_what_a_whole_checkpoint_is(tmp_path):
+    (tmp_path / "checkpoint-foo").mkdir()  # somebody's own
     first, second = (tmp_path / f"checkpoint-{step}" for step in (9, 10))
     for folder in (first, second):
         folder.mkdir()
         save_file({"w": torch.ones(1000)}, folder / "model.safetensors")
-        torch.save({"w": torch.ones(1000)}, folder / "optimizer.pt")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({"w": torch.ones(1000)}, folder / name)
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": int(folder.name[11:])}))
     assert last_checkpoint(tmp_path) == second
     for path in second.iterdir():
         kept = path.read_bytes()
         path.write_bytes(kept[: len(kept) // 2])
         assert not is_whole(second), path
+        path.unlink()
+        assert not is_whole(second), path
         path.write_bytes(kept)
     (second / "trainer_state.json").unlink()
     with pytest.warns(UserWarning, match="checkpoint-10: half written"):
         assert last_checkpoint(tmp_path) == first
-    assert not second.exists() and first.exists()
+    assert not second.exists() and first.exists() and (tmp_path / "checkpoint-foo").exists()
+
+
+def test_a_run_whose_metrics_are_lost_is_refused_and_left_as_it_is(config, task, tmp_path):
+    run = tmp_path / "run"
+    train(config, run, task)
+    path, whole = run / "metrics.jsonl", metrics_of(run)
+    modes = {oct(file.stat().st_mode) for file in run.rglob("*") if file.suffix in (".safetensors", ".json")}
+    assert len(modes) == 1  # who may read the settings may read the weights
+    for folder in ("checkpoint-foo", "best-foo", "best-1"):
+        (run / "checkpoints" / folder).mkdir()
+    train(config, run, task)
+    assert metrics_of(run) == whole
+    left = {folder.name for folder in (run / "checkpoints").iterdir()}
+    assert {"checkpoint-foo", "best-foo", "checkpoint-4"} <= left and "best-1" not in left  # its checkpoint is gone
+    lines = path.read_text().splitlines(keepends=True)
+    for kept in ([], lines[:3]):
+        path.write_text("".join(kept))
+        with pytest.raises(
+            ValueError, match=r"metrics.jsonl: its last step is \d, and .*checkpoint-4 is of step 4; put"
+        ):
+            train(config, run, task)
+        assert path.read_text() == "".join(kept)
+    path.unlink()
+    with pytest.raises(ValueError, match="its last step is 0"):
+        train(config, run, task)
+    train(config, run, task, resume=False)
+    assert metrics_of(run) == whole

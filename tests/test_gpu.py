@@ -261,7 +261,7 @@ def take_step(folder: Path, which: str) -> None:
     With SGD and learning rate 1 the gradient is what each weight lost: it is written to {which}.safetensors. In a
     process of its own, because Unsloth patches TRL for good.
     """
-    hub.best_dtype = load.best_dtype = lambda: torch.float32
+    hub.best_dtype = lambda: torch.float32
     load.check_gpu = lambda **options: None
     model, tokenizer = load_base(str(folder / "base"))
     policy = Policy(add_adapter(model, rank=4), tokenizer, backend=partial(EngineGeneration, weights="now"))

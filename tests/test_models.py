@@ -1,6 +1,6 @@
 """Any architecture of transformers: tiny random models, whose batched episodes equal single rows without a cache.
 
-`python -m pytest tests/test_models.py -v` prints the table.
+`python -m pytest tests/test_models.py -vv` prints the table.
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """Any chat template: those that TRL ships and some of our own, on a tokenizer with their tokens.
 
-`python -m pytest tests/test_templates.py -v` prints the table: template, end of turn, and how it is read.
+`python -m pytest tests/test_templates.py -vv` prints the table: template, end of turn, and how it is read.
 """
 
 import re

@@ -1,6 +1,7 @@
 """The warm start: what scripted searchers do and think, and that the loss covers what the policy would sample."""
 
 import json
+import os
 import random
 from copy import deepcopy
 from dataclasses import replace
@@ -202,7 +203,8 @@ def test_the_loss_is_the_weighted_mean_over_labelled_tokens(policy, task, config
     assert loss(supervised.trainer_class(policy, settings, "transformers")).item() == pytest.approx(expected, rel=1e-5)
     if found == missed:
         assert loss(SFTTrainer).item() == pytest.approx(expected, rel=1e-5)
-    assert supervised.trainer_class(policy, settings, "unsloth") is SFTTrainer  # which Unsloth gives its own loss
+    theirs = supervised.trainer_class(policy, settings, "unsloth")
+    assert theirs.compute_loss is SFTTrainer.compute_loss  # which Unsloth replaces by its own
 
 
 def logits(policy):
@@ -226,6 +228,16 @@ def test_grpo_starts_from_the_adapter_that_the_warm_start_left(config, task, tmp
     assert (logits(starting_policy(further, task, tmp_path / "other")) == warm).all()
     with pytest.raises(ValueError, match="lora_rank=2"):
         starting_policy(replace(further, lora_rank=2), task, tmp_path / "other")
+
+
+def test_a_warm_start_goes_on_from_a_whole_checkpoint_only(config, task, tmp_path):
+    whole = logits(starting_policy(config, task, tmp_path))
+    rows = list(read_jsonl(tmp_path / "warm.jsonl"))
+    (tmp_path / "warm").rename(tmp_path / "done")
+    os.truncate(tmp_path / "warm_checkpoints" / "checkpoint-12" / "optimizer.pt", 99)
+    with pytest.warns(UserWarning, match="checkpoint-12: half written, deleted"):
+        again = logits(starting_policy(config, task, tmp_path))
+    assert torch.equal(again, whole) and list(read_jsonl(tmp_path / "warm.jsonl")) == rows
 
 
 @pytest.mark.parametrize("rank", [0, 4], ids=["all weights", "an adapter that was warm-started"])

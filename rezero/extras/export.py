@@ -13,15 +13,14 @@ import torch
 import yaml
 from jinja2 import Template
 from pandas import notna
-from peft import PeftModel
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 from rezero.config import Config, parse_config
 from rezero.evaluation.evaluate import LABELS
 from rezero.files import resolve, shown, write_text
 from rezero.policy.base import Policy, save_policy
-from rezero.policy.hub import load_base
-from rezero.policy.load import load_policy
+from rezero.policy.hub import adapter_config
+from rezero.policy.load import load_adapter, load_policy
 from rezero.protocol import PROMPTS
 from rezero.rewards import reward_weights
 from rezero.task import LEDGER
@@ -70,18 +69,22 @@ def find_run(path: str | Path) -> Path:
 def write_model(best: Path, base: str, new: Path) -> None:
     """The model of `best` in the folder `new`: merged, with the adapter beside it, or copied if there is no adapter.
 
-    The adapter is merged into `base`, the model that the run names, because the adapter itself may record a 4-bit copy
-    of it. Rounding can flip a near tie: 63 of 64 greedy episodes of SmolLM2 equalled the adapter's in float32.
+    The adapter is merged into `base`, the model that the run names (or the base of the adapter that it names), because
+    the adapter itself may record a 4-bit copy of it. Rounding can flip a near tie: 63 of 64 greedy episodes of SmolLM2
+    equalled the adapter's in float32.
     """
     if not (best / "adapter_config.json").is_file():
         load_policy(best)  # raises if this is not a model
         shutil.copytree(best, new, ignore=NO_MODEL)
         return
-    model, tokenizer = load_base(base)
-    model = PeftModel.from_pretrained(model, str(best)).merge_and_unload(safe_merge=True)  # adds in float32
-    policy = Policy(model.to(torch.bfloat16), tokenizer)
-    model.generation_config.update(eos_token_id=policy.end_of_turn, pad_token_id=tokenizer.pad_token_id)
-    mend_byte_level(tokenizer.backend_tokenizer)
+    continued = adapter_config(resolve(base))
+    policy = load_adapter(best, base=continued.base_model_name_or_path if continued else base)
+    ends = [getattr(policy.model, f"get_{end}_embeddings")() for end in ("input", "output")]
+    if any(hasattr(end, "base_layer") for end in ends):  # if they share their weight, only one of them is to change
+        getattr(ends[1], "base_layer", ends[1]).weight = torch.nn.Parameter(ends[1].weight.clone())
+    model = policy.model.merge_and_unload(safe_merge=True)  # adds in float32
+    policy = Policy(model.to(torch.bfloat16), policy.tokenizer)
+    mend_byte_level(policy.tokenizer.backend_tokenizer)
     save_policy(policy, new)
     shutil.copytree(best, new / "adapter", ignore=NO_MODEL)
 

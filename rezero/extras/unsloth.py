@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
 from rezero.files import resolve
 from rezero.policy.base import Policy
-from rezero.policy.hub import TARGETS, best_dtype, find_model, mend, read_adapter
+from rezero.policy.hub import best_dtype, find_model, linear_layers, mend, read_adapter
 from rezero.policy.load import check_gpu
 from rezero.policy.sampling import pad_left
 
@@ -26,13 +26,27 @@ Weights = Path | Literal["now", "base"]  # an adapter's folder; the adapter as i
 
 
 def load_unsloth(
-    name: str, *, max_context: int, rank: int, layers: int, load_in_4bit: bool, vllm: bool, gpu_share: float, seed: int
+    name: str,
+    *,
+    max_context: int,
+    rank: int,
+    layers: int,
+    load_in_4bit: bool,
+    vllm: bool,
+    gpu_share: float,
+    seed: int,
+    given: LoraConfig | None = None,
 ) -> Policy:
     """The model `name` through Unsloth, with a fresh adapter on its top `layers` layers (0: all).
 
-    The arguments are those of `Config`. ValueError when the memory is too small.
+    The arguments are those of `Config`; `given`: of an adapter that will be trained further. ValueError when the memory
+    is too small, or Unsloth knows no such adapter.
     """
     check_gpu(backend="unsloth", vllm=vllm, load_in_4bit=load_in_4bit)
+    names = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern")
+    unknown = {name: getattr(given, name) for name in names if getattr(given, name, None)}
+    if unknown:
+        raise ValueError(f"backend='unsloth' cannot train an adapter with {unknown}; want backend='transformers'")
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(resolve(".cache/unsloth")))  # not the working directory
     if torch.cuda.get_device_capability() < (8, 0):  # a T4: vLLM's FlashInfer needs 8.0, and Unsloth insists on it
         os.environ.setdefault("UNSLOTH_VLLM_NO_FLASHINFER", "1")
@@ -57,7 +71,9 @@ def load_unsloth(
         raise ValueError(f"{has}: {want}")
     model = FastLanguageModel.get_peft_model(
         model,
-        **dict(r=rank, lora_alpha=rank, target_modules=TARGETS, finetune_last_n_layers=layers or None),
+        **dict(r=rank, lora_alpha=given.lora_alpha if given else rank, use_rslora=bool(given and given.use_rslora)),
+        **dict(target_modules=given.target_modules if given else linear_layers(model)),
+        **dict(finetune_last_n_layers=layers or None),
         **dict(use_gradient_checkpointing="unsloth", random_state=seed),
     )
     model.peft_config["default"].base_model_name_or_path = name  # not the 4-bit copy that Unsloth loads

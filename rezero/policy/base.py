@@ -5,13 +5,18 @@ All ways to generate share one interface that keeps state over turns: `Policy.st
 ids out: nothing that was sampled is ever decoded and tokenized again.
 """
 
-from collections.abc import Callable
+import errno
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError, safe_open
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rezero.files import resolve
 from rezero.policy.sampling import Generation, check_cache, takes_masks
@@ -36,6 +41,11 @@ class Policy:
         if self.tokenizer.pad_token_id in (None, self.end_of_turn):
             name, pad = self.tokenizer.name_or_path, self.tokenizer.pad_token
             raise ValueError(f"{name}: the pad token is {pad!r}; want one that never ends a turn, for the loss masks")
+        # A base's own settings (repetition_penalty, num_beams) would change `generate`, and invalid ones stop saving.
+        ends = dict(eos_token_id=self.end_of_turn, pad_token_id=self.tokenizer.pad_token_id)
+        for model in (self.model, getattr(self.model, "get_base_model", lambda: None)()):
+            if hasattr(model, "generation_config"):
+                model.generation_config = GenerationConfig(**ends)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -69,10 +79,62 @@ class Policy:
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
-    """Write model or adapter (safetensors) and tokenizer to a folder that `load_policy` reads."""
+    """Write model or adapter (safetensors) and tokenizer to a folder that `load_policy` reads; else OSError."""
     folder = resolve(path)
     # TRL keeps a second adapter, "ref", for the KL term. To decide about embeddings itself, PEFT would ask the hub.
     only = dict(selected_adapters=["default"], save_embedding_layers=False)
-    policy.model.save_pretrained(folder, **(only if hasattr(policy.model, "peft_config") else {}))
-    policy.tokenizer.save_pretrained(folder)
+    adapts = hasattr(policy.model, "peft_config")
+    try:
+        policy.model.save_pretrained(folder, **(only if adapts else {}))
+        policy.tokenizer.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        weights = policy.model.parameters()
+        raise not_written(folder, error, bytes_of(w for w in weights if w.requires_grad or not adapts)) from error
+    same_modes(folder)
     return folder
+
+
+def bytes_of(weights: Iterable[torch.Tensor]) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+def same_modes(folder: Path) -> None:
+    """Let whoever may read the JSON files of `folder` read its weights: safetensors writes files for the owner only."""
+    for path in folder.rglob("*.safetensors"):
+        shutil.copymode(next(path.parent.glob("*.json")), path)
+
+
+def not_written(path: Path, error: Exception, needed: int) -> OSError:
+    """The error of saving `path`, about `needed` bytes: with what was needed and free if the disk is full."""
+    free = shutil.disk_usage(path.parent).free
+    said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    if said or ("inline_container" in str(error) and free < needed):  # torch does not say why it could not write
+        why = f"the disk is full: about {needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB are free"
+    else:
+        why = one_line(error) or type(error).__name__
+    return OSError(f"{path} could not be written whole: {why}")
+
+
+@contextmanager
+def naming_damage(folder: Path) -> Iterator[None]:
+    """Turn an error while the files of a model's folder are read into a ValueError of one line with the file's name."""
+    try:
+        yield
+    except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        for path in sorted((*folder.glob("*.json"), *folder.glob("*.safetensors"))):
+            try:
+                if path.suffix == ".safetensors":
+                    safe_open(path, "pt")
+                elif not isinstance(json.loads(path.read_text("utf-8")), dict):
+                    raise ValueError("want a JSON object")
+            except Exception as damage:
+                raise ValueError(f"{path}: damaged: {one_line(damage)}") from error
+        if isinstance(error, OSError) or not folder.is_dir():
+            raise
+        raise ValueError(f"{folder}: cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

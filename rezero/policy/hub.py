@@ -9,30 +9,40 @@ import torch
 from huggingface_hub import model_info
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
+from rezero.policy.base import naming_damage
 from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
 from rezero.policy.template import Template
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CACHE = ".cache/models"
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # the layers that get adapters
 # Tokens that no text contains, for models whose pad token also ends a turn: Llama 3, SmolLM2, Qwen, others.
 PADS = ("<|finetune_right_pad_id|>", "<empty_output>", "<|fim_pad|>", "<fim_pad>", "<|pad|>", "<pad>", "[PAD]")
 PADS += ("<unk>", "<|reserved_special_token_0|>", "<|reserved_0|>", "<unused0>", "<|endoftext|>")
 
 
-def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model by its folder or its name on the hub, in the hardware's `best_dtype`, and its mended tokenizer."""
-    tokenizer, model = read_model(name, AutoModelForCausalLM.from_pretrained, dtype=best_dtype())
+def load_base(name: str, dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model by its folder or its name on the hub, in `dtype` or `best_dtype`, and its mended tokenizer."""
+    tokenizer, model = read_model(name, AutoModelForCausalLM.from_pretrained, dtype=dtype or best_dtype())
     model.name_or_path = model.config._name_or_path = name  # an adapter records this, not the cache's folder
-    if torch.cuda.is_available():
-        model.to("cuda")
-    keep_soft_cap(model)
-    if model.device.type == "cpu":
+    if not torch.cuda.is_available():
         use_grouped_attention(model)
-    return model.eval(), tokenizer
+    return to_hardware(model).eval(), tokenizer
+
+
+def to_hardware(model: PreTrainedModel) -> PreTrainedModel:
+    """`model` on the GPU if there is one of NVIDIA or AMD, with its soft cap."""
+    keep_soft_cap(model)
+    if torch.cuda.is_available():
+        # On padded batches in bfloat16 all gradients of cuDNN's attention were NaN (H100, torch 2.11).
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        return model.to("cuda")
+    if torch.backends.mps.is_available():
+        warnings.warn("Apple's GPU (MPS) is not used, because nothing here ever ran on one", stacklevel=2)
+    return model
 
 
 def read_model(name: str, read: Callable, **options) -> tuple:
@@ -40,8 +50,10 @@ def read_model(name: str, read: Callable, **options) -> tuple:
     disable_progress_bar()
     source, offline = find_model(name)
     try:
-        tokenizer = mend(AutoTokenizer.from_pretrained(source, local_files_only=offline))
-        return tokenizer, read(source, local_files_only=offline, **options)
+        with naming_damage(Path(source)):
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
+            model = read(source, local_files_only=offline, **options)
+        return mend(tokenizer), model
     except OSError as error:
         where = f"neither a folder under {resolve('.')} nor on the hub"
         raise FileNotFoundError(f"no model {name!r}: {where}: {str(error).splitlines()[0]}") from None
@@ -80,22 +92,63 @@ def mend(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def add_adapter(model: PreTrainedModel, rank: int, layers: int = 0, seed: int = 0) -> PeftModel:
-    """`model`, frozen, with a fresh trainable adapter on its top `layers` layers; 0: on all."""
-    n = model.config.num_hidden_layers
-    if layers > n:
-        raise ValueError(f"lora_layers={layers}; {model.name_or_path} has {n} layers")
-    top = list(range(n - layers, n)) if layers else None
+    """`model`, frozen, with a fresh trainable adapter on all linear layers of its top `layers` layers; 0: of all."""
+    top, targets = top_layers(model, layers), linear_layers(model)
     torch.manual_seed(seed)
     warnings.filterwarnings("ignore", r"Unable to fetch remote file|Could not find a config file")  # at every save
-    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, layers_to_transform=top, task_type="CAUSAL_LM")
+    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, layers_to_transform=top, task_type="CAUSAL_LM")
     return get_peft_model(model, lora)
+
+
+def top_layers(model: PreTrainedModel, layers: int) -> list[int] | None:
+    """The numbers of the top `layers` layers of `model`; None, as in PEFT, for all of them (0)."""
+    n = model.config.get_text_config().num_hidden_layers
+    if layers > n:
+        raise ValueError(f"lora_layers={layers}; {model.name_or_path} has {n} layers")
+    return list(range(n - layers, n)) if layers else None
+
+
+def linear_layers(model: PreTrainedModel) -> list[str]:
+    """The names that the linear layers of `model` have in its blocks, such as "q_proj"; not the output layer's."""
+    head, found = model.get_output_embeddings(), set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head:
+            found.add(name.rpartition(".")[2])
+    return sorted(found)
+
+
+def adapted_share(model: PeftModel) -> str:
+    """Which share of a model's matrices its adapter covers, and their names. Embeddings and output do not count."""
+    base = model.get_base_model()
+    ends = filter(None, (base.get_input_embeddings(), base.get_output_embeddings()))
+    left_out = {id(weight) for layer in ends for weight in layer.parameters()}
+    sizes, names = {True: 0, False: 0}, set()
+    for name, weight in base.named_parameters():
+        if weight.ndim > 1 and id(weight) not in left_out and "lora_" not in name and "modules_to_save" not in name:
+            layer, adapted, _ = name.partition(".base_layer.")
+            sizes[bool(adapted)] += weight.numel() * (2 if weight.dtype == torch.uint8 else 1)  # 4 bits: two in a byte
+            names |= {layer.rpartition(".")[2]} if adapted else set()
+    share = sizes[True] / sum(sizes.values())
+    return f"LoRA adapts {share:.0%} of the weights between embedding and output: {', '.join(sorted(names))}"
 
 
 def adapter_config(folder: Path) -> LoraConfig | None:
     """The configuration of the adapter in `folder`, which names its base; None if there is no adapter."""
-    return LoraConfig.from_pretrained(str(folder)) if (folder / "adapter_config.json").is_file() else None
+    if not (folder / "adapter_config.json").is_file():
+        return None
+    with naming_damage(folder):
+        config = LoraConfig.from_pretrained(str(folder))
+    if config.peft_type != "LORA" or not config.base_model_name_or_path:
+        has = f"peft_type={config.peft_type!s}, base_model_name_or_path={config.base_model_name_or_path!r}"
+        raise ValueError(f"{folder / 'adapter_config.json'}: {has}; want LORA and the name or folder of its base")
+    return config
 
 
 def read_adapter(model: PeftModel, folder: str | Path) -> None:
-    """Replace the weights of `model`'s adapter by those in `folder`."""
-    set_peft_model_state_dict(model, load_peft_weights(str(folder), device=str(model.device)))
+    """Replace the weights of `model`'s adapter by those in `folder`; ValueError if they are those of another kind."""
+    with naming_damage(Path(folder)):
+        done = set_peft_model_state_dict(model, load_peft_weights(str(folder), device=str(model.device)))
+    missing = [name for name in done.missing_keys if ".default." in name]
+    if missing or done.unexpected_keys:
+        first = (missing + done.unexpected_keys)[0]
+        raise ValueError(f"{folder}: its adapter is of another shape than the one being trained: {first}")

@@ -17,50 +17,68 @@ from transformers.utils.logging import disable_progress_bar
 
 from rezero.config import Config
 from rezero.files import resolve
-from rezero.policy.base import Policy
-from rezero.policy.fast_cpu import keep_soft_cap
-from rezero.policy.hub import adapter_config, add_adapter, best_dtype, load_base, mend, read_adapter, read_model
+from rezero.policy import hub
+from rezero.policy.base import Policy, naming_damage
 from rezero.protocol import Sampling, build_prompt, neutralize
 from rezero.questions import Question
 
 
-def load_policy(path: str | Path) -> Policy:
-    """A policy from a folder that `save_policy` wrote (an adapter goes onto its base), or by its name on the hub."""
+def load_policy(path: str | Path, dtype: torch.dtype | None = None) -> Policy:
+    """A policy from a folder that `save_policy` wrote (an adapter goes onto its base), or by its name on the hub.
+
+    It is on the GPU if there is one. `dtype`: of a model without an adapter, float32 if every weight is to be trained.
+    """
     folder = resolve(path)
-    adapter = adapter_config(folder)
-    if adapter:
-        model = PeftModel.from_pretrained(load_base(adapter.base_model_name_or_path)[0], str(folder))
-    elif (folder / "config.json").is_file():
+    if hub.adapter_config(folder):
+        return load_adapter(folder)
+    if (folder / "config.json").is_file():
         disable_progress_bar()  # bars of a hundred tiny loads would bury the training's own lines
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        keep_soft_cap(model)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
-        return Policy(*load_base(str(path)))
-    else:
-        raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
-    return Policy(model.eval(), mend(AutoTokenizer.from_pretrained(folder)))
+        dtype = dtype or (hub.best_dtype() if torch.cuda.is_available() else torch.float32)
+        with naming_damage(folder):
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        return Policy(hub.to_hardware(model).eval(), hub.mend(tokenizer))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
+        return Policy(*hub.load_base(str(path), dtype))
+    raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
+
+
+def load_adapter(folder: Path, trainable: bool = False, base: str = "") -> Policy:
+    """The adapter of `folder`, as it is configured there, on `base` or the model that it names, with its tokenizer."""
+    model, tokenizer = hub.load_base(base or hub.adapter_config(folder).base_model_name_or_path)
+    with naming_damage(folder):
+        model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Policy(model.eval(), hub.mend(tokenizer))
 
 
 def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
     """The policy of `config` with a trainable adapter: a fresh one, or one with the weights of the folder `adapter`.
 
-    If `config.policy` is itself the folder of an adapter, that one is trained further, on its own base.
+    With lora_rank=0 it has none, and every weight is trained. If `config.policy` is itself the folder of an adapter,
+    that one is trained further as it is, on its own base.
     """
     folder, rank, layers = resolve(config.policy), config.lora_rank, config.lora_layers
-    given = adapter_config(folder)
+    given = hub.adapter_config(folder)
+    if not rank and not given:
+        return load_policy(config.policy, torch.float32)
     name = given.base_model_name_or_path if given else config.policy
     if config.backend == "unsloth":
         options = {key: getattr(config, key) for key in ("max_context", "load_in_4bit", "vllm", "gpu_share", "seed")}
-        policy = resolve_name("rezero.extras.unsloth:load_unsloth")(name, rank=rank, layers=layers, **options)
+        load = resolve_name("rezero.extras.unsloth:load_unsloth")
+        policy = load(name, rank=rank, layers=layers, given=given, **options)
+    elif given:
+        policy = load_adapter(folder, trainable=True)
     else:
-        model, tokenizer = load_base(name)
-        policy = Policy(add_adapter(model, rank, layers, config.seed), tokenizer)
-    made = policy.model.peft_config["default"]
-    if given and (given.r, given.layers_to_transform) != (made.r, made.layers_to_transform):
+        model, tokenizer = hub.load_base(name)
+        policy = Policy(hub.add_adapter(model, rank, layers, config.seed), tokenizer)
+    if given and (given.r, given.layers_to_transform) != (rank, hub.top_layers(policy.model, layers)):
         has = f"the adapter in {folder} has rank {given.r} on layers {given.layers_to_transform}"
         raise ValueError(f"lora_rank={rank}, lora_layers={layers}; {has}, and both must agree")
     if given or adapter:
-        read_adapter(policy.model, adapter or folder)
+        hub.read_adapter(policy.model, adapter or folder)
+    print(hub.adapted_share(policy.model), flush=True)
     return policy
 
 
@@ -68,14 +86,14 @@ def with_weights(policy: Policy, path: str | Path) -> Policy:
     """The policy at `path`: loaded anew, or the model that Unsloth holds on the GPU with the adapter there, or none."""
     if not policy.backend:
         return load_policy(path)
-    weights = resolve(path) if adapter_config(resolve(path)) else "base"
+    weights = resolve(path) if hub.adapter_config(resolve(path)) else "base"
     return replace(policy, backend=partial(policy.backend.func, weights=weights))
 
 
 def outline(name: str) -> Policy:
     """The policy `name` without its weights: enough for `check_context`, and free of a download of gigabytes."""
-    adapter = adapter_config(resolve(name))
-    tokenizer, config = read_model(adapter.base_model_name_or_path if adapter else name, AutoConfig.from_pretrained)
+    adapter = hub.adapter_config(resolve(name))
+    tokenizer, config = hub.read_model(adapter.base_model_name_or_path if adapter else name, AutoConfig.from_pretrained)
     return Policy(SimpleNamespace(config=config), tokenizer)
 
 
@@ -84,10 +102,9 @@ def check_context(policy: Policy, name: str, sampling: Sampling, max_context: in
 
     It holds `max_context` tokens, for which memory is reserved; 0: as many as the model reads.
     """
-    texts = {
-        question.text: len(policy.encode(policy.template.inert(neutralize(question.text)))) for question in questions
-    }
-    longest = len(policy.prompt_ids(build_prompt(max(texts, key=texts.get), sampling.prompt_style)))
+    texts = (policy.template.inert(neutralize(question.text)) for question in questions)
+    hardest = max(texts, key=lambda text: len(policy.encode(text)))
+    longest = len(policy.prompt_ids(build_prompt(hardest, sampling.prompt_style)))
     most = max_context or getattr(policy.model.config.get_text_config(), "max_position_embeddings", 0)
     if most and longest + sampling.episode_tokens > most:
         room = f"the {most} tokens that {name} reads; want episode_tokens <= {most - longest}"
@@ -99,7 +116,7 @@ def precision(lora: bool) -> dict[str, bool]:
     """What TRL's configurations must be told of the hardware."""
     on_gpu = torch.cuda.is_available()
     # On a CPU the adapter of a bfloat16 model stays in float32 and is multiplied in bfloat16: a quarter faster.
-    bf16 = best_dtype() is torch.bfloat16 and (on_gpu or lora)
+    bf16 = hub.best_dtype() is torch.bfloat16 and (on_gpu or lora)
     return dict(use_cpu=not on_gpu, bf16=bf16, fp16=on_gpu and not bf16, gradient_checkpointing=on_gpu)
 
 

@@ -56,6 +56,8 @@ class MetricsLog(TrainerCallback):
             return
         row = {"kind": "train", "step": state.global_step}
         for name, value in logs.items():
+            if value is None:  # no episode of the step could be scored
+                continue
             if name.startswith("rewards/"):
                 row[name.removesuffix("/mean").replace("/std", "_std")] = value
             elif name in LOGGED or name in episode_values([]):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import warnings
 import zipfile
@@ -11,6 +12,9 @@ from safetensors import SafetensorError, safe_open
 
 from rezero.config import Config, parse_config
 from rezero.files import read_jsonl, write_jsonl, write_text
+from rezero.policy.base import not_written, same_modes
+
+PARTS = ("trainer_state.json", "*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
 
 def record_config(run_dir: Path, config: Config, resume: bool = True) -> None:
@@ -35,7 +39,11 @@ def prepare_run(run_dir: Path, config: Config, resume: bool) -> str | None:
     """Make a run's folder what it was at its last whole checkpoint; returns that, or None to start afresh."""
     record_config(run_dir, config, resume)
     checkpoint = last_checkpoint(run_dir / "checkpoints") if resume else None
-    step = _step(checkpoint) if checkpoint else -1
+    step, rows = _step(checkpoint) if checkpoint else -1, read_metrics(run_dir)
+    logged = max((row["step"] for row in rows if row["kind"] == "train"), default=0)
+    if checkpoint and logged + int(config.grpo.get("logging_steps", 1)) <= step:
+        has = f"{run_dir / 'metrics.jsonl'}: its last step is {logged}, and {checkpoint} is of step {step}"
+        raise ValueError(f"{has}; put the whole file back, or start again with resume=False")
     best, kept = run_dir / "best", run_dir / "checkpoints" / f"best-{step}"
     if not checkpoint:
         for folder in (best, kept.parent):
@@ -45,14 +53,15 @@ def prepare_run(run_dir: Path, config: Config, resume: bool) -> str | None:
         _copy(kept, best)  # the steps after the checkpoint are taken again
     elif best.is_dir():
         _copy(best, kept)  # the process was killed before `keep_best`; it has not changed since
+    _drop_stale(kept.parent)
     shutil.rmtree(run_dir / "best.new", ignore_errors=True)
-    write_jsonl(run_dir / "metrics.jsonl", [row for row in read_metrics(run_dir) if row["step"] <= step])
+    write_jsonl(run_dir / "metrics.jsonl", [row for row in rows if row["step"] <= step])
     return checkpoint and str(checkpoint)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The latest whole checkpoint of `folder`. Half-written ones after it are deleted."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+    for checkpoint in sorted(_numbered(folder, "checkpoint"), key=_step, reverse=True):
         if is_whole(checkpoint):
             return checkpoint
         warnings.warn(f"{checkpoint}: half written, deleted", stacklevel=2)
@@ -61,8 +70,10 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether everything is there: the trainer writes its state last, and no file is cut off."""
+    """Whether all is there that the run needs to go on exactly (`PARTS`), the trainer's state last, and uncut."""
     try:
+        if not all(any(checkpoint.glob(part)) for part in PARTS):
+            return False
         state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
         for path in checkpoint.iterdir():
             if path.suffix == ".safetensors":
@@ -74,13 +85,11 @@ def is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def check_written(run_dir: Path, error: Exception) -> None:
-    """Raise an OSError that names what the failed run left half written, which the errors of torch do not."""
-    half = [path for path in (run_dir / "checkpoints").glob("checkpoint-*") if not is_whole(path)]
-    half += run_dir.glob("best.new")
+def check_written(run_dir: Path, error: Exception, needed: int) -> None:
+    """Raise an OSError that names the checkpoint, of about `needed` bytes, that the failed run left half written."""
+    half = [path for path in _numbered(run_dir / "checkpoints", "checkpoint") if not is_whole(path)]
     if half:
-        said = f"could not be written whole, {shutil.disk_usage(run_dir).free >> 20} MiB are free there: {error}"
-        raise OSError(f"{half[0]} {said}. The run goes on from what is whole") from error
+        raise not_written(half[0], error, needed) from error
 
 
 def keep_best(run_dir: Path, step: int) -> None:
@@ -88,10 +97,16 @@ def keep_best(run_dir: Path, step: int) -> None:
     best, checkpoints = run_dir / "best", run_dir / "checkpoints"
     if best.is_dir():
         _copy(best, checkpoints / f"best-{step}")
-    for kept in checkpoints.glob("best-*"):
+    same_modes(checkpoints / f"checkpoint-{step}")
+    _drop_stale(checkpoints)
+    os.sync()
+
+
+def _drop_stale(checkpoints: Path) -> None:
+    """Delete each best-N whose checkpoint is gone."""
+    for kept in _numbered(checkpoints, "best"):
         if not kept.with_name(f"checkpoint-{_step(kept)}").is_dir():
             shutil.rmtree(kept)
-    os.sync()
 
 
 def move_over(new: Path, target: Path) -> None:
@@ -103,7 +118,14 @@ def move_over(new: Path, target: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     new = target.with_name(f"new.{target.name}")
     shutil.rmtree(new, ignore_errors=True)
-    move_over(shutil.copytree(source, new), target)
+    try:
+        move_over(shutil.copytree(source, new), target)
+    except OSError as error:
+        raise not_written(new, error, sum(path.stat().st_size for path in source.iterdir())) from error
+
+
+def _numbered(folder: Path, name: str) -> list[Path]:
+    return [path for path in folder.glob(f"{name}-*") if re.fullmatch(rf"{name}-\d+", path.name)]
 
 
 def _step(path: Path) -> int:

@@ -3,6 +3,7 @@
 import os
 from functools import partial
 from itertools import pairwise
+from math import isinf, nan
 from pathlib import Path
 from time import perf_counter
 
@@ -23,6 +24,7 @@ from rezero.rewards.ours import clip_to_solved
 from rezero.rollout import rollout
 from rezero.task import Task
 from rezero.training.callbacks import episode_values
+from rezero.training.finite import FiniteSteps
 from rezero.training.prefix_tree import real_rows, shared_logps
 
 
@@ -84,12 +86,19 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
 
 
 def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], logs: bool):
-    """A reward in the shape that TRL calls; one that `logs` also logs what the episodes were like."""
+    """A reward in the shape that TRL calls; one that `logs` also logs what the episodes were like.
+
+    None or NaN: the episode cannot be scored, and TRL leaves it out. ValueError for an infinite reward.
+    """
     one_reward = load_reward(name)
 
     def reward(episode: list[Episode], log_metric=None, **_) -> list[float]:
         clock = perf_counter()
-        values = [float(one_reward(one)) for one in episode]
+        given = [one_reward(one) for one in episode]
+        values = [nan if value is None else float(value) for value in given]
+        for one, value in zip(episode, values, strict=True):
+            if isinf(value):
+                raise ValueError(f"reward {name!r} is {value} for question {one.question.id!r}; want a finite number")
         values = clip_to_solved(values, episode) if clip_shaping else values
         seconds["rewards"] += perf_counter() - clock
         if logs and log_metric is not None:
@@ -106,7 +115,7 @@ def trainer_class() -> type:
     from trl import GRPOTrainer
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
-    class Trainer(GRPOTrainer):
+    class Trainer(FiniteSteps, GRPOTrainer):
         """TRL's trainer, which computes what episodes share once; not under Unsloth, whose own trainer packs."""
 
         batch = None  # the micro-batch whose loss is being computed

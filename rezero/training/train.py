@@ -18,7 +18,7 @@ from transformers import set_seed
 from rezero.config import Config
 from rezero.files import resolve
 from rezero.policy import load
-from rezero.policy.base import Policy
+from rezero.policy.base import Policy, bytes_of
 from rezero.questions import spread
 from rezero.rewards import reward_weights
 from rezero.task import Task, load_task
@@ -60,7 +60,7 @@ def train(
     set_seed(config.seed)
     with load.naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
         if policy is None:
-            policy = load.load_trainable(config) if config.lora_rank else load.load_policy(config.policy)
+            policy = load.load_trainable(config)
         path = resolve(config.curriculum.file or run_dir / "difficulty.jsonl")
         with state.main_process_first():  # it measures, the others read the file
             shares = measure_difficulty(policy, task, config.curriculum, path, config.seed)
@@ -75,7 +75,8 @@ def train(
             trainer.train(resume_from_checkpoint=checkpoint)
         except Exception as error:
             if state.is_main_process:
-                check_written(run_dir, error)
+                trained = bytes_of(weight for weight in policy.model.parameters() if weight.requires_grad)
+                check_written(run_dir, error, 3 * trained)  # the weights and two moments of each
             raise
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
     return Trained(load.with_weights(policy, run_dir / "best"), policy)

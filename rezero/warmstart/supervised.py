@@ -10,16 +10,16 @@ from pathlib import Path
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from rezero.config import Config, WarmStart
-from rezero.files import append_jsonl, resolve
+from rezero.files import append_jsonl, read_jsonl, resolve, write_jsonl
 from rezero.policy.base import Policy, save_policy
-from rezero.policy.load import load_policy, load_trainable, naming_knobs, precision
+from rezero.policy.load import load_trainable, naming_knobs, precision
 from rezero.protocol import Episode
 from rezero.rollout import token_runs
 from rezero.task import Task
-from rezero.training.checkpoints import record_config
+from rezero.training.checkpoints import last_checkpoint, record_config
+from rezero.training.finite import FiniteSteps
 from rezero.training.train import check_policy, start_processes
 from rezero.warmstart.demonstrations import VERDICTS, scripted_episodes
 
@@ -36,7 +36,7 @@ def starting_policy(config: Config, task: Task, run_dir: str | Path) -> Policy:
     check_policy(config, task)
     adapter = run_dir / "warm" if (run_dir / "warm").is_dir() else None
     with naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
-        policy = load_trainable(config, adapter) if config.lora_rank else load_policy(config.policy)
+        policy = load_trainable(config, adapter)
         if state.is_main_process:
             record_config(run_dir, config)
         if config.warm_start.steps and not adapter:
@@ -54,17 +54,20 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) 
     rows = [row for row in rows if len(row["labels"]) <= limit]  # no rollout could hold the others
     if not rows:
         raise ValueError(f"no scripted episode fits in episode_tokens={limit}; raise it, or lower k={task.sampling.k}")
+    checkpoint, log = last_checkpoint(run_dir / "warm_checkpoints"), run_dir / "warm.jsonl"
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    if log.is_file():  # the steps after the checkpoint are taken again
+        write_jsonl(log, [row for row in read_jsonl(log, appended=True) if row["step"] <= step])
     policy.model.train()
     trainer = trainer_class(policy, settings, config.backend)(
         model=policy.model,
         processing_class=policy.tokenizer,
         args=trainer_settings(settings, run_dir, config.seed, config.micro_batch, config.grpo["optim"]),
         train_dataset=Dataset.from_list(rows),
-        callbacks=[Log(run_dir / "warm.jsonl")],
+        callbacks=[Log(log)],
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoints = run_dir / "warm_checkpoints"
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     trainer.accelerator.unwrap_model(policy.model.eval(), keep_fp32_wrapper=False)  # undoes mixed precision in place
     save_policy(policy, run_dir / "warm.new").rename(run_dir / "warm")
 
@@ -82,11 +85,14 @@ def trainer_class(policy: Policy, settings: WarmStart, backend: str) -> type:
     """TRL's SFTTrainer, in whose loss verdict tokens weigh `settings.found_weight` or `settings.missed_weight`."""
     from trl import SFTTrainer
 
+    class Careful(FiniteSteps, SFTTrainer):
+        pass
+
     if backend == "unsloth":  # it replaces TRL's loss by its own, which takes no weights
-        return SFTTrainer
+        return Careful
     found, missed = verdict_tokens(policy)
 
-    class Trainer(SFTTrainer):
+    class Trainer(Careful):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             labels = inputs.pop("labels")[:, 1:]
             # Logits are computed only at positions that have a label in some row of the batch.
