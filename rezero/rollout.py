@@ -8,13 +8,13 @@ that the policy is told about, and the reason why each episode ended.
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from time import perf_counter
 
 import torch
 from tqdm import tqdm
 
 from rezero.policy.base import Policy
-from rezero.policy.merge import merged
 from rezero.protocol import Episode, Sampling, Turn, build_prompt, parse_turn
 from rezero.questions import Question
 from rezero.search.base import Engine, SearchContext
@@ -56,6 +56,7 @@ def rollout(
     training = policy.model.training
     policy.model.eval()  # in training mode with gradient checkpointing it would keep no cache, and read no context
     try:
+        merged = resolve_name("rezero.extras.merge:merged")
         with nullcontext() if policy.backend else merged(policy.model):
             starts = range(0, len(questions), batch_size)
             for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):

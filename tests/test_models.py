@@ -13,12 +13,12 @@ from test_templates import text_of, tokenizer_for
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rezero.config import load_config
+from rezero.extras.prefix_tree import shared_logps
 from rezero.extras.slots import SlotGeneration
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
 from rezero.policy.load import load_policy
 from rezero.policy.sampling import keeps_padding, new_cache, takes_masks
-from rezero.training.prefix_tree import shared_logps
 from rezero.training.train import train
 from rezero.warmstart.supervised import starting_policy
 

@@ -7,13 +7,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rezero.extras import slots
+from rezero.extras.merge import merged
 from rezero.extras.slots import SlotGeneration
 from rezero.policy import sampling
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.fast_cpu import use_grouped_attention
 from rezero.policy.hub import add_adapter
 from rezero.policy.load import load_policy
-from rezero.policy.merge import merged
 from rezero.policy.sampling import Generation
 from rezero.protocol import build_prompt, wrap_information
 

@@ -10,16 +10,18 @@ from conftest import LENGTH, metrics_of
 
 from rezero.config import Collapse, Curriculum, load_config
 from rezero.evaluation.evaluate import Estimate, evaluate
+from rezero.extras import prefix_tree
+from rezero.extras.prefix_tree import lean_batches
 from rezero.files import read_jsonl
 from rezero.policy.base import Policy
 from rezero.policy.hub import SMOLLM, add_adapter, load_base
 from rezero.policy.load import load_policy
 from rezero.questions import Question
 from rezero.search.base import Hit, Hits
-from rezero.training import callbacks, grpo, prefix_tree
+from rezero.training import callbacks, grpo
 from rezero.training import train as training
 from rezero.training.curriculum import draw_questions, measure_difficulty
-from rezero.training.grpo import build_trainer, grpo_config, lean_batches
+from rezero.training.grpo import build_trainer, grpo_config
 from rezero.training.train import train
 
 

@@ -2,14 +2,12 @@
 
 import os
 from functools import partial
-from itertools import pairwise
 from math import isinf, nan
 from pathlib import Path
+from pkgutil import resolve_name
 from time import perf_counter
 
-import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 
@@ -25,7 +23,6 @@ from rezero.rollout import rollout
 from rezero.task import Task
 from rezero.training.callbacks import episode_values
 from rezero.training.finite import FiniteSteps
-from rezero.training.prefix_tree import real_rows, shared_logps
 
 
 def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
@@ -115,6 +112,8 @@ def trainer_class() -> type:
     from trl import GRPOTrainer
     from trl.trainer.utils import selective_log_softmax_and_entropy
 
+    sharing = resolve_name("rezero.extras.prefix_tree")
+
     class Trainer(FiniteSteps, GRPOTrainer):
         """TRL's trainer, which computes what episodes share once; not under Unsloth, whose own trainer packs."""
 
@@ -132,7 +131,7 @@ def trainer_class() -> type:
                 return inputs
             plain = self.top_entropy_quantile == 1 and not self._entropy_bonus_enabled
             drop = self.loss_type == "dapo" and self.beta == 0 and plain
-            self._buffered_inputs = lean_batches(self._buffered_inputs, drop)
+            self._buffered_inputs = sharing.lean_batches(self._buffered_inputs, drop)
             return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
         def _compute_loss(self, model, inputs):
@@ -150,64 +149,9 @@ def trainer_class() -> type:
             scored = scored * batch.get("tool_mask", 1)
             options = dict(entropy_requires_grad=self._entropy_bonus_enabled, temperature=self.temperature)
             score = partial(selective_log_softmax_and_entropy, **options)
-            logps, entropies = shared_logps(model, input_ids, attention_mask, scored, score)
+            logps, entropies = sharing.shared_logps(model, input_ids, attention_mask, scored, score)
             if "entropy_weight" in batch:
                 entropies = entropies * batch["entropy_weight"][:, None]
             return logps, entropies if compute_entropy else None, None
 
     return Trainer
-
-
-def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
-    """As many batches with the same gradient: episodes that share prefixes side by side, idle ones left out if `drop`.
-
-    Without a KL term a row with advantage 0 adds nothing to the loss; the loss stays normalised by all tokens of the
-    step ("dapo"). All processes keep equally many rows, because TRL gathers one value per row; a single one splits few
-    groups. Padding is trimmed.
-    """
-    whole, n = {}, len(batches)
-    for key, value in batches[0].items():
-        whole[key] = torch.cat([batch[key] for batch in batches]) if value.ndim else value
-    prompts, completions = (real_rows(whole[f"{name}_ids"], whole[f"{name}_mask"]) for name in ("prompt", "completion"))
-    order = whole["completion_mask"].sum(1).argsort()
-    if drop:
-        idle = whole["advantages"][order].abs() < 1e-6
-        needed = int((~idle).sum())
-        spare = max(gather_object([max(needed, n)])) - needed
-        order = torch.cat([order[idle][:spare], order[~idle]])
-    alike = torch.tensor(sorted(order.tolist(), key=lambda row: (prompts[row], completions[row])))
-    alone = drop and PartialState().num_processes == 1
-    parts = _whole_groups(alike, prompts, n) if alone else alike.tensor_split(n)
-    if (
-        drop
-    ):  # TRL logs the mean of the batches' mean entropies: with these weights, as if batches were sorted by length
-        tokens = (whole["completion_mask"] * whole["tool_mask"]).sum(1).float()
-        whole["entropy_weight"] = torch.zeros_like(tokens)
-        for old in order.tensor_split(n):
-            whole["entropy_weight"][old] = 1 / tokens[old].sum()
-        for rows in parts:
-            whole["entropy_weight"][rows] *= tokens[rows].sum()
-    return [_trimmed(whole, rows) for rows in parts]
-
-
-def _whole_groups(order: torch.Tensor, prompts: list[list[int]], n: int) -> list[torch.Tensor]:
-    """`order` in `n` parts: whole groups, as far as there are enough of them."""
-    starts = [i for i in range(1, len(order)) if prompts[order[i]] != prompts[order[i - 1]]]
-    parts = list(order.tensor_split(starts))
-    while len(parts) < n:
-        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
-        parts[longest : longest + 1] = parts[longest].tensor_split(2)
-    bounds = [len(parts) * i // n for i in range(n + 1)]
-    return [torch.cat(parts[i:j]) for i, j in pairwise(bounds)]
-
-
-def _trimmed(whole: dict, rows: torch.Tensor) -> dict:
-    """Some rows of a batch, without the columns of prompt and completion that are padding in all of them."""
-    prompt, completion = whole["prompt_mask"][rows].any(0), whole["completion_mask"][rows].any(0)
-    batch = {key: value[rows] if value.ndim else value for key, value in whole.items()}
-    for key, value in batch.items():
-        if key.startswith("prompt"):
-            batch[key] = value[:, prompt]
-        elif value.ndim == 2 and value.shape[1] == len(completion):
-            batch[key] = value[:, completion]
-    return batch

@@ -43,6 +43,7 @@ import torch
 import yaml
 
 from rezero.config import load_config
+from rezero.extras.prefix_tree import lean_batches
 from rezero.extras.slots import SlotGeneration
 from rezero.extras.unsloth import ModelGeneration
 from rezero.policy import sampling
@@ -52,7 +53,7 @@ from rezero.protocol import build_prompt, format_hits, wrap_information
 from rezero.rewards import reward_weights
 from rezero.rollout import rollout
 from rezero.task import load_task
-from rezero.training.grpo import build_trainer, grpo_config, lean_batches
+from rezero.training.grpo import build_trainer, grpo_config
 
 WAYS = ("plain", "shared", "slots", "generate", "apart", "EngineGeneration", "ModelGeneration", "TRL")
 # TRL takes a search for a tool's call if the tokenizer says how calls are written and read.

@@ -1,4 +1,4 @@
-"""Log-probabilities of a batch of episodes in which what they have in common is computed once.
+"""What episodes have in common is computed once when a policy learns from them.
 
 Episodes of one question share their prompt, often the first query, and then the very passages that it brought. Their
 tokens form a tree (a trie): a node is a token together with all that stands before it. The model reads a tree as one
@@ -8,10 +8,12 @@ stay what they are; autograd adds up what the episodes that share a token contri
 """
 
 from collections.abc import Callable
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 
 from rezero.policy.sampling import takes_masks
@@ -93,3 +95,58 @@ def _logits(model: PreTrainedModel, tree: Tree, nodes: torch.Tensor) -> torch.Te
         logits_to_keep=parents[nodes],
         use_cache=False,
     ).logits[0]
+
+
+def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
+    """As many batches with the same gradient: episodes that share prefixes side by side, idle ones left out if `drop`.
+
+    Without a KL term a row with advantage 0 adds nothing to the loss; the loss stays normalised by all tokens of the
+    step ("dapo"). All processes keep equally many rows, because TRL gathers one value per row; a single one splits few
+    groups. Padding is trimmed.
+    """
+    whole, n = {}, len(batches)
+    for key, value in batches[0].items():
+        whole[key] = torch.cat([batch[key] for batch in batches]) if value.ndim else value
+    prompts, completions = (real_rows(whole[f"{name}_ids"], whole[f"{name}_mask"]) for name in ("prompt", "completion"))
+    order = whole["completion_mask"].sum(1).argsort()
+    if drop:
+        idle = whole["advantages"][order].abs() < 1e-6
+        needed = int((~idle).sum())
+        spare = max(gather_object([max(needed, n)])) - needed
+        order = torch.cat([order[idle][:spare], order[~idle]])
+    alike = torch.tensor(sorted(order.tolist(), key=lambda row: (prompts[row], completions[row])))
+    alone = drop and PartialState().num_processes == 1
+    parts = _whole_groups(alike, prompts, n) if alone else alike.tensor_split(n)
+    if (
+        drop
+    ):  # TRL logs the mean of the batches' mean entropies: with these weights, as if batches were sorted by length
+        tokens = (whole["completion_mask"] * whole["tool_mask"]).sum(1).float()
+        whole["entropy_weight"] = torch.zeros_like(tokens)
+        for old in order.tensor_split(n):
+            whole["entropy_weight"][old] = 1 / tokens[old].sum()
+        for rows in parts:
+            whole["entropy_weight"][rows] *= tokens[rows].sum()
+    return [_trimmed(whole, rows) for rows in parts]
+
+
+def _whole_groups(order: torch.Tensor, prompts: list[list[int]], n: int) -> list[torch.Tensor]:
+    """`order` in `n` parts: whole groups, as far as there are enough of them."""
+    starts = [i for i in range(1, len(order)) if prompts[order[i]] != prompts[order[i - 1]]]
+    parts = list(order.tensor_split(starts))
+    while len(parts) < n:
+        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        parts[longest : longest + 1] = parts[longest].tensor_split(2)
+    bounds = [len(parts) * i // n for i in range(n + 1)]
+    return [torch.cat(parts[i:j]) for i, j in pairwise(bounds)]
+
+
+def _trimmed(whole: dict, rows: torch.Tensor) -> dict:
+    """Some rows of a batch, without the columns of prompt and completion that are padding in all of them."""
+    prompt, completion = whole["prompt_mask"][rows].any(0), whole["completion_mask"][rows].any(0)
+    batch = {key: value[rows] if value.ndim else value for key, value in whole.items()}
+    for key, value in batch.items():
+        if key.startswith("prompt"):
+            batch[key] = value[:, prompt]
+        elif value.ndim == 2 and value.shape[1] == len(completion):
+            batch[key] = value[:, completion]
+    return batch
