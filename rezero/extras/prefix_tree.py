@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from rezero.policy.sampling import takes_masks
@@ -61,7 +62,8 @@ def shared_logps(
     `ids` and `mask` have the shape (rows, prompt and completion). `score` returns both for logits of shape (n,
     vocabulary) and n ids. A model that takes no masks of ours reads each distinct row by itself.
     """
-    width, scored, trees = scored.shape[1], scored.bool(), takes_masks(model)
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    width, scored, trees = scored.shape[1], scored.bool(), takes_masks(inner)
     rows, prompts = real_rows(ids, mask), (mask.sum(1) - mask[:, -width:].sum(1)).tolist()
     order = sorted(range(len(rows)), key=rows.__getitem__)
     node_at, forest, n = torch.zeros_like(ids), [], 0
@@ -76,7 +78,8 @@ def shared_logps(
     found = []
     for first, tree in forest:
         here = nodes[(nodes >= first) & (nodes < first + len(tree.ids))] - first
-        found.append(score(_logits(model, tree, here), torch.tensor(tree.ids, device=ids.device)[here]))
+        reader = model if tree is forest[-1][1] else inner  # several processes meet once per batch, in the wrapper
+        found.append(score(_logits(reader, tree, here), torch.tensor(tree.ids, device=ids.device)[here]))
     logps, entropies = (torch.cat(parts)[which] for parts in zip(*found, strict=True))
     zeros = logps.new_zeros(scored.shape)
     return zeros.masked_scatter(scored, logps), zeros.masked_scatter(scored, entropies)

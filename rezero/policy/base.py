@@ -73,8 +73,9 @@ class Policy:
 
     def start(self, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
         """Start generating from `prompts`. Temperature 0 is greedy; no generator: torch's global one draws."""
-        on_gpu = self.model.device.type == "cuda" and takes_masks(self.model)
-        kind = self.backend or (resolve_name("rezero.extras.slots:SlotGeneration") if on_gpu else Generation)
+        kind = self.backend or Generation
+        if not self.backend and self.model.device.type == "cuda" and takes_masks(self.model):
+            kind = resolve_name("rezero.extras.slots:SlotGeneration")
         return kind(self, prompts, temperature, generator)
 
 
