@@ -2,7 +2,7 @@
 
 Read the core in this order; each module imports only modules listed before it.
 
-    files, text, names    paths, JSON Lines, atomic writes; helpers for text; functions by name
+    text, files, names    helpers for text; paths, JSON Lines, atomic writes; functions by name
     config, profiles/     everything a run depends on, and the named profiles
     judge                 is an answer right? Exact match and F1
     corpus, questions     passages; questions, and splits that do not leak

@@ -15,6 +15,7 @@ from filelock import FileLock
 from rezero.config import RENAMED, load_config
 from rezero.files import resolve
 from rezero.search.base import SearchError
+from rezero.text import printable, redact
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,10 +32,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read_mapping(text: str) -> dict:
+    from rezero.runner.parameters import parse_yaml
+
     try:
-        return dict(yaml.safe_load(text))
-    except (yaml.YAMLError, TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r}; want a mapping such as '{{k1: 1.2}}'") from None
+        return dict(parse_yaml(text, ""))
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r:.80}; want a mapping such as '{{k1: 1.2}}'") from None
 
 
 TYPES = {"int": int, "float": float, "mapping": read_mapping}  # of the arguments in commands.yaml
@@ -50,14 +53,18 @@ def call_run(notebooks, flags, file, launcher, run_id, resume, runs_dir) -> int:
 
 
 def call_train(profile, run_dir, flags, only_warm=False) -> None:
+    from rezero.policy.early import import_unsloth
+    from rezero.runner.parameters import read_flags
+
+    config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
+    if config.backend == "unsloth":
+        import_unsloth()
     from accelerate import PartialState
 
-    from rezero.runner.parameters import read_flags
     from rezero.task import load_task
     from rezero.training.train import train
     from rezero.warmstart.supervised import starting_policy
 
-    config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
     processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     steps = config.warm_start.steps
     if only_warm and (processes > 1 or not steps):
@@ -99,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         call = CALLS[command]
         return (resolve_name(call) if isinstance(call, str) else call)(**arguments) or 0
     except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:  # filelock's Timeout is an OSError
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(redact(str(error)))[:2000]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -79,7 +79,8 @@ class Config:
     lora_layers: int = 0  # how many of the top layers carry the adapter; 0: all
     load_in_4bit: bool = False  # unsloth: keep the frozen weights in 4 bits
     max_context: int = 0  # unsloth: tokens of prompt and episode that memory is reserved for
-    vllm: bool = True  # unsloth: vLLM in the same process generates; False: the model itself
+    # unsloth: vLLM in the same process generates; False: the model itself; "auto": vLLM where it is installed
+    vllm: bool | Literal["auto"] = True
     gpu_share: float = 0.5  # unsloth: share of the GPU's memory that vLLM takes
     warm_start: WarmStart = field(default_factory=WarmStart)
     # reward

@@ -13,13 +13,18 @@ from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
+from rezero.text import clean, printable
+
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
 _adapter = cache(TypeAdapter)
 
 
 def resolve(path: str | Path) -> Path:
     """An absolute path. A relative one counts from the project's root, never from the working directory."""
-    path = Path(path).expanduser()
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such user; want a path") from None
     return path if path.is_absolute() else ROOT / path
 
 
@@ -57,12 +62,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
     """Write one JSON object per line, atomically. The same rows give the same bytes."""
-    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return write_text(path, clean("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)))
 
 
 def append_jsonl(path: str | Path, row: dict) -> Path:
     """Append one object. A killed process loses at most the line that it was writing."""
-    return append_text(path, json.dumps(row, ensure_ascii=False) + "\n")
+    return append_text(path, clean(json.dumps(row, ensure_ascii=False)) + "\n")
 
 
 def append_text(path: str | Path, lines: str) -> Path:
@@ -101,14 +106,14 @@ def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
 
 def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[str, dict]]:
     """`read_jsonl` with the place of each object, "file:line", for error messages."""
-    path = resolve(path)
+    path = readable(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            where = f"{path}:{number}"
+            where = f"{printable(str(path))}:{number}"
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:  # not JSON, or a character that was cut in two
                 if not appended or file.read().strip():
                     raise ValueError(f"{where}: not valid JSON: {error}") from None
@@ -117,6 +122,38 @@ def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[st
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: want one JSON object per line, got {type(row).__name__}")
             yield where, row
+
+
+def readable(path: str | Path) -> Path:
+    """The absolute path of what is to be read; ValueError for a pipe or a device, which might never end."""
+    path = resolve(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: is a pipe or a device; want a file")
+    return path
+
+
+def read_json(path: str | Path) -> dict:
+    """The object of a JSON file; ValueError names file and line of what is no JSON, and the file of another value."""
+    path = readable(path)
+    try:
+        value = parse_json(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from None
+    if not value or not isinstance(value, dict):
+        raise ValueError(f"{path}: want a JSON object with fields, got {type(value).__name__ if value else value}")
+    return value
+
+
+def parse_json(data: bytes | str):
+    """The value of a JSON text, with lone surrogates replaced; ValueError also for what is nested too deeply."""
+    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+    try:
+        value = json.loads(text)
+        return json.loads(clean(json.dumps(value, ensure_ascii=False))) if "\\u" in text else value
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:
@@ -136,9 +173,11 @@ def parse_record(row: dict, kind: type):
     """
     try:
         return _adapter(kind).validate_json(json.dumps(row), strict=True, extra="forbid")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
+    place = ".".join(map(str, first["loc"]))[:80]
     if first["type"] == "missing":
         raise ValueError(f"{place} is missing")
     if first["type"] == "unexpected_keyword_argument":
@@ -146,5 +185,11 @@ def parse_record(row: dict, kind: type):
             kind = {one.name: one.type for one in fields(kind)}.get(name, kind)
             kind = next(filter(is_dataclass, (kind, *get_args(kind))))  # of a tuple or a union the dataclass inside
         raise ValueError(f"unknown field {place!r}; allowed: {', '.join(one.name for one in fields(kind))}")
-    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    raise ValueError(f"{place} is {first['input']!r:.80}; want {wanted}" if place else wanted)
+    raise ValueError(refusal(place, first))
+
+
+def refusal(place: str, error: dict) -> str:
+    """One of pydantic's errors in our words: the value at `place`, and what is wanted there."""
+    wanted = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    own = not place or error["type"] == "value_error"  # a message of ours, which is complete
+    return wanted if own else f"{place} is {error['input']!r:.80}; want {wanted}"

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
-from rezero.corpus import Chunk
+from rezero.corpus import Chunk, read_id
 from rezero.files import numbered_rows, parse_record, write_jsonl
 
 Kind = Literal["direct", "reworded", "alias", "two-hop"]
@@ -35,39 +35,49 @@ class Question:
     # They measure the room to retry and feed the scripted searcher; no policy ever sees them.
     rewrites: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """ValueError for a gold chunk that is named twice: its evidence would never be complete."""
+        if len(set(self.gold_chunk_ids)) < len(self.gold_chunk_ids):
+            raise ValueError(f"gold_chunk_ids is {list(self.gold_chunk_ids)!r:.80}; want each id once")
+
 
 def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> list[Question]:
     """Read questions from JSON Lines; with `chunks`, fill in `gold_texts`.
 
     The fields are ours or AutoDidact's: {"id": chunk id, "question", "answer"}. There the second question of chunk 17
-    gets the id "17.2". ValueError for a wrong field, or a gold chunk that does not exist, names file and line.
+    gets the id "17.2". ValueError for a wrong field, a repeated id, or a gold chunk that does not exist, names file and
+    line.
     """
     texts = None if chunks is None else {chunk.id: chunk.text for chunk in chunks}
     counts: Counter = Counter()
-    questions = []
+    questions: dict[str, Question] = {}
     for where, row in numbered_rows(path):
         if "question" in row:
-            gold = str(row.get("id"))
+            gold = read_id(row.get("id"), where)
             counts[gold] += 1
             row = {"text": row["question"], "answers": [row.get("answer")], "gold_chunk_ids": [gold]}
             row["id"] = f"{gold}.{counts[gold]}"
         try:
-            questions.append(_with_gold_texts(parse_record(row, Question), texts))
+            question = _with_gold_texts(parse_record(row, Question), texts)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-    return questions
+        if question.id in questions:  # two questions would count as one wherever episodes are paired by id
+            raise ValueError(f"{where}: the id {question.id!r:.80} was used before")
+        questions[question.id] = question
+    return list(questions.values())
 
 
 def _with_gold_texts(question: Question, texts: dict[str, str] | None) -> Question:
-    parts = {"text": (question.text,), "answers": question.answers, "gold_chunk_ids": question.gold_chunk_ids}
+    parts = {"id": (question.id,), "text": (question.text,)}
+    parts |= {name: getattr(question, name) for name in ("answers", "gold_chunk_ids")}
     for name, values in parts.items():
         if not values or not all(map(str.strip, values)):
-            raise ValueError(f"{name} is {list(values)!r}; want at least one, none of them blank")
+            raise ValueError(f"{name} is {list(values)!r:.80}; want at least one, none of them blank")
     if texts is None:
         return question
     for gold in question.gold_chunk_ids:
         if gold not in texts:
-            raise ValueError(f"gold chunk {gold!r} is none of the {len(texts)} chunks of the corpus")
+            raise ValueError(f"gold chunk {gold!r:.80} is none of the {len(texts)} chunks of the corpus")
     return replace(question, gold_texts=tuple(texts[gold] for gold in question.gold_chunk_ids))
 
 
@@ -125,6 +135,8 @@ def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: in
 
 def spread(questions: list[Question], n: int, seed: int = 0) -> list[Question]:
     """`n` of `questions` in their order, drawn so that each kind keeps its share; all if `n` is 0 or too large."""
+    if n < 0:
+        raise ValueError(f"{n} questions are asked for; want at least 1, or 0 for all")
     if not n or n >= len(questions):
         return list(questions)
     by_kind = defaultdict(list)

@@ -9,7 +9,7 @@ from rezero.corpus import load_chunks
 from rezero.files import append_jsonl, resolve
 from rezero.protocol import Sampling
 from rezero.questions import SPLITS, Question, assign_splits, load_questions, spread
-from rezero.search import build_engine
+from rezero.search import build_engine, check_options
 from rezero.search.base import Engine
 
 LEDGER = "test_ledger.jsonl"
@@ -27,6 +27,7 @@ class Task:
 
 def load_task(config: Config) -> Task:
     """Load corpus, questions and engine. With split="by_row" there is no dev; the test questions stand in for it."""
+    check_options(config.engine, config.engine_options)  # before anything is loaded
     chunks = load_chunks(config.corpus)
     questions = assign_splits(load_questions(resolve(config.corpus) / "questions.jsonl", chunks), config.split)
     splits = {name: [q for q in questions if q.split == name] for name in SPLITS}

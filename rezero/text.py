@@ -1,6 +1,11 @@
 """Small helpers for text that every layer needs."""
 
+import json
+import os
 import re
+from base64 import b64encode
+from collections.abc import Iterator
+from urllib.parse import quote
 
 # Words that ask or connect and say nothing about the subject. A query is a question without them.
 _WORDS = """a about after an and any are as at be been before by can could did do does during far for from gave give
@@ -20,6 +25,36 @@ def keywords(text: str) -> str:
     return " ".join(word for word in found if word.lower() not in STOP_WORDS)
 
 
+def printable(text: str) -> str:
+    """`text` in one line, without characters that could control a terminal: files, passages, policies are untrusted."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+
+
 def clean(text: str) -> str:
     """`text` with lone surrogates replaced, because neither UTF-8 nor a Rust tokenizer can hold them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+_SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|AUTH)$")  # names of environment variables
+
+
+def redact(text: str) -> str:
+    """`text`, for example of a server's error, without the user and password of URLs and without known secrets.
+
+    Known are the values of environment variables whose names end in KEY, TOKEN, SECRET, PASSWORD or AUTH, if they have
+    at least 4 characters, and the password in one of the form "user:password"; also in base64, a URL or JSON.
+    """
+    secrets = [value for name, value in os.environ.items() if _SECRET.search(name.upper())]
+    secrets += [value.partition(":")[2] for value in secrets]
+    forms = {form for secret in secrets if len(secret) >= 4 for form in _forms(secret)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "[redacted]")
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    raw, escaped = os.fsencode(secret), json.dumps(secret)[1:-1]
+    yield from (secret, quote(raw, safe=""), escaped, escaped.replace("\\", "\\\\"))
+    for before in range(3):  # bytes in front of it in a group of three, which decide how base64 writes it
+        coded = b64encode(b"\0" * before + raw).decode()[-(-before * 8 // 6) : (before + len(raw)) * 8 // 6]
+        yield from (coded, coded.translate(str.maketrans("+/", "-_")))

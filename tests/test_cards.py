@@ -115,3 +115,8 @@ def test_a_line_for_a_terminal():
     assert repr(card(GAVE_UP)) == "[✗ not correct, missed, did not retry] 1 searches: Who led Corvane? -> unknown"
     half = episode(turn("answer", "b\ud800"))  # of a surrogate pair, which no terminal can show
     assert repr(card(half)).endswith("-> b?")
+    evil = replace(episode(turn("answer", "a\x1b[2J\nb\u202e")), question=Question("q", "Who\r\x07?", ("b",), ("c",)))
+    assert repr(browser([evil], "\x1b[31m")).splitlines() == [
+        "\ufffd[31m: 1 episodes",
+        "[✗ not correct] 0 searches: Who \ufffd? -> a\ufffd[2J b\ufffd",
+    ]

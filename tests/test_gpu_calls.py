@@ -32,6 +32,10 @@ TRL = ("GRPOConfig", "SFTConfig")  # TRL is installed everywhere; its trainers r
 TEXTS = [  # (package, file, text): what else rezero/extras/unsloth.py relies on
     (*VLLM_UTILS, '"UNSLOTH_VLLM_NO_FLASHINFER"'),
     (*VLLM_UTILS, '"vllm_bnb_plugin.bitsandbytes"'),  # vLLM itself has no 4-bit weights since 0.28
+    # The message at every save that `load_unsloth` filters out, and the logger that it goes to
+    ("unsloth", "unsloth/save.py", "from transformers.models.llama.modeling_llama import logger"),
+    ("unsloth", "unsloth/save.py", "Restored added_tokens_decoder"),
+    ("unsloth", "unsloth/_gpu_init.py", "should be imported before"),  # hence `import_unsloth`
     ("unsloth_zoo", "unsloth_zoo/compiler.py", '"UNSLOTH_COMPILE_LOCATION"'),
     ("unsloth", "unsloth/models/_utils.py", "model.vllm_engine = "),
     ("unsloth", "unsloth/models/_utils.py", "model.load_lora = functools.partial(load_lora, model)"),
@@ -127,9 +131,18 @@ def test_what_else_we_rely_on_is_there(package, file, text):
     assert text in source_of(package, file)
 
 
-HARMLESS = {"output_dir", "per_device_eval_batch_size", "eval_accumulation_steps", "logging_nan_inf_filter",
-            "torch_empty_cache_steps", "include_num_input_tokens_seen", "generation_kwargs", "auto_find_batch_size",
-            "dataloader_pin_memory"}  # fmt: skip
+HARMLESS = {
+    "output_dir",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "logging_nan_inf_filter",
+    "torch_empty_cache_steps",
+    "include_num_input_tokens_seen",
+    "generation_kwargs",
+    "auto_find_batch_size",
+    "dataloader_pin_memory",
+    "vllm_mode",
+}  # fmt: skip  (vllm_mode: use_vllm is False)
 
 
 @pytest.mark.slow

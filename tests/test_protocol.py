@@ -50,7 +50,7 @@ def test_prompt_holds_the_question_verbatim():
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
-    [("prompt_style", "loud", "unknown prompt style 'loud'; allowed: full, short")]
+    [("prompt_style", "loud", "unknown prompt style 'loud'; allowed: full, short, user")]
     + [(name, 0, f"{name}=0; want at least 1") for name in ("k", "max_turns", "turn_tokens", "episode_tokens")],
 )
 def test_budgets_below_one_and_unknown_prompts_are_refused(field, value, said):

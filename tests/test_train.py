@@ -16,6 +16,7 @@ from rezero.files import read_jsonl
 from rezero.policy.base import Policy
 from rezero.policy.hub import SMOLLM, add_adapter, load_base
 from rezero.policy.load import load_policy
+from rezero.protocol import build_prompt
 from rezero.questions import Question
 from rezero.search.base import Hit, Hits
 from rezero.training import callbacks, grpo
@@ -59,6 +60,38 @@ def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")] \
         == ["1/4", "2/4", "3/4", "4/4"]  # fmt: skip
+
+
+def test_one_question_is_sampled_every_few_steps_and_changes_no_draw(config, task, tmp_path, capsys, monkeypatch):
+    task = replace(task, sampling=replace(task.sampling, k=1))
+    train(config, tmp_path / "run", task)
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line for line in lines if line.startswith("one dev question")]
+    asked = task.questions["dev"][1].text  # with one passage per search the second misses, the first does not
+    assert shown == [f"one dev question, sampled at step {step}: {asked}" for step in (0, 2, 4)]
+    assert "    malformed: " in lines[lines.index(shown[0]) + 1].replace("    | ", "    ")
+    monkeypatch.setattr(callbacks.OneQuestion, "_print", lambda *_: None)
+    train(config, tmp_path / "silent", task)
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "silent")
+
+
+@pytest.mark.parametrize(
+    ("changes", "style"),
+    [
+        ({}, "short"),  # the laptop's policy, which was trained on the protocol
+        (dict(policy="some/instruct", lora_rank=4), "user"),
+        (dict(policy="some/instruct", lora_rank=4, prompt_style="full"), "full"),
+        (dict(policy="ADAPTER", lora_rank=4), "short"),  # it goes on with an adapter that was trained on it
+    ],
+)
+def test_an_untrained_language_model_is_asked_with_the_rules(task, tmp_path, changes, style):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "some/base"}')
+    changes = {name: str(tmp_path) if value == "ADAPTER" else value for name, value in changes.items()}
+    config = load_config("laptop", **changes)
+    sampling = replace(task.sampling, prompt_style=config.prompt_style)
+    found = training.untrained_sampling(config, sampling)
+    assert found == replace(sampling, prompt_style=style)
+    assert (style == "short") != ("<search>" in build_prompt("Who?", style)[0]["content"])
 
 
 @pytest.mark.parametrize("place", ["measure_difficulty", "build_trainer"])

@@ -11,7 +11,7 @@ from rezero.evaluation.traces import facts
 from rezero.files import write_text
 from rezero.protocol import NO_HITS, Episode
 from rezero.questions import Question
-from rezero.text import clean
+from rezero.text import clean, printable
 
 FILTERS = {  # what may be true of an episode -> its words; the keys are also CSS classes, see cards.css
     "correct": "✓ correct",
@@ -35,7 +35,7 @@ class Page:
         return clean(_MACROS.output(self.preview or self.body))
 
     def __repr__(self) -> str:
-        return clean(self.text)
+        return "\n".join(map(printable, clean(self.text).split("\n")))
 
     def save(self, path: str | Path) -> Path:
         return write_text(path, clean(_MACROS.document(self.title, self.body)))
@@ -79,6 +79,7 @@ def _described(episode: Episode) -> dict:
     if episode.outcome != "answered":
         words.append(f"no answer ({episode.outcome})")
     line = f"[{', '.join(words)}] {len(episode.searches)} searches: {question.text} -> {episode.answer}"
+    line = " ".join(line.split())
     seen = iter(episode.evidence())  # one share of the gold passages per search
     turns = [(turn, next(seen) if turn.action == "search" else 0.0) for turn in episode.turns]
     return {"episode": episode, "question": question, "true": true, "words": words, "turns": turns, "line": line}

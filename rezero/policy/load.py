@@ -130,9 +130,9 @@ def naming_knobs(micro_batch: int, episode_tokens: int, gpu_share: float) -> Ite
         raise MemoryError(f"out of GPU memory; lower, in this order: {lower}, gpu_share={gpu_share}") from error
 
 
-def check_gpu(*, backend: str, vllm: bool, load_in_4bit: bool, optim: str = "") -> None:
+def check_gpu(*, backend: str, vllm: bool | str, load_in_4bit: bool, optim: str = "") -> None:
     """Raise OSError for a GPU, ImportError for packages, that a configuration needs and that are not there."""
-    unsloth, engine = backend == "unsloth", backend == "unsloth" and vllm
+    unsloth, engine = backend == "unsloth", backend == "unsloth" and vllm is True  # not for "auto"
     if unsloth and not torch.cuda.is_available():
         here = f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds none, or one whose driver is too old"
         raise OSError(f"backend='unsloth' needs a GPU: {here}")

@@ -4,6 +4,7 @@
 and how it can be gamed. To add one, write a function and name it in `REWARDS`, or give its name as "module:function".
 """
 
+import math
 from collections.abc import Callable
 
 from pandas import DataFrame
@@ -53,7 +54,7 @@ def reward_weights(reward_set: str, weights: dict[str, float] | None = None) -> 
     weights = weights or REWARD_SETS[reward_set]
     for name, weight in weights.items():
         load_reward(name)
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise ValueError(f"the weight of reward {name!r} is {weight!r}; want a number")
     return weights
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from rezero.files import ROOT, append_text, resolve, shown, write_text
+from rezero.files import ROOT, append_text, read_json, resolve, shown, write_text
 from rezero.runner.kernel import describe_machine, end_leftovers, execute, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_flags, read_parameters, read_params_file
 
@@ -97,7 +97,7 @@ def safe_name(name: str, what: str) -> str:
 def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path) -> str:
     """Execute those of `paths` that run.json does not call done, and record them there; returns the error, or ""."""
     file = run_dir / "run.json"
-    record = json.loads(file.read_text("utf-8")) if file.exists() else {"run_id": run_dir.name, "notebooks": {}}
+    record = read_json(file) if file.exists() else {"run_id": run_dir.name, "notebooks": {}}
     for number, path in enumerate(paths, start=1):
         stem, copy, declared = path.stem, run_dir / path.name, parameters[path.stem]
         changed = {name: value for name, value in used[stem].items() if value != declared[name].default}

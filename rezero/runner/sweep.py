@@ -1,11 +1,10 @@
 """Run one notebook many times with different parameters: one job after the other, or on a Ray cluster."""
 
-import json
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from rezero.files import resolve
+from rezero.files import read_json, resolve
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_parameters, read_params_file
 from rezero.runner.run import NOTEBOOKS, run, safe_name
 
@@ -58,7 +57,7 @@ def run_job(call: dict, after: object = None) -> dict:
         status = run(**call, resume=(run_dir / "params.yaml").is_file())
     if status == 130:
         raise KeyboardInterrupt
-    (entry,) = json.loads((run_dir / "run.json").read_text("utf-8"))["notebooks"].values()
+    (entry,) = read_json(run_dir / "run.json")["notebooks"].values()
     return entry
 
 

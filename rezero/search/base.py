@@ -11,16 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from rezero.corpus import Chunk
-from rezero.text import clean
+from rezero.text import clean, redact
 
 CACHE_SIZE = 10_000  # queries whose hits an engine remembers
 
 
 class SearchError(RuntimeError):
-    """The engine failed, which is not the same as finding nothing. `fault` is "outage" if it failed on purpose."""
+    """The engine failed, which is not the same as finding nothing. `fault` is "outage" if it failed on purpose.
+
+    The policy, traces and notebooks repeat the message, so known secrets are left out of it (`text.redact`).
+    """
 
     def __init__(self, message: str, fault: str = ""):
-        super().__init__(message)
+        super().__init__(redact(clean(message)))
         self.fault = fault
 
 

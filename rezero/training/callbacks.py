@@ -3,17 +3,21 @@
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerCallback
 
 from rezero.config import Collapse
 from rezero.evaluation.evaluate import LABELS, Report, evaluate, summarize
+from rezero.evaluation.traces import in_lines
 from rezero.files import append_jsonl, write_text
 from rezero.judge import exact_match
 from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
+from rezero.rollout import rollout
+from rezero.search_env import first_search_misses
 from rezero.task import Task
 from rezero.training.checkpoints import keep_best, move_over, read_metrics
 from rezero.training.sentinel import collapse
@@ -111,6 +115,38 @@ class DevEvaluation(TrainerCallback):
         append_jsonl(self.run_dir / "metrics.jsonl", row)
         print(f"dev at step {step}: accuracy {result['accuracy']}, {LABELS['retried']} {result['retried']}", flush=True)
         return result["accuracy"].value > max(before, default=-1.0)
+
+
+class OneQuestion(TrainerCallback):
+    """Samples one episode of the same question before the first step and every few, and prints it.
+
+    It is the first of `questions` whose own words miss, with the fewest gold passages. The seed is the same each time,
+    and what the training draws does not change.
+    """
+
+    def __init__(self, policy: Policy, task: Task, questions: list[Question], every: int, seed: int):
+        self.policy, self.task, self.every, self.seed = policy, task, every, seed
+        misses = first_search_misses(questions, task.engine, task.sampling.k)
+        missed = [question for question, miss in zip(questions, misses, strict=True) if miss]
+        self.question = min(missed or questions, key=lambda question: len(question.gold_chunk_ids))
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.global_step == 0:
+            self._print(state)
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step % self.every == 0:
+            self._print(state)
+
+    def _print(self, state) -> None:
+        if not state.is_world_process_zero:
+            return
+        generator = torch.Generator(self.policy.model.device).manual_seed(self.seed)
+        with torch.random.fork_rng():  # backends other than our own sampling draw without the generator
+            torch.manual_seed(self.seed)
+            asked = [self.question], self.task.sampling
+            (episode,) = rollout(self.policy, self.task.engine, *asked, generator=generator)
+        print(f"one dev question, sampled at step {state.global_step}: {in_lines(episode)}", flush=True)
 
 
 class Sentinel(TrainerCallback):
