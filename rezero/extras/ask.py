@@ -4,10 +4,8 @@ A claim becomes a question for what it ends with ("The commander of Corvane was 
 Corvane?"). It is supported when the policy answers what it says; refuted when both are names, dates or numbers of one
 unit, and differ; else not found. The first two need a retrieved passage with the answer and every name and number that
 the claim is about (or half of its other words), and no claim is refuted while such a passage has what it says.
-
-Only the end of a claim is checked, and words are compared (`judge.normalize`), not meanings. Of 164 claims made from
-training questions (tests/test_ask.py, slow) 55 of 95 true ones were supported and one refuted, because the policy
-misread its passage; 28 of 69 false ones were refuted and none supported.
+Words are compared (`judge.normalize`), not meanings. Of 164 claims (tests/test_ask.py, slow) 55 of 95 true ones were
+supported and one refuted, because the policy misread its passage; 28 of 69 false ones were refuted and none supported.
 """
 
 import re
@@ -89,8 +87,7 @@ def ask(text: str, config: Config, corpus: str = "") -> Episode:
 def masked(claim: str) -> tuple[str, str]:
     """(question, value): the name, number or else the word that ends `claim`, and the question that asks for it."""
     words = clean(claim).strip(" .!?").split()
-    if words and words[0].lower() in STOP_WORDS:
-        words[0] = words[0].lower()
+    words[:1] = [word.lower() if word.lower() in STOP_WORDS else word for word in words[:1]]
     claim = " ".join(words)
     if len(words) < 3 or UNCHECKED.search(claim):
         want = "one sentence of three words or more that ends with the name, number or word in question"
@@ -123,7 +120,7 @@ def verify(episode: Episode, claim: str, value: str) -> tuple[str, str, list[Hit
 
 
 def _is_about(text: str, words: list[str]) -> bool:
-    """Whether a normalized text has all names and numbers among the words or, without any, half of the words."""
+    """Whether a normalized text has all names and numbers among the words or else half of the words."""
     names = [word for word in words if not word[0].islower()]
     held = [_within(normalize(word), text) for word in names or words]
     return all(held) if names else 2 * sum(held) >= len(held)

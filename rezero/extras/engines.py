@@ -24,8 +24,7 @@ def keyword(chunks: Sequence[Chunk]) -> Search:
     """Words with operators that are honoured, ranked by BM25 (k1 1.2, b 0.75, Porter stems) in SQLite's FTS5.
 
     A passage must have every "phrase", every `title:word`, both sides of AND and one side of OR (which binds closer),
-    and no `-word`. Plain words only rank, and one of them is enough when nothing else is asked for. An operator out of
-    place counts as a word or as nothing.
+    and no `-word`. Plain words only rank; without an operator one of them is enough.
     """
     store = sqlite3.connect(":memory:", check_same_thread=False)
     store.execute("CREATE VIRTUAL TABLE passages USING fts5(title, text, content='', tokenize='porter unicode61')")
@@ -53,20 +52,21 @@ def parse(query: str) -> tuple[list[str], list[str], list[str]]:
         text = phrase or word
         if word in ("AND", "OR") and last is not None and not (minus or field):
             operator = word
-        elif any(map(str.isalnum, text)):
-            if minus:
-                banned.append(quoted(field, text))
-            else:
-                if operator and last is plain:  # its left side is needed, too
-                    needed.append([quoted("", plain.pop())])
-                last = needed if operator or field or phrase else plain
-                if last is plain:
-                    plain.append(text)
-                elif operator == "OR":
-                    needed[-1].append(quoted(field, text))
-                else:
-                    needed.append([quoted(field, text)])
-            operator = ""
+            continue
+        if not any(map(str.isalnum, text)):
+            continue
+        if operator and last is plain and not minus:  # its left side is needed, too
+            needed.append([quoted("", plain.pop())])
+        if minus:
+            banned.append(quoted(field, text))
+        elif operator == "OR":
+            needed[-1].append(quoted(field, text))
+        elif operator or field or phrase:
+            needed.append([quoted(field, text)])
+        else:
+            plain.append(text)
+        last = last if minus else needed if operator or field or phrase else plain
+        operator = ""
     ranking = [term for alternatives in needed for term in alternatives]
     for text in [*plain, operator]:  # a plain word with punctuation inside is several; a lone operator is a word
         ranking += [quoted("", word) for word in re.findall(r"\w+", text) if any(map(str.isalnum, word))]
@@ -98,11 +98,10 @@ def rerank(
     embedder: Embedder = "wordllama",
     weight: Share = 0.5,
 ) -> Search:
-    """At least the first `depth` hits of an engine, ranked again.
+    """At least the first `depth` hits of an engine, ranked again by the scores of `model`, a cross-encoder.
 
-    With a `model`, the folder or name of a cross-encoder for sentence-transformers, its scores rank them. Without one,
-    the mean of the engine's score (as a share of the best hit's, with `weight`) and the cosine of the query and the
-    closest sentence of the passage, by `embedder`.
+    Without one, by the mean of the engine's score (as a share of the best hit's, with `weight`) and the cosine of the
+    query and the closest sentence of the passage, by `embedder`.
     """
     if model:
         with needs("minilm", "a cross-encoder"):
@@ -127,7 +126,7 @@ def rerank(
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences and lines of at least four words, or the text if there is none."""
+    """The sentences and lines of at least four words, or else the text."""
     parts = [part.strip() for part in re.split(r"(?<=[.!?;])\s+|\n+", text)]
     return [part for part in parts if len(part.split()) >= 4] or [text]
 
@@ -165,8 +164,7 @@ def noisy(
 ) -> Search:
     """An engine over the chunks and, behind them, spoilt passages, which have ids of their own and are never gold.
 
-    Of the file `noise` it takes the `kinds` (None: all) and the share `rate`; what a lower rate takes is a part of what
-    a higher one takes.
+    Of the file `noise` it takes the `kinds` (None: all) and the share `rate`, which contains that of any lower rate.
     """
     rows = [row for _, row in read_records(noise, Noise)]
     known = sorted({row.kind for row in rows})

@@ -55,7 +55,7 @@ def export(run: str | Path, out: str | Path = "", gguf: bool = False) -> Path:
 
 
 def find_run(path: str | Path) -> Path:
-    """The folder of a training, with its config.json and best/: `path` itself, or the only such folder below it."""
+    """The folder of a training, with its config.json and best/: `path` itself, or the only one below it."""
     folder = resolve(path)
     places = [folder, *sorted(best.parent for best in folder.rglob("best"))]
     found = [place for place in places if (place / "config.json").is_file() and (place / "best").is_dir()]
@@ -68,9 +68,8 @@ def find_run(path: str | Path) -> Path:
 def write_model(best: Path, base: str, new: Path) -> None:
     """The model of `best` in the folder `new`: merged, with the adapter beside it, or copied if there is no adapter.
 
-    The adapter is merged into `base`, the model that the run names (or the base of the adapter that it names), because
-    the adapter itself may record a 4-bit copy of it. Rounding can flip a near tie: 63 of 64 greedy episodes of SmolLM2
-    equalled the adapter's in float32.
+    The adapter is merged into `base`, the model (or the adapter on it) that the run names, because the adapter may
+    record a 4-bit copy. Rounding can flip a near tie: 63 of 64 greedy episodes of SmolLM2 equalled those in float32.
     """
     if not (best / "adapter_config.json").is_file():
         load_policy(best)  # raises if this is not a model
@@ -93,8 +92,7 @@ def mend_byte_level(tokenizer: Tokenizer) -> None:
 
     From it llama.cpp would write another vocabulary. Token ids and decoded text do not change.
     """
-    byte_level = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
-    if byte_level and getattr(tokenizer.model, "byte_fallback", False):
+    if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel) and getattr(tokenizer.model, "byte_fallback", 0):
         tokenizer.model.byte_fallback, tokenizer.decoder = False, decoders.ByteLevel()
 
 
@@ -102,11 +100,10 @@ def find_converter() -> Path:
     """llama.cpp's converter: $LLAMA_CPP is its path or the folder that contains it; otherwise it is on PATH."""
     said = os.environ.get("LLAMA_CPP", "")
     place = Path(said or shutil.which(CONVERTER) or "").expanduser()
-    path = next(filter(Path.is_file, (place, place / CONVERTER)), None)
-    if not path:
-        wrong = f"LLAMA_CPP={said!r} is neither its path nor a clone of llama.cpp"
-        raise FileNotFoundError(f"--gguf needs llama.cpp's {CONVERTER}: it is not on PATH, and {wrong}")
-    return path
+    for path in filter(Path.is_file, (place, place / CONVERTER)):
+        return path
+    wrong = f"LLAMA_CPP={said!r} is neither its path nor a clone of llama.cpp"
+    raise FileNotFoundError(f"--gguf needs llama.cpp's {CONVERTER}: it is not on PATH, and {wrong}")
 
 
 def write_gguf(converter: Path, folder: Path, target: Path) -> None:
