@@ -15,10 +15,11 @@ from rezero.config import Config, parse_config
 from rezero.evaluation.evaluate import LABELS, METRICS, Estimate, Report, evaluate, summarize
 from rezero.evaluation.stats import percentile_interval
 from rezero.evaluation.traces import read_traces, write_traces
-from rezero.files import read_jsonl, resolve
+from rezero.files import resolve
 from rezero.policy.load import load_policy
 from rezero.questions import spread
 from rezero.task import load_task
+from rezero.training.checkpoints import read_metrics
 
 Runs = dict[tuple[str, int], Path]  # (arm, seed) -> its run folder
 Reports = dict[tuple[str, int], Report]  # (arm, seed) -> what it did on the same questions
@@ -33,11 +34,8 @@ def arms_of(folders: dict[str, Path]) -> Runs:
 
 def curves(runs: Runs) -> pd.DataFrame:
     """The evaluations on dev during training, one row per arm, seed and step, for `plots.learning_curves`."""
-    rows = []
-    for (arm, seed), folder in runs.items():
-        metrics = read_jsonl(folder / "metrics.jsonl", appended=True)
-        rows += [row | {"arm": arm, "seed": seed} for row in metrics if row["kind"] == "eval"]
-    return pd.DataFrame(rows)
+    rows = [row | {"arm": arm, "seed": seed} for (arm, seed), folder in runs.items() for row in read_metrics(folder)]
+    return pd.DataFrame([row for row in rows if row["kind"] == "eval"])
 
 
 def read_reports(runs: Runs) -> Reports:

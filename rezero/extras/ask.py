@@ -107,7 +107,13 @@ def verify(episode: Episode, claim: str, value: str) -> tuple[str, str, list[Hit
     said, claimed = normalize(answer), normalize(value)
     hits = {hit.chunk_id: hit for turn in episode.searches for hit in turn.hits}
     texts = {id: normalize(f"{hit.title} {hit.text}") for id, hit in hits.items()}
-    about = [id for id, text in texts.items() if _is_about(text, keywords(question).split())]
+    words = keywords(question).split()
+    names = [normalize(word) for word in words if not word[0].islower()]
+    about = []  # the passages with all names and numbers of the question or, if it has none, half of its words
+    for id, text in texts.items():
+        held = [_within(word, text) for word in names or map(normalize, words)]
+        if all(held) if names else 2 * sum(held) >= len(held):
+            about.append(id)
     basis = [hits[id] for id in about if _within(said, texts[id])]
     if not said or not basis or _within(said, normalize(question)):  # the words of the question are no answer
         return "not found", f"no passage has the policy's answer, {answer!r}, next to what the claim is about", []
@@ -117,13 +123,6 @@ def verify(episode: Episode, claim: str, value: str) -> tuple[str, str, list[Hit
     if _differ(answer, value) and not any(_within(claimed, texts[id]) for id in about):
         return "refuted", f"the policy answers {answer!r}, not {value!r}", basis
     return "not found", f"the policy's answer, {answer!r}, is not {value!r} and does not rule it out", basis
-
-
-def _is_about(text: str, words: list[str]) -> bool:
-    """Whether a normalized text has all names and numbers among the words or else half of the words."""
-    names = [word for word in words if not word[0].islower()]
-    held = [_within(normalize(word), text) for word in names or words]
-    return all(held) if names else 2 * sum(held) >= len(held)
 
 
 def _differ(answer: str, value: str) -> bool:

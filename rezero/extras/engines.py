@@ -65,7 +65,8 @@ def parse(query: str) -> tuple[list[str], list[str], list[str]]:
             needed.append([quoted(field, text)])
         else:
             plain.append(text)
-        last = last if minus else needed if operator or field or phrase else plain
+        if not minus:
+            last = needed if operator or field or phrase else plain
         operator = ""
     ranking = [term for alternatives in needed for term in alternatives]
     for text in [*plain, operator]:  # a plain word with punctuation inside is several; a lone operator is a word

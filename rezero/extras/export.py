@@ -49,7 +49,12 @@ def export(run: str | Path, out: str | Path = "", gguf: bool = False) -> Path:
         shutil.copy(run / "config.json", new / "rezero.json")  # `ask` takes the prompt and the budgets from it
         write_text(new / "README.md", card(run, config))
         if converter:
-            write_gguf(converter, new, new / f"{run.name}-bf16.gguf")
+            target = new / f"{run.name}-bf16.gguf"
+            command = [sys.executable, str(converter), str(new), "--outfile", str(target), "--outtype", "bf16"]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            if done.returncode or not target.is_file():
+                last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+                raise ValueError(f"{converter} failed with exit status {done.returncode}: {last}")
         new.rename(out)
     return out
 
@@ -104,14 +109,6 @@ def find_converter() -> Path:
         return path
     wrong = f"LLAMA_CPP={said!r} is neither its path nor a clone of llama.cpp"
     raise FileNotFoundError(f"--gguf needs llama.cpp's {CONVERTER}: it is not on PATH, and {wrong}")
-
-
-def write_gguf(converter: Path, folder: Path, target: Path) -> None:
-    command = [sys.executable, str(converter), str(folder), "--outfile", str(target), "--outtype", "bf16"]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if done.returncode or not target.is_file():
-        last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
-        raise ValueError(f"{converter} failed with exit status {done.returncode}: {last}")
 
 
 def card(run: Path, config: Config) -> str:

@@ -49,7 +49,6 @@ def build_tree(rows: list[list[int]]) -> Tree:
 
 
 def real_rows(ids: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
-    """The ids of each row that are not padding."""
     return [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
 
 
@@ -90,13 +89,9 @@ def _logits(model: PreTrainedModel, tree: Tree, nodes: torch.Tensor) -> torch.Te
     each = torch.arange(len(ids), device=nodes.device)
     below = (each <= each[:, None]) & (each[:, None] < ends)  # a node's ancestors are those whose subtrees hold it
     branches = min(tree.ends) < len(ids)
-    return model(
-        input_ids=ids[None],
-        position_ids=depths[None],
-        attention_mask=below[None, None] if branches else None,
-        logits_to_keep=parents[nodes],
-        use_cache=False,
-    ).logits[0]
+    inputs = dict(input_ids=ids[None], position_ids=depths[None])
+    mask = below[None, None] if branches else None
+    return model(**inputs, attention_mask=mask, logits_to_keep=parents[nodes], use_cache=False).logits[0]
 
 
 def lean_batches(batches: list[dict], drop: bool) -> list[dict]:

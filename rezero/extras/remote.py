@@ -37,11 +37,6 @@ def check_url(url: str) -> str:
     return url
 
 
-def password(variable: str) -> dict[str, str]:
-    """The header for the "user:password" in an environment variable, if it is set."""
-    return urllib3.make_headers(basic_auth=os.environ.get(variable))
-
-
 Url = Annotated[str, AfterValidator(check_url)]
 
 
@@ -55,7 +50,7 @@ def http(
     server with a password, set RETRIEVE_AUTH to "user:password".
     """
     known = {chunk.id: chunk for chunk in chunks}
-    ask = connect(url, timeout, retries, password("RETRIEVE_AUTH"))
+    ask = connect(url, timeout, retries, urllib3.make_headers(basic_auth=os.environ.get("RETRIEVE_AUTH")))
 
     def fields(rank: int, item: dict) -> tuple:
         contents = item["document"]["contents"]
@@ -108,7 +103,8 @@ def opensearch(
     `chunks` are uploaded first and replace those with the same id; a ValueError says that the index holds others, too.
     Without chunks it is searched as it is. For a server with a password, set OPENSEARCH_AUTH to "user:password".
     """
-    ask = connect(f"{url.rstrip('/')}/{quote(index, safe='')}", timeout, retries, password("OPENSEARCH_AUTH"))
+    login = urllib3.make_headers(basic_auth=os.environ.get("OPENSEARCH_AUTH"))
+    ask = connect(f"{url.rstrip('/')}/{quote(index, safe='')}", timeout, retries, login)
     if chunks:
         mappings = {"dynamic": False, "properties": {"contents": {"type": "text", "analyzer": "english"}}}
         try:

@@ -86,14 +86,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_size(value, most: int = 1_000_000) -> None:
-    """ValueError for YAML whose aliases stand for more than `most` values and characters: 1 kB can be gigabytes."""
-    left, size = [value], 0
-    while left:
-        one = left.pop()
-        size += len(one) if isinstance(one, str) else 1
+    """ValueError for YAML whose aliases stand for more than `most` characters of JSON: 1 kB can be gigabytes."""
+    size = 0
+    for part in json.JSONEncoder(skipkeys=True, default=str).iterencode(value):
+        size += len(part)
         if size > most:
-            raise ValueError(f"its aliases stand for more than {most:,} values and characters")
-        left += [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
+            raise ValueError(f"its aliases stand for more than {most:,} characters")
 
 
 def parse_yaml(text: str, where: str):

@@ -12,7 +12,7 @@ from rezero.search.base import Engine, SearchError
 from rezero.search_env import first_search_misses, seen_after_each_query
 from rezero.task import Task
 from rezero.text import keywords
-from rezero.warmstart.scripted import MISSED, SENTENCE_END, Thought, asked_stems, play, quote, searcher, stems
+from rezero.warmstart.scripted import MISSED, SENTENCE_END, Thought, play, quote, searcher, stems
 
 VERDICTS = {True: "found", False: MISSED}  # whether all gold passages were seen -> how a thought says so
 MAX_WORDS = 10  # of the question that a thought repeats, and of a sentence that `nearest` quotes
@@ -65,7 +65,7 @@ def weighing(questions: list[Question]) -> Thought:
         answered_by[question.gold_chunk_ids[-1]].append(question)
 
     def think(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
-        source, wanted = question, asked_stems(question)
+        source, wanted = question, stems(question.text, *question.rewrites)
         if not found:
             others = [other for hit in turns[-1].hits for other in answered_by[hit.chunk_id]]
             others = [other for other in others if other.answers != question.answers]
@@ -83,7 +83,7 @@ def weighing(questions: list[Question]) -> Thought:
 
 def nearest(question: Question, turn: Turn) -> str:
     """The sentence in `turn`'s passages that shares the most words with `question`, from the first shared word on."""
-    asked = asked_stems(question)
+    asked = stems(question.text, *question.rewrites)
     sentences = [sentence for hit in turn.hits for sentence in SENTENCE_END.split(neutralize(hit.text))]
     if not sentences:  # the search returned no passage
         return "nothing"

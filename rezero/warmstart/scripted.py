@@ -110,7 +110,7 @@ def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     """
     gold = question.gold_chunk_ids[-1]
     text = neutralize(next(hit.text for turn in turns for hit in turn.hits if hit.chunk_id == gold))
-    asked, verbatim = asked_stems(question), re.escape(question.answers[0])
+    asked, verbatim = stems(question.text, *question.rewrites), re.escape(question.answers[0])
     found = [re.search(form, text, re.IGNORECASE) for form in (rf"(?<!\w){verbatim}(?!\w)", verbatim)]
     answer = found[0] or found[1]
     if not answer:
@@ -125,10 +125,6 @@ def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     if ends and not starts:
         return answer[0] + after[: ends[0]]
     return before[starts[0] if starts else 0 :] + answer[0]
-
-
-def asked_stems(question: Question) -> set[str]:
-    return stems(question.text, *question.rewrites)
 
 
 def stems(*texts: str) -> set[str]:
