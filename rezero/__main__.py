@@ -19,11 +19,16 @@ from rezero.search.base import SearchError
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rezero", description="The ReZero workspace.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    commands = {"": parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")}
     for name, row in yaml.safe_load(Path(__file__).with_name("commands.yaml").read_text("utf-8")).items():
+        group, _, last = name.rpartition(" ")  # "data import" is the command import of the group data
         text = row["help"]
         more = f"{text[0].upper()}{text[1:]}. {row.get('more', '')}"
-        command = commands.add_parser(name, help=text, description=more)
+        command = commands[group].add_parser(last, help=text, description=more)
+        if "arguments" not in row:
+            commands[name] = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
+            continue
+        command.set_defaults(command=name)
         for argument, options in row["arguments"].items():
             kind = {"type": TYPES[options["type"]]} if "type" in options else {}
             command.add_argument(argument, **options | kind)
@@ -75,12 +80,18 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
             PartialState().destroy_process_group()
 
 
+def call_import(**options) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up when a scheduler ends it
+    resolve_name("rezero.data.importing:import_data")(**options)
+
+
 CALLS = {  # a function or its name; it takes the command's arguments by name
     "run": call_run,
     "train": call_train,
     "warm-start": partial(call_train, only_warm=True),
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
     "ask": "rezero.extras.ask:run_ask",
+    "data import": call_import,
     "cloze": "rezero.data.cloze:add_cloze",
     "export": lambda **options: print("written:", resolve_name("rezero.extras.export:export")(**options)),
     "serve": "rezero.extras.serve:serve",

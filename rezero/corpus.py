@@ -1,11 +1,10 @@
 """The passages of a corpus, and the files that they are read from and written to."""
 
-import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rezero.files import numbered_rows, resolve, write_jsonl
+from rezero.files import csv_rows, numbered_rows, resolve, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,7 @@ def load_chunks(path: str | Path) -> list[Chunk]:
     Search-R1 (id, contents). A .csv file has the columns of AutoDidact (chunk_id, content, metadata).
     ValueError for other fields, an empty text or a repeated id names the file and the line.
     """
-    path = resolve(path)
-    if path.is_dir():
-        files = [path / f"chunks{ending}" for ending in READERS]
-        found = next(filter(Path.is_file, files), None)
-        if not found:
-            raise FileNotFoundError(f"{path}: holds no corpus; want one of {', '.join(file.name for file in files)}")
-        path = found
-    if path.suffix not in READERS:
-        raise ValueError(f"{path}: cannot read chunks from {path.suffix!r}; allowed: {', '.join(READERS)}")
+    path = find_chunks(path)
     chunks: dict[str, Chunk] = {}
     for where, chunk in READERS[path.suffix](path):
         if not chunk.text.strip():
@@ -51,19 +42,42 @@ def load_chunks(path: str | Path) -> list[Chunk]:
     return list(chunks.values())
 
 
+def find_chunks(path: str | Path) -> Path:
+    """The file of chunks that `path` is or, as a corpus folder, holds. An error names the corpora one level below."""
+    path = resolve(path)
+    if path.is_dir():
+        names = [f"chunks{ending}" for ending in READERS]
+        found = [file for name in names for file in sorted(path.glob(f"*/{name}"))]
+        below = f"; did you mean {', '.join(str(file.parent) for file in found[:5])}?" if found else ""
+        path = next((path / name for name in names if (path / name).is_file()), path)
+        if path.is_dir():
+            raise FileNotFoundError(f"{path}: holds no corpus; want one of {', '.join(names)}{below}")
+    if path.suffix not in READERS:
+        raise ValueError(f"{path}: cannot read chunks from {path.suffix!r}; allowed: {', '.join(READERS)}")
+    return path
+
+
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Chunk]]:
     for where, row in numbered_rows(path):
-        id = row.get("id", row.get("_id"))
-        texts = {name: row[name] for name in ("title", "text", "source", "contents") if name in row}
-        for name, text in texts.items():
-            if not isinstance(text, str):
-                raise ValueError(f"{where}: {name} is {text!r}, a {type(text).__name__}; want text")
-        if id is None or texts.keys().isdisjoint(("text", "contents")):
-            want = "id, title, text, source, or _id, title, text (BEIR), or id, contents (Search-R1)"
-            raise ValueError(f"{where}: has the fields {', '.join(row)}; want {want}")
-        if "contents" in texts:
-            texts = dict(zip(("title", "text"), split_contents(texts["contents"]), strict=True))
-        yield where, Chunk(str(id), **{"title": "", **texts})
+        try:
+            yield where, parse_chunk(row)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+def parse_chunk(row: dict) -> Chunk:
+    """A chunk from one of the records that `load_chunks` names. A title or a source that is null counts as empty."""
+    id = row.get("id", row.get("_id"))
+    texts = {name: row[name] for name in ("title", "text", "source", "contents") if row.get(name) is not None}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{name} is {text!r:.80}, a {type(text).__name__}; want text")
+    if id is None or texts.keys().isdisjoint(("text", "contents")):
+        want = "id, title, text, source, or _id, title, text (BEIR), or id, contents (Search-R1)"
+        raise ValueError(f"has the fields {', '.join(row)}; want {want}")
+    if "contents" in texts:
+        texts = dict(zip(("title", "text"), split_contents(texts["contents"]), strict=True))
+    return Chunk(str(id), **{"title": "", **texts})
 
 
 def split_contents(contents: str) -> tuple[str, str]:
@@ -74,16 +88,12 @@ def split_contents(contents: str) -> tuple[str, str]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Chunk]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        columns = rows.fieldnames or ()
-        if not {"chunk_id", "content"} <= set(columns):
-            raise ValueError(f"{path}: has the columns {', '.join(columns)}; want chunk_id, content, metadata")
-        for row in rows:
-            where = f"{path}:{rows.line_num}"
-            if row["content"] is None:
-                raise ValueError(f"{where}: ends before the column content")
-            yield where, Chunk(row["chunk_id"], "", row["content"], row.get("metadata") or "")
+    for where, row in csv_rows(path):
+        if not {"chunk_id", "content"} <= row.keys():
+            raise ValueError(f"{path}: has the columns {', '.join(row)}; want chunk_id, content, metadata")
+        if row["content"] is None:
+            raise ValueError(f"{where}: ends before the column content")
+        yield where, Chunk(row["chunk_id"], "", row["content"], row.get("metadata") or "")
 
 
 READERS = {".jsonl": _read_jsonl, ".csv": _read_csv}  # ending -> (path -> pairs of file:line and chunk)

@@ -1,20 +1,24 @@
 """Where the project lives; JSON Lines in and out; writes that never leave half a file, and survive a crash after."""
 
+import csv
 import json
 import os
 import warnings
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import IO, TextIO, get_args
 from uuid import uuid4
 
 from pydantic import TypeAdapter, ValidationError
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
 _adapter = cache(TypeAdapter)
+LONGEST = 64 * 2**20  # characters of a line or a field; without a limit, a damaged file would fill the memory
+MARKS = {BOM_UTF8: "utf-8-sig", BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16"}  # byte-order marks
 
 
 def resolve(path: str | Path) -> Path:
@@ -30,13 +34,17 @@ def shown(path: Path) -> str:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to a temporary file beside `path` and rename it. An OSError (a full disk) names the file."""
+    return _write(path, [text])
+
+
+def _write(path: str | Path, parts: Iterable[str]) -> Path:
     path = resolve(path)
     new = path.with_name(f".{path.name}.{uuid4().hex}")
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with new.open("w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)
@@ -56,8 +64,8 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
-    """Write one JSON object per line, atomically. The same rows give the same bytes."""
-    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Write one JSON object per line, atomically, as `rows` come. The same rows give the same bytes."""
+    return _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def append_jsonl(path: str | Path, row: dict) -> Path:
@@ -102,14 +110,13 @@ def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
 def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[str, dict]]:
     """`read_jsonl` with the place of each object, "file:line", for error messages."""
     path = resolve(path)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with path.open("rb") if appended else open_text(path, newline="\n") as file:
+        for where, line in numbered_lines(file, path):
             if not line.strip():
                 continue
-            where = f"{path}:{number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:  # not JSON, or a character that was cut in two
+            except (ValueError, RecursionError) as error:  # not JSON, or a character that was cut in two
                 if not appended or file.read().strip():
                     raise ValueError(f"{where}: not valid JSON: {error}") from None
                 warnings.warn(f"{where}: skipped a damaged last line: {error}", stacklevel=2)
@@ -117,6 +124,59 @@ def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[st
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: want one JSON object per line, got {type(row).__name__}")
             yield where, row
+
+
+def numbered_lines(file: IO, path: Path) -> Iterator[tuple[str, str | bytes]]:
+    """The lines of an open file, each with its place, "file:line"; ValueError for one of `LONGEST` or more."""
+    number, line = 1, file.readline(LONGEST)
+    while line:
+        if len(line) == LONGEST:
+            raise ValueError(f"{path}:{number}: the line is over {LONGEST:,} characters long; want one record per line")
+        yield f"{path}:{number}", line
+        number, line = number + 1, file.readline(LONGEST)
+
+
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """Open a text file in the encoding of its byte-order mark; without one in UTF-8, else in Windows' cp1252.
+
+    ValueError, with the line, for UTF-8 that is damaged somewhere: taken for cp1252, all of the file would be garbled.
+    """
+    decoder, line, valid = getincrementaldecoder("utf-8")(), 1, False  # valid: characters of several bytes were read
+    with path.open("rb") as file:
+        block = file.read(2**20)
+        encoding = next((name for mark, name in MARKS.items() if block.startswith(mark)), "")
+        while block and not encoding:
+            try:
+                valid |= len(decoder.decode(block, final=len(block) < 2**20)) < len(block) - 3
+            except UnicodeDecodeError as error:
+                text = block.decode("utf-8", "replace")
+                if valid or sum(character > "\x7f" for character in text) > 2 * text.count("\ufffd"):
+                    line += error.object[: error.start].count(b"\n")
+                    raise ValueError(f"{path}:{line}: not UTF-8, as the text around it is: {error.reason}") from None
+                encoding = "cp1252"
+            line += block.count(b"\n")
+            block = file.read(2**20)
+    return path.open(encoding=encoding or "utf-8", errors="replace", newline=newline)
+
+
+def csv_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
+    """The rows of a CSV file as `numbered_rows` gives those of JSON Lines. Its header tells the delimiter: , ; tab |"""
+    path = resolve(path)
+    csv.field_size_limit(LONGEST)
+    with open_text(path, newline="") as file:
+        header = file.readline(LONGEST)
+        delimiter = max(",;\t|", key=header.count)
+        file.seek(0)
+        lines = (line for _, line in numbered_lines(file, path))
+        rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        try:
+            for row in rows:
+                where, extra = f"{path}:{rows.line_num}", len(row.pop(None, ()))
+                if extra:
+                    raise ValueError(f"{where}: {extra} fields too many; a field with {delimiter!r} in it wants quotes")
+                yield where, row
+        except csv.Error as error:
+            raise ValueError(f"{path}:{rows.reader.line_num}: not valid CSV: {error}") from None
 
 
 def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:

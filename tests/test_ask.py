@@ -156,6 +156,7 @@ def test_the_command_prints_the_same_episode_as_a_rollout(config, chunks, engine
         (["Who?", "--engine", "bm52"], "unknown engine 'bm52'; allowed: bm25"),
         (["Who?", "--options", "{k9: 1}"], "unknown option 'k9' for engine 'bm25'"),
         (["Who?", "--corpus", "no/such"], "no/such"),
+        (["Who?", "--corpus", "data"], "holds no corpus; want one of chunks.jsonl, chunks.csv; did you mean"),
         (["Who?", "--policy", "no-such"], "no-such"),
         (["Who? " * 2000], "do not fit the 2048 tokens"),
     ],

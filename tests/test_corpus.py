@@ -25,6 +25,10 @@ def test_what_was_saved_is_loaded(tmp_path):
         ("chunks.jsonl", json.dumps({"id": "0", "contents": "body\nmore"}), Chunk("0", "", "body\nmore")),
         # AutoDidact, whose content spans lines
         ("chunks.csv", 'chunk_id,content,metadata\n1,"one\n\ntwo",{}\n', Chunk("1", "", "one\n\ntwo", "{}")),
+        # as Excel writes it: a byte-order mark and semicolons; a long field; a null title; the id 0
+        ("chunks.csv", "\ufeffchunk_id;content\n0;one, two\n", Chunk("0", "", "one, two")),
+        ("chunks.csv", f"chunk_id,content\n1,{'x' * 200_000}\n", Chunk("1", "", "x" * 200_000)),
+        ("chunks.jsonl", '{"id": 0, "title": null, "text": "x"}', Chunk("0", "", "x")),
     ],
 )
 def test_formats(tmp_path, name, content, want):
@@ -44,6 +48,12 @@ def test_formats(tmp_path, name, content, want):
         ("c.jsonl", "", r"c\.jsonl: holds no chunk"),
         ("c.csv", "id,text\n1,x\n", r"c\.csv: has the columns id, text; want chunk_id, content, metadata"),
         ("c.csv", "chunk_id,content\n1,x\n1,y\n", r"c\.csv:3: the id '1' was used before"),
+        (
+            "c.csv",
+            "chunk_id,content\n1,one, two\n",
+            r"c\.csv:2: 1 fields too many; a field with ',' in it wants quotes",
+        ),
+        ("c.csv", 'chunk_id,content\n1,"one\n', r"c\.csv:2: not valid CSV: unexpected end of data"),
         ("c.csv", "chunk_id,content\n1\n", r"c\.csv:2: ends before the column content"),
     ],
 )
@@ -54,5 +64,8 @@ def test_refusals_name_the_file_and_the_line(tmp_path, name, content, message):
 
 
 def test_a_missing_corpus_is_not_an_empty_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no corpus; want one of chunks\.jsonl, chunks\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"holds no corpus; want one of chunks\.jsonl, chunks\.csv$"):
+        load_chunks(tmp_path)
+    save_chunks(tmp_path / "below" / "chunks.jsonl", OURS)
+    with pytest.raises(FileNotFoundError, match=r"chunks\.csv; did you mean .*/below\?"):
         load_chunks(tmp_path)

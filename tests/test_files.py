@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 import pytest
 
-from rezero.files import ROOT, append_jsonl, append_text, read_jsonl, read_records, shown, write_jsonl, write_text
+from rezero.files import (
+    ROOT,
+    append_jsonl,
+    append_text,
+    open_text,
+    read_jsonl,
+    read_records,
+    shown,
+    write_jsonl,
+    write_text,
+)
 
 
 @contextmanager
@@ -79,6 +89,32 @@ def test_a_record_that_does_not_fit_is_named_by_line_and_field(tmp_path, line, m
     assert next(rows) == (f"{path}:1", Point(1, ("a",)))
     with pytest.raises(ValueError, match=re.escape(f"{path}:3: {message}")):
         next(rows)
+
+
+@pytest.mark.parametrize(("content", "wanted"), [
+    ("grün".encode("utf-8-sig"), "grün"),
+    ("grün".encode("utf-16"), "grün"),
+    ("grün".encode("cp1252"), "grün"),
+    ("x" * (2**20 - 1) + "ü", None),  # a character on the border of two blocks
+    (b"x" * 2**20 + b"\xfc", "x" * 2**20 + "ü"),
+    ("ü\n".encode() * 2**19 + b"\xfc", f"a.txt:{2**19 + 1}: not UTF-8, as the text around it is: invalid start byte"),
+    ("“Grün”\n".encode() * 9 + b"\xff", "a.txt:10: not UTF-8, as the text around it is: invalid start byte"),
+])  # fmt: skip
+def test_a_text_is_read_in_its_encoding(tmp_path, content, wanted):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        with open_text(path) as file:
+            assert file.read() == (wanted or content)
+    except ValueError as error:
+        assert str(error) == f"{tmp_path}/{wanted}"
+
+
+def test_a_line_without_end_is_refused_and_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("rezero.files.LONGEST", 100)
+    path = write_text(tmp_path / "a.jsonl", '{"n": 1}\n' + "x" * 200)
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: the line is over 100 characters long; want one record per line"):
+        list(read_jsonl(path))
 
 
 def test_a_record_names_no_machine_s_paths(tmp_path):

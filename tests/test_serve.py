@@ -190,6 +190,7 @@ def test_while_it_loads_it_answers_and_can_be_stopped(tmp_path):
     ("args", "reason"),
     [
         (["--corpus", "no-such-folder"], "no-such-folder"),
+        (["--corpus", "data"], "holds no corpus; want one of chunks.jsonl, chunks.csv; did you mean"),
         (["--engine", "bm52", "--corpus", "data/larkspur"], "unknown engine 'bm52'"),
         (["--engine", "bm25"], "engine 'bm25' needs at least one chunk"),
         (["--host", "127.0.0.1.1"], "error: "),
@@ -198,5 +199,5 @@ def test_while_it_loads_it_answers_and_can_be_stopped(tmp_path):
 def test_the_command_refuses_wrong_arguments(args, reason, monkeypatch, capsys):
     monkeypatch.setattr(signal, "signal", lambda *args: None)  # else this process would ignore Ctrl-C from here on
     assert main(["serve", "--port", "0", *args]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and reason in error
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and reason in said.err and "ready" not in said.out

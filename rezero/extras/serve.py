@@ -18,7 +18,7 @@ from time import perf_counter
 
 from pydantic import BaseModel, Field, ValidationError
 
-from rezero.corpus import load_chunks
+from rezero.corpus import find_chunks, load_chunks
 from rezero.search import build_engine
 from rezero.search.base import Hit, SearchError, needs
 
@@ -32,6 +32,7 @@ MAX_BODY = 64 * 2**20  # bytes of a request
 
 def serve(name: str, corpus: str, options: dict, host: str, port: int, **limits: int) -> None:
     """Serve an engine until SIGINT or SIGTERM. Port 0 is any free one; `limits` are those of `make_app`."""
+    file = find_chunks(corpus) if corpus else None  # before anything listens
     listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small replies wait 40 ms for an ACK
     say(f"listening on http://{host}:{listener.getsockname()[1]}")
@@ -44,7 +45,7 @@ def serve(name: str, corpus: str, options: dict, host: str, port: int, **limits:
     def load() -> None:
         start = perf_counter()
         try:
-            chunks = load_chunks(corpus) if corpus else []
+            chunks = load_chunks(file) if file else []
             app.state.passages = len(chunks)
             say(f"{perf_counter() - start:.1f} s: indexing {len(chunks)} passages for {name}")
             app.state.engine = build_engine(name, chunks, **options)
