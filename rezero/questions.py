@@ -3,8 +3,9 @@
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,7 +13,8 @@ import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
 from rezero.corpus import Chunk
-from rezero.files import numbered_rows, parse_record, write_jsonl
+from rezero.files import numbered_rows, parse_record, resolve, write_jsonl
+from rezero.text import near_groups, normalized
 
 Kind = Literal["direct", "reworded", "alias", "two-hop"]
 Split = Literal["train", "dev", "test"]
@@ -40,11 +42,15 @@ def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> l
     """Read questions from JSON Lines; with `chunks`, fill in `gold_texts`.
 
     The fields are ours or AutoDidact's: {"id": chunk id, "question", "answer"}. There the second question of chunk 17
-    gets the id "17.2". ValueError for a wrong field, or a gold chunk that does not exist, names file and line.
+    gets the id "17.2". ValueError for a wrong field, a repeated id, or a gold chunk that does not exist, names file and
+    line; FileNotFoundError for no file says how questions are made.
     """
+    if not resolve(path).is_file():
+        made = "`python -m rezero data questions` or `data cloze` makes questions for a corpus"
+        raise FileNotFoundError(f"{resolve(path)}: no such file; {made}")
     texts = None if chunks is None else {chunk.id: chunk.text for chunk in chunks}
     counts: Counter = Counter()
-    questions = []
+    questions: dict[str, Question] = {}
     for where, row in numbered_rows(path):
         if "question" in row:
             gold = str(row.get("id"))
@@ -52,10 +58,13 @@ def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> l
             row = {"text": row["question"], "answers": [row.get("answer")], "gold_chunk_ids": [gold]}
             row["id"] = f"{gold}.{counts[gold]}"
         try:
-            questions.append(_with_gold_texts(parse_record(row, Question), texts))
+            question = _with_gold_texts(parse_record(row, Question), texts)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-    return questions
+        if question.id in questions:
+            raise ValueError(f"{where}: the id {question.id!r} was used before")
+        questions[question.id] = question
+    return list(questions.values())
 
 
 def _with_gold_texts(question: Question, texts: dict[str, str] | None) -> Question:
@@ -82,7 +91,7 @@ def save_questions(path: str | Path, questions: Iterable[Question]) -> Path:
 def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Question]:
     """Questions with the splits that they are used in.
 
-    "disjoint": the splits of the file or, where all are "train" because it names none, `split_by_chunk` with `SHARES`.
+    "disjoint", "given": those of the file or, where all are "train" because it names none, `split_by_chunk` with `SHARES`.
     "by_row": as in the published code, `train_test_split(test_size=0.1, seed=42)` of the library datasets: a tenth of
     the rows is test, even if it shares a chunk with train, and there is no dev.
     """
@@ -94,21 +103,28 @@ def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Ques
     return split_by_chunk(questions, SHARES) if unsplit else questions
 
 
-def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: int = 0) -> list[Question]:
-    """Assign splits so that no chunk is gold in two of them, for any corpus.
+def split_by_chunk(
+    questions: list[Question], shares: dict[str, float], seed: int = 0, part_of: Mapping[str, Hashable] | None = None
+) -> list[Question]:
+    """Assign splits so that no chunk is gold in two of them, and no text stands in two, for any corpus.
 
-    Questions that share a gold chunk, directly or through others, form a group. Groups are assigned, the largest
-    first, to the split that is furthest below its share; the seed decides among groups of the same size. `shares` has
-    the share of each split; they need not add up to 1.
+    Questions form a group if, directly or through others, they share a gold chunk, a nearly equal gold text
+    (`near_groups`), their own text, or the `part_of` a gold chunk, such as its document. Groups are assigned, the
+    largest first, to the split that is furthest below its share; the seed decides among groups of the same size.
+    `shares` has the share of each split; they need not add up to 1.
     """
     for name in shares:
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is unknown; allowed: {', '.join(SPLITS)}")
-    joined = DisjointSet(range(len(questions)))  # indices of questions, and the ids of chunks that connect them
+    joined = DisjointSet(range(len(questions)))  # indices of questions, and what connects them
+    group_of = _passage_groups(questions)
     for index, question in enumerate(questions):
-        for gold in question.gold_chunk_ids:
-            joined.add(gold)
-            joined.merge(index, gold)
+        keys = [("gold", gold) for gold in question.gold_chunk_ids] + [("text", normalized(question.text))]
+        for place in (group_of, part_of or {}):
+            keys += [(place is group_of, place[gold]) for gold in question.gold_chunk_ids if gold in place]
+        for key in keys:
+            joined.add(key)
+            joined.merge(index, key)
     groups = [[one for one in group if isinstance(one, int)] for group in joined.subsets()]
     random.Random(seed).shuffle(groups)
     groups.sort(key=len, reverse=True)
@@ -121,6 +137,33 @@ def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: in
         filled[split] += len(group)
         split_of |= dict.fromkeys(group, split)
     return [replace(question, split=split_of[index]) for index, question in enumerate(questions)]
+
+
+def _passage_groups(questions: Iterable[Question]) -> dict[str, int]:
+    """Gold chunk -> the number of its group of nearly equal texts, of the chunks whose texts are filled in."""
+    pairs = (zip(q.gold_chunk_ids, q.gold_texts, strict=False) for q in questions)
+    texts = dict(pair for some in pairs for pair in some)
+    return dict(zip(texts, near_groups(list(texts.values())), strict=True))
+
+
+def leakage(questions: Iterable[Question]) -> list[dict]:
+    """How much two splits share, as a row per pair of splits with a column per kind; 0 if nothing leaks.
+
+    `passages` are groups of equal or nearly equal gold texts, `chains` whole lists of gold chunks.
+    """
+    questions = list(questions)
+    group_of, held = _passage_groups(questions), defaultdict(lambda: defaultdict(set))
+    for question in questions:
+        golds, text = question.gold_chunk_ids, normalized(question.text)
+        found = {"gold_chunks": golds, "chains": [golds] * (len(golds) > 1), "same_text": [text]}
+        found |= {"same_words": [frozenset(text.split())]}
+        found |= {"passages": [group_of[gold] for gold in golds if gold in group_of]}
+        for column, parts in found.items():
+            held[column][question.split].update(parts)
+    rows = []
+    for a, b in combinations(SPLITS, 2):
+        rows.append({"splits": f"{a}/{b}"} | {column: len(parts[a] & parts[b]) for column, parts in held.items()})
+    return rows
 
 
 def spread(questions: list[Question], n: int, seed: int = 0) -> list[Question]:
