@@ -92,7 +92,10 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
     "ask": "rezero.extras.ask:run_ask",
     "data import": call_import,
-    "cloze": "rezero.data.cloze:add_cloze",
+    "data questions": "rezero.data.generate:make_questions",
+    "data cloze": "rezero.data.splits:split_corpus",
+    "data split": "rezero.data.splits:split_corpus",
+    "data noise": "rezero.data.noise:make_noise",
     "export": lambda **options: print("written:", resolve_name("rezero.extras.export:export")(**options)),
     "serve": "rezero.extras.serve:serve",
 }

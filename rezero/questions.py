@@ -91,7 +91,8 @@ def save_questions(path: str | Path, questions: Iterable[Question]) -> Path:
 def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Question]:
     """Questions with the splits that they are used in.
 
-    "disjoint", "given": those of the file or, where all are "train" because it names none, `split_by_chunk` with `SHARES`.
+    "disjoint", "given": the splits of the file or, where all are "train" because it names none, `split_by_chunk` with
+    `SHARES`; what differs is how `load_task` takes it if they leak.
     "by_row": as in the published code, `train_test_split(test_size=0.1, seed=42)` of the library datasets: a tenth of
     the rows is test, even if it shares a chunk with train, and there is no dev.
     """

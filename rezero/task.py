@@ -44,14 +44,16 @@ def load_task(config: Config) -> Task:
 
 
 def check_splits(splits: dict[str, list[Question]], file: Path, how: str) -> None:
-    """Raise ValueError for an empty split, or for splits that share something; the latter only warns unless disjoint."""
+    """ValueError for an empty split, or for splits that share something; that only warns unless `how` is "disjoint"."""
     anew = "`python -m rezero data split` divides them anew"
     if not all(splits[name] for name in SPLITS if (how, name) != ("by_row", "dev")):
         counts = ", ".join(f"{len(questions)} {name}" for name, questions in splits.items())
         few = "too few that share no passage" if splits["train"] else "none to train on"
         raise ValueError(f"{file}: {counts} questions, {few}; want some in every split: {anew}")
     rows = leakage(question for questions in splits.values() for question in questions)
-    found = [f"{name} {count} ({row['splits']})" for row in rows for name, count in row.items() if count and name != "splits"]
+    found = [
+        f"{name} {count} ({row['splits']})" for row in rows for name, count in row.items() if count and name != "splits"
+    ]
     if found:
         said = f"{file}: its splits share {', '.join(found)}"
         if how == "disjoint":

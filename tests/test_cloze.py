@@ -5,8 +5,7 @@ import pytest
 from rezero.__main__ import main
 from rezero.corpus import Chunk, load_chunks, save_chunks
 from rezero.data.cloze import ASK, BLANK, cloze_questions
-from rezero.data.validation import leakage
-from rezero.questions import Question, load_questions, save_questions
+from rezero.questions import Question, leakage, load_questions, save_questions
 
 TEXT = """On that day the heater of tank Larch was switched on for 40 minutes without any harm.
 It was seen by the crew of the Second Harbour Watch from the eastern pier."""

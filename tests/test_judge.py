@@ -13,7 +13,7 @@ NORMAL = {
     "The  Relief-Valve.": "reliefvalve",  # SQuAD drops the hyphen without a space
     "a theory of an apple": "theory of apple",  # articles only as whole words
     "9.5 psi": "9.5 psi",  # SQuAD's own makes 95 of it
-    "the": "",
+    "the": "the",  # nothing would be left
     "Norvack’s": "norvacks",
     "u\u0308ber": "\u00fcber",  # composed
     "section 7.1.6": "section 7.1.6",

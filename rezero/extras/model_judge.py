@@ -61,4 +61,3 @@ def verdict(reply: str) -> str:
     """By the first word alone, without punctuation and case: yes → "right", no → "wrong", anything else "undecided"."""
     first = next(iter(reply.split(maxsplit=1)), "")
     return {"yes": "right", "no": "wrong"}.get(first.strip(string.punctuation).lower(), "undecided")
-
