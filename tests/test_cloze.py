@@ -45,7 +45,7 @@ def test_a_corpus_is_copied_and_no_held_out_passage_has_a_cloze_question(tmp_pat
         own = [Question(f"q{c.id}", f"How long {c.id}?", (c.id[1:],), (c.id,)) for c in MANY[:asked]]
         save_questions(tmp_path / "in" / "questions.jsonl", own)
     folders = [str(tmp_path / "in"), "--out", str(tmp_path / "out")]
-    assert main(["cloze", *folders, "-n", "15", "--dev", "0.1", "--test", "0.3"]) == 0
+    assert main(["data", "cloze", *folders, "-n", "15", "--dev", "0.1", "--test", "0.3"]) == 0
     assert f"20 chunks, questions: {printed}" in capsys.readouterr().out
     assert load_chunks(tmp_path / "out") == MANY
     made = load_questions(tmp_path / "out" / "questions.jsonl", MANY)
@@ -61,5 +61,5 @@ def test_a_corpus_is_copied_and_no_held_out_passage_has_a_cloze_question(tmp_pat
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, options, message):
-    assert main(["cloze", str(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2
+    assert main(["data", "cloze", str(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]

@@ -4,13 +4,25 @@ from math import nan
 
 import pandas as pd
 
-from rezero.corpus import Chunk
+from rezero.corpus import Chunk, find_chunks, load_chunks
+from rezero.data.larkspur import load_generator
+from rezero.files import read_jsonl
 from rezero.policy.base import Policy
 from rezero.protocol import Sampling, Turn
-from rezero.questions import Question
+from rezero.questions import Question, assign_splits, load_questions
 from rezero.search.base import Engine
 from rezero.search_env import respond
 from rezero.text import keywords
+
+
+def read_corpus(corpus: str, seed: int = 0, missions: int = 40) -> tuple[list[Chunk], list[Question], list[dict]]:
+    """Chunks, questions and rows of noise (perhaps none) of a folder; those of Larkspur come from its generator."""
+    if corpus == "data/larkspur":
+        return load_generator().build(seed=seed, missions=missions)
+    folder, chunks = find_chunks(corpus).parent, load_chunks(corpus)
+    noise = folder / "noise.jsonl"
+    questions = assign_splits(load_questions(folder / "questions.jsonl", chunks))
+    return chunks, questions, list(read_jsonl(noise)) if noise.is_file() else []
 
 
 def question_frame(questions: list[Question], chunks: list[Chunk]) -> pd.DataFrame:

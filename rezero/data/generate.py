@@ -16,7 +16,7 @@ import yaml
 from rezero.corpus import Chunk, find_chunks, load_chunks
 from rezero.data.chunking import stable_id
 from rezero.data.cloze import NAME
-from rezero.data.splits import divide, write_corpus
+from rezero.data.splits import checked_shares, divide, write_corpus
 from rezero.data.validation import Candidate, Known, check, difficulty, rule_table
 from rezero.extras.language_model import Backend, cached, named_backend
 from rezero.files import resolve, shown, write_jsonl
@@ -48,7 +48,7 @@ def make_questions(
         old = [q for q in load_questions(source / "questions.jsonl", chunks) if not q.id.startswith(MADE)]
     if old and folder == source:
         raise ValueError(f"{source}: has {len(old)} questions of its own, which stay as they are; want --out DIR")
-    known = Known(chunks)
+    shares, known = checked_shares(dev, test), Known(chunks)
     for question in old:
         known.add(question)
     tasks, tokens = plan(chunks, passages, each, two_hop, rng), 256 + 128 * each
@@ -74,7 +74,7 @@ def make_questions(
     print(table[table.questions > 0].to_string())
     if not kept:
         raise ValueError(f"no question of {len(candidates)} is sound; {folder / 'refused.jsonl'} says why")
-    write_corpus(folder, chunks, divide(old + kept, {"dev": dev, "test": test}, by, chunks, seed))
+    write_corpus(folder, chunks, divide(old + kept, shares, by, chunks, seed))
     write_jsonl(folder / "written.jsonl", details)
     said = f"{len(kept)} of {len(candidates)} questions kept, from {len(tasks)} prompts"
     print(f"{shown(folder)}: {said}; refused.jsonl has the others")
@@ -132,11 +132,12 @@ def read_reply(reply: str, golds: tuple[Chunk, ...], bridge: str) -> Iterator[Ca
         if match.start() < end:
             continue
         try:
-            row, end = decoder.raw_decode(reply, match.start())
+            row, stop = decoder.raw_decode(reply, match.start())
         except (ValueError, RecursionError):
             continue
         found = {key.lower(): str(value).strip() for key, value in row.items() if isinstance(value, str | int | float)}
         if found.get("question") and found.get("answer"):
+            end = stop
             ids = tuple(gold.id for gold in golds)
             id = MADE + stable_id(found["question"], found["answer"], *ids)
             texts, kind = tuple(gold.text for gold in golds), "two-hop" if len(golds) > 1 else "direct"

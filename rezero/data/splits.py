@@ -21,6 +21,12 @@ def part_of(chunk: Chunk, by: str) -> Hashable:
     return document if by == "document" else (document, chunk.title)
 
 
+def checked_shares(dev: float, test: float) -> dict[str, float]:
+    if min(dev, test) < 0 or dev + test >= 1:
+        raise ValueError(f"--dev {dev} and --test {test}; want shares from 0 that add up to less than 1")
+    return {"dev": dev, "test": test}
+
+
 def divide(
     questions: list[Question], shares: dict[str, float], by: str, chunks: list[Chunk], seed: int
 ) -> list[Question]:
@@ -28,18 +34,15 @@ def divide(
 
     ValueError if a split that has a share gets no question, because too many questions depend on each other.
     """
-    if min(shares.values()) < 0 or sum(shares.values()) >= 1:
-        given = " and ".join(f"--{name} {share}" for name, share in shares.items())
-        raise ValueError(f"{given}; want shares from 0 that add up to less than 1")
     if not questions:
         raise ValueError("there are no questions to divide; `python -m rezero data cloze` makes some without a model")
     parts = {} if by == "chunk" else {chunk.id: part_of(chunk, by) for chunk in chunks}
     made = split_by_chunk(questions, {"train": 1 - sum(shares.values())} | shares, seed, parts)
     empty = {name for name, share in shares.items() if share} - {question.split for question in made}
     if empty:
-        few = f"too few of the {len(questions)} questions share no passage, text or {by}"
-        few += "; try --by chunk" * (by != "chunk")
-        raise ValueError(f"no question for {', '.join(sorted(empty))}: {few}, more questions, or a share of 0")
+        few = f"too few of the {len(questions)} questions share no passage or text"
+        few += f" and no {by}; want --by chunk, " * (by != "chunk") or "; want "
+        raise ValueError(f"no question for {' and '.join(sorted(empty))}: {few}more questions, or a share of 0")
     return made
 
 
@@ -59,7 +62,7 @@ def split_corpus(corpus: str, out: str, dev: float, test: float, by: str, seed: 
     No passage that is gold in dev or test, or nearly equal to one that is, gets a cloze question, and with `by` none of
     their sections or documents. Without questions, the cloze questions are those that are split.
     """
-    shares, asked = {"dev": dev, "test": test}, find_chunks(corpus).parent / "questions.jsonl"
+    shares, asked = checked_shares(dev, test), find_chunks(corpus).parent / "questions.jsonl"
     chunks = load_chunks(corpus)
     questions = load_questions(asked, chunks) if asked.is_file() else []
     made = divide(questions or cloze_questions(chunks, cloze, seed), shares, by, chunks, seed)
