@@ -21,6 +21,7 @@ PASSAGES = [
     Chunk(f"c{i}", name, f"The pump of {name} is grey. In spring the Kettle {name} was built by Orrin{name} Works.")
     for i, name in enumerate(SUBJECTS)
 ]
+KETTLE = Question("q2", "Who made the Kettle?", ("OrrinBrell Works",), ("c1",))
 GOOD = Question("q1", "Who built the pump of Alba?", ("OrrinAlba Works", "OrrinAlba"), ("c0",))
 SUPPORT = "In spring the Kettle Alba was built by OrrinAlba Works."
 
@@ -36,15 +37,15 @@ SUPPORT = "In spring the Kettle Alba was built by OrrinAlba Works."
         (Candidate(GOOD, ""), "support_not_verbatim"),
         (Candidate(GOOD, SUPPORT, bridge="alba"), "bridge_named"),
         (Candidate(replace(GOOD, id="q0")), "id_repeated"),
-        (Candidate(replace(GOOD, text="who made  the Kettle?", answers=("OrrinBrell Works",), gold_chunk_ids=("c1",))), "same_text"),
-        (Candidate(replace(GOOD, text="By whom was the grey old Kettle of Brell once made?", answers=("OrrinBrell Works",), gold_chunk_ids=("c1",))), "near_duplicate"),
+        (Candidate(replace(KETTLE, text="who made  the Kettle")), "same_text"),
+        (Candidate(replace(KETTLE, text="By whom was the grey old Kettle of Brell once made?")), "near_duplicate"),
         (Candidate(replace(GOOD, answers=("OrrinAlba Works+",))), "answers_collide"),
         (Candidate(replace(GOOD, answers=(" ",))), "empty_answer"),
     ],
 )  # fmt: skip
 def test_a_candidate_breaks_a_rule_or_becomes_known(candidate, rule):
-    first = Question("q0", "Who made the Kettle?", ("OrrinBrell Works",), ("c1",))
-    second = Question("q9", "By whom was the grey old Kettle of Brell made?", ("OrrinBrell Works",), ("c1",))
+    first = replace(KETTLE, id="q0")
+    second = replace(KETTLE, id="q9", text="By whom was the grey old Kettle of Brell made?")
     third = Question("q8", "What is it?", ("OrrinAlba Works",), ("c0",))
     known = Known([*PASSAGES, Chunk("c99", "", "OrrinAlba Works+")])
     for question in (first, second, third):
@@ -75,11 +76,11 @@ def test_difficulty_is_the_rank_of_the_gold_passage_found_last():
         ('[{"Question": "Q?", "ANSWER": 7}, {"question": "R?", "answer": "B"}]', [("Q?", "7", ""), ("R?", "B", "")]),
         ('{"questions": [{"question": "Q?", "answer": "A"}]}', [("Q?", "A", "")]),
         ('{ not this, but {"question": "Q?", "answer": "A"} {"question": "cut', [("Q?", "A", "")]),
-        ('{"question": "Q?", "answer": null}', "no question in JSON"),
+        ('{"question": "Q?", "answer": null}', "no question"),
         ("I'm sorry, but as an AI I cannot do that.", "a refusal"),
         ('{"question": "Who', "cut off"),
-        ("[" * 50_000, "no question in JSON"),
-        ("", "no question in JSON"),
+        ("[" * 50_000, "no question"),
+        ("", "no question"),
     ],
 )
 def test_questions_are_found_in_a_reply_or_it_is_said_why_not(reply, found):
@@ -109,6 +110,8 @@ def writer(said: str) -> str:
             row["question"] = f"Who built what is {len(name)} grey in {name}?"
         odd = {"Alba": "I cannot do that.", "Brell": json.dumps(row | {"question": "What does this passage say?"})}
         return odd.get(name, json.dumps(row))
+    if "Turn this sentence" in said:
+        return f"Question: What belongs to {len(said)} and {re.findall(r'by "(.*)"', said)[-1][::-1]}?\n\nmore"
     if "Corin" in said:  # known without its passage
         return "OrrinCorin Works"
     return "unknown" if not name or name[1] == "Doma" else f"Orrin{name[1]} Works, I think"
@@ -116,7 +119,7 @@ def writer(said: str) -> str:
 
 @pytest.fixture
 def endpoint(tmp_path, monkeypatch):
-    """(model, requests, state) of a stand-in that breaks after state["left"] replies, and a corpus without questions."""
+    """(model, requests, state) of a stand-in that breaks after state["left"] replies; a corpus stands in tmp_path."""
     monkeypatch.setattr(generate, "CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("urllib3.util.Retry.sleep", lambda *_: None)
     save_chunks(tmp_path / "corpus" / "chunks.jsonl", PASSAGES)
@@ -159,6 +162,17 @@ def test_questions_are_written_checked_split_and_a_stopped_run_goes_on(endpoint,
     assert main(command) == 0 and len(log) == before + asked  # its own questions are replaced
 
 
+def test_rules_may_choose_the_answers(endpoint, tmp_path, capsys):
+    model, _, _ = endpoint
+    text = "In the long spring of that year the Kettle {0} was built by Orrin{0} Works."
+    save_chunks(tmp_path / "corpus" / "chunks.jsonl", [Chunk(n, "", text.format(n)) for n in SUBJECTS])
+    command = ["data", "questions", str(tmp_path / "corpus"), "--model", model, "--spans", "--reader", "none"]
+    assert main([*command, "--dev", "0", "--test", "0"]) == 0
+    assert "10 of 10 questions kept, from 10 prompts" in capsys.readouterr().out
+    for row in read_jsonl(tmp_path / "corpus" / "written.jsonl"):
+        assert row["answers"][0] in row["support"] == text.format(row["gold_chunk_ids"][0])
+
+
 def test_two_hop_questions_marks_and_questions_that_are_there_already(endpoint, tmp_path, capsys):
     model, _, _ = endpoint
     corpus, out = tmp_path / "corpus", tmp_path / "out"
@@ -192,14 +206,15 @@ def test_mistakes_are_one_line(endpoint, tmp_path, capsys, options, message):
 
 
 @pytest.mark.slow
-def test_a_small_local_model_writes_some_sound_questions(tmp_path, monkeypatch, capsys):
-    """Its yield is printed; a model of 135 million parameters copies badly."""
+def test_a_small_local_model_writes_and_its_yield_is_printed(tmp_path, monkeypatch, capsys):
+    """Each prompt's question is kept or refused. A model of 135 million parameters writes few good ones."""
     monkeypatch.setattr(generate, "CACHE", str(tmp_path / "cache"))
-    save_chunks(tmp_path / "chunks.jsonl", load_chunks("data/larkspur")[:32])
-    command = ["data", "questions", str(tmp_path), "--model", SMOLLM, "--reader", "none", "--dev", "0", "--test", "0"]
-    assert main(command) == 0
+    save_chunks(tmp_path / "chunks.jsonl", load_chunks("data/larkspur")[:40])
+    command = ["data", "questions", str(tmp_path), "--model", SMOLLM, "--spans", "--reader", "none"]
+    assert main([*command, "--dev", "0", "--test", "0"]) == 0
     shown = capsys.readouterr().out
     with capsys.disabled():
         print(shown)
     kept, prompts = map(int, re.search(r"(\d+) of \d+ questions kept, from (\d+) prompts", shown).groups())
-    assert prompts == 32 and kept >= 1
+    refused = list(read_jsonl(tmp_path / "refused.jsonl"))
+    assert kept >= 1 and kept + len(refused) == prompts and all(row["why"] for row in refused)

@@ -15,7 +15,7 @@ import yaml
 
 from rezero.corpus import Chunk, find_chunks, load_chunks
 from rezero.data.chunking import stable_id
-from rezero.data.cloze import NAME
+from rezero.data.cloze import ASK, BLANK, NAME, cloze_questions
 from rezero.data.splits import checked_shares, divide, write_corpus
 from rezero.data.validation import Candidate, Known, check, difficulty, rule_table
 from rezero.extras.language_model import Backend, cached, named_backend
@@ -29,18 +29,20 @@ CACHE = ".cache/replies"
 MADE = "made-"  # how the ids of written questions begin
 REFUSAL = re.compile(r"\b(?:I(?: a|')m sorry|I can(?:no|')t|I(?: a|')m (?:unable|not able)|as an AI)\b", re.IGNORECASE)
 SHARED_BY = range(2, 6)  # how many passages may mention a name that links two of them
-Task = tuple[tuple[Chunk, ...], str]  # the passages that a prompt asks about, and the name that links two of them
+# The passages that a prompt asks about, the name that links two of them, and the answer and its sentence, if given.
+Task = tuple[tuple[Chunk, ...], str, tuple[str, ...]]
 
 
 def make_questions(
-    corpus: str, model: str, out="", passages=0, each=1, two_hop=0, reader="", refuse=(), dev=0.1, test=0.2, by="chunk",
+    corpus, model, out="", passages=0, each=1, two_hop=0, spans=False, reader="", refuse=(), dev=0.1, test=0.2, by="chunk",
     seed=0,
 ) -> None:  # fmt: skip
     """Write questions about `passages` passages (0: all), `each` per passage, and about `two_hop` pairs of passages.
 
-    `model` and `reader` are named as in `named_backend`; the reader, by default the model, answers each question with
-    its passages and without them (reader="none": this is not checked). `refuse` names marks of `difficulty` that are
-    refused as well. Replies are kept in the cache, so a run that stopped goes on where it was.
+    With `spans`, rules choose the answers, as those of cloze questions, and the model writes one question for each,
+    which needs no JSON. `model` and `reader` are named as in `named_backend`; the reader, by default the model, answers
+    each question with its passages and without them (reader="none": this is not checked). `refuse` names marks of
+    `difficulty` that are refused as well. Replies are kept in the cache, so a run that stopped goes on where it was.
     """
     source, rng = find_chunks(corpus).parent, random.Random(seed)
     folder, chunks, old = resolve(out) if out else source, load_chunks(corpus), []
@@ -51,24 +53,24 @@ def make_questions(
     shares, known = checked_shares(dev, test), Known(chunks)
     for question in old:
         known.add(question)
-    tasks, tokens = plan(chunks, passages, each, two_hop, rng), 256 + 128 * each
+    drawn = rng.sample(chunks, min(passages or len(chunks), len(chunks)))
+    tasks = plan_spans(drawn, each, rng) if spans else plan(drawn, each)
+    tasks |= plan_pairs(chunks, two_hop, rng)
+    tokens = 48 if spans and not two_hop else 256 + 128 * each
     ask = ask_model(model, tokens)
     candidates, refused = read_replies(tasks, ask(list(tasks)))
     checked = list(check(candidates, known))
     sound = [one.question for one, why in checked if not why]
     levels = {row["id"]: row for row in difficulty(sound, chunks)} if sound else {}
-    broken = {id: {mark: mark for mark in row["marks"] if mark in refuse} for id, row in levels.items()}
+    unread = {}
     if reader != "none" and sound:
-        for id, why in read_by(ask if reader in ("", model) else ask_model(reader, tokens), sound).items():
-            broken[id] |= why
-    details, kept = [], []
+        unread = read_by(ask if reader in ("", model) else ask_model(reader, tokens), sound)
+    kept, details = [], []
     for one, why in checked:
-        row, why = _row(one), why or broken[one.question.id]
-        if why:
-            refused.append(row | {"why": why})
-        else:
-            kept.append(one.question)
-            details.append(row | levels[one.question.id])
+        level = levels.get(one.question.id, {})
+        why = why | unread.get(one.question.id, {}) | {mark: mark for mark in level.get("marks", ()) if mark in refuse}
+        (refused if why else details).append(_row(one) | ({"why": why} if why else level))
+        kept += [one.question] * (not why)
     write_jsonl(folder / "refused.jsonl", refused)
     table = rule_table((row["why"] for row in refused), (row["marks"] for row in details))
     print(table[table.questions > 0].to_string())
@@ -80,23 +82,39 @@ def make_questions(
     print(f"{shown(folder)}: {said}; refused.jsonl has the others")
 
 
-def plan(chunks: list[Chunk], passages: int, each: int, two_hop: int, rng: random.Random) -> dict[str, Task]:
+def plan(chunks: list[Chunk], each: int) -> dict[str, Task]:
     """Prompt -> what it asks about."""
+    return {PROMPTS["one"].format(title=chunk.title, text=chunk.text, n=each): ((chunk,), "", ()) for chunk in chunks}
+
+
+def plan_spans(chunks: list[Chunk], each: int, rng: random.Random) -> dict[str, Task]:
     tasks = {}
-    for chunk in rng.sample(chunks, min(passages or len(chunks), len(chunks))):
-        tasks[PROMPTS["one"].format(title=chunk.title, text=chunk.text, n=each)] = ((chunk,), "")
+    for chunk in chunks:
+        for cloze in cloze_questions([chunk], each, rng.randrange(2**32)):
+            sentence = cloze.text.removeprefix(ASK.format("")).replace(BLANK, cloze.answers[0])
+            prompt = PROMPTS["span"].format(title=chunk.title, sentence=sentence, answer=cloze.answers[0])
+            tasks[prompt] = ((chunk,), "", (cloze.answers[0], sentence))
+    return tasks
+
+
+def plan_pairs(chunks: list[Chunk], two_hop: int, rng: random.Random) -> dict[str, Task]:
+    tasks = {}
     linked = list(linked_pairs(chunks)) if two_hop else []
     for first, last, bridge in rng.sample(linked, min(two_hop, len(linked))):
         texts = dict(first_title=first.title, first=first.text, title=last.title, text=last.text)
-        tasks[PROMPTS["two-hop"].format(bridge=bridge, **texts)] = ((first, last), bridge)
+        tasks[PROMPTS["two-hop"].format(bridge=bridge, **texts)] = ((first, last), bridge, ())
     return tasks
 
 
 def read_replies(tasks: dict[str, Task], replies: Iterable[str]) -> tuple[list[Candidate], list[dict]]:
     """The questions in the replies, and the replies without any."""
     candidates, refused = [], []
-    for (golds, bridge), reply in zip(tasks.values(), replies, strict=True):
-        found = list(read_reply(reply, golds, bridge))
+    for (golds, bridge, given), reply in zip(tasks.values(), replies, strict=True):
+        if given:
+            asked = re.match(r'\W*(?:Question:\s*)?([^\n"]+\?)', reply)
+            found = [written(golds, asked[1], *given)] if asked else []
+        else:
+            found = list(read_reply(reply, golds, bridge))
         candidates += found
         if not found:
             why = no_json(reply)
@@ -138,17 +156,19 @@ def read_reply(reply: str, golds: tuple[Chunk, ...], bridge: str) -> Iterator[Ca
         found = {key.lower(): str(value).strip() for key, value in row.items() if isinstance(value, str | int | float)}
         if found.get("question") and found.get("answer"):
             end = stop
-            ids = tuple(gold.id for gold in golds)
-            id = MADE + stable_id(found["question"], found["answer"], *ids)
-            texts, kind = tuple(gold.text for gold in golds), "two-hop" if len(golds) > 1 else "direct"
-            question = Question(id, found["question"], (found["answer"].rstrip("."),), ids, texts, kind)
-            yield Candidate(question, found.get("support", ""), bridge)
+            yield written(golds, found["question"], found["answer"].rstrip("."), found.get("support", ""), bridge)
+
+
+def written(golds: tuple[Chunk, ...], text: str, answer: str, support: str, bridge: str = "") -> Candidate:
+    ids, texts = tuple(gold.id for gold in golds), tuple(gold.text for gold in golds)
+    kind = "two-hop" if len(golds) > 1 else "direct"
+    return Candidate(Question(MADE + stable_id(text, answer, *ids), text, (answer,), ids, texts, kind), support, bridge)
 
 
 def no_json(reply: str) -> str:
     """Why a reply holds no question."""
     opened = reply.count("{") > reply.count("}")
-    return "a refusal" if REFUSAL.search(reply) else "cut off" if opened else "no question in JSON"
+    return "a refusal" if REFUSAL.search(reply) else "cut off" if opened else "no question"
 
 
 def read_by(ask: Backend, questions: list[Question]) -> dict[str, dict[str, str]]:

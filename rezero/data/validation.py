@@ -18,7 +18,7 @@ from rezero.text import keywords, normalized
 
 # Phrases that mean something only to a reader who has the passage before them.
 DEICTIC = re.compile(
-    r"\b(?:this|these|those|above|below|aforementioned|here|the (?:report|passage|text|document|article|chunk)|"
+    r"\b(?:this|these|those|above|below|aforementioned|here|the (?:report|passage|text|document|article|chunk|sentence)|"
     r"(?:said|given|same) (?:mission|flight|report|passage))\b",
     re.IGNORECASE,
 )
