@@ -29,7 +29,7 @@ class Task:
 def load_task(config: Config) -> Task:
     """Load corpus, questions and engine. With split="by_row" there is no dev; the test questions stand in for it.
 
-    ValueError for splits that are empty or, with split="disjoint", that share a passage or a question.
+    ValueError for splits that `check_splits` refuses.
     """
     chunks = load_chunks(config.corpus)
     file = resolve(config.corpus) / "questions.jsonl"
@@ -44,21 +44,21 @@ def load_task(config: Config) -> Task:
 
 
 def check_splits(splits: dict[str, list[Question]], file: Path, how: str) -> None:
-    """ValueError for an empty split, or for splits that share something; that only warns unless `how` is "disjoint"."""
-    anew = "`python -m rezero data split` divides them anew"
-    if not all(splits[name] for name in SPLITS if (how, name) != ("by_row", "dev")):
-        counts = ", ".join(f"{len(questions)} {name}" for name, questions in splits.items())
-        few = "too few that share no passage" if splits["train"] else "none to train on"
-        raise ValueError(f"{file}: {counts} questions, {few}; want some in every split: {anew}")
+    """ValueError for an empty split, or for splits that share something.
+
+    With `how` "given", both that and an empty test split are only warned about; with "by_row", what splits share.
+    """
+    counts = ", ".join(f"{len(questions)} {name}" for name, questions in splits.items())
+    empty = [name for name in SPLITS if not splits[name] and (how, name) != ("by_row", "dev")]
     rows = leakage(question for questions in splits.values() for question in questions)
-    found = [
-        f"{name} {count} ({row['splits']})" for row in rows for name, count in row.items() if count and name != "splits"
-    ]
-    if found:
-        said = f"{file}: its splits share {', '.join(found)}"
-        if how == "disjoint":
-            raise ValueError(f"{said}; {anew}, and split='given' takes them as they are")
-        warnings.warn(said, stacklevel=3)
+    shared = [f"{n} {name} ({row['splits']})" for row in rows for name, n in row.items() if name != "splits" and n]
+    said = [f"{counts} questions; want some in every split"] * bool(empty)
+    said += [f"its splits share {', '.join(shared)}"] * bool(shared)
+    if said and (how == "disjoint" or (empty and empty != ["test"])):
+        anew = "`python -m rezero data split` divides the questions anew, split='given' takes the splits as they are"
+        raise ValueError(f"{file}: {'; '.join(said)}; {anew}")
+    if said:
+        warnings.warn(f"{file}: {'; '.join(said)}", stacklevel=3)
 
 
 def open_test(task: Task, run_dir: str | Path, purpose: str, n: int = 0) -> list[Question]:

@@ -111,7 +111,8 @@ def writer(said: str) -> str:
         odd = {"Alba": "I cannot do that.", "Brell": json.dumps(row | {"question": "What does this passage say?"})}
         return odd.get(name, json.dumps(row))
     if "Turn this sentence" in said:
-        return f"Question: What belongs to {len(said)} and {re.findall(r'by "(.*)"', said)[-1][::-1]}?\n\nmore"
+        answer = re.findall('by "(.*)"', said)[-1]
+        return f"Question: What belongs to {len(said)} and {answer[::-1]}?\n\nmore"
     if "Corin" in said:  # known without its passage
         return "OrrinCorin Works"
     return "unknown" if not name or name[1] == "Doma" else f"Orrin{name[1]} Works, I think"

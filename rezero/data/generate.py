@@ -34,8 +34,8 @@ Task = tuple[tuple[Chunk, ...], str, tuple[str, ...]]
 
 
 def make_questions(
-    corpus, model, out="", passages=0, each=1, two_hop=0, spans=False, reader="", refuse=(), dev=0.1, test=0.2, by="chunk",
-    seed=0,
+    corpus, model, out="", passages=0, each=1, two_hop=0, spans=False, reader="", refuse=(), dev=0.1, test=0.2,
+    by="chunk", seed=0,
 ) -> None:  # fmt: skip
     """Write questions about `passages` passages (0: all), `each` per passage, and about `two_hop` pairs of passages.
 

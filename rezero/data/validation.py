@@ -18,12 +18,14 @@ from rezero.text import keywords, normalized
 
 # Phrases that mean something only to a reader who has the passage before them.
 DEICTIC = re.compile(
-    r"\b(?:this|these|those|above|below|aforementioned|here|the (?:report|passage|text|document|article|chunk|sentence)|"
-    r"(?:said|given|same) (?:mission|flight|report|passage))\b",
+    r"\b(?:this|these|those|above|below|aforementioned|here|(?:said|given|same) (?:mission|flight|report|passage)|"
+    r"the (?:report|passage|text|document|article|chunk|sentence))\b",
     re.IGNORECASE,
 )
+SIGN = re.compile(r"[-+#*=<>]*$")  # at the end of an answer
 NEARLY = 0.8  # two questions with one answer are duplicates if they share so much of their words (Jaccard)
 MANY = 5  # an answer that stands in more passages is marked as ambiguous
+MARKS = ("ambiguous", "trivial", "impossible")
 ENGINES = ("bm25", "dense", "hybrid")  # by which difficulty is measured
 DEPTH = 100  # passages per engine among which the gold one is looked for
 
@@ -127,13 +129,9 @@ def answers_collide(one: Candidate, known: Known) -> str:
     """The judge could not tell the answer from that of another question, because it drops the sign at its end."""
     for answer in one.question.answers:
         other = known.written.get(normalize(answer), answer)
-        if _sign(answer) != _sign(other):
+        if SIGN.search(answer.strip(" .,"))[0] != SIGN.search(other.strip(" .,"))[0]:
             return f"exact match takes the answer {answer!r} for {other!r}"
     return ""
-
-
-def _sign(answer: str) -> str:
-    return re.search(r"[-+#*=<>]*$", answer.strip(" .,;!?\"'"))[0]
 
 
 RULES = (
@@ -164,12 +162,11 @@ def validate(questions: Iterable[Question], chunks: Iterable[Chunk]) -> list[str
 
 def rule_table(broken: Iterable[Iterable[str]], marks: Iterable[Iterable[str]] = ()) -> pd.DataFrame:
     """How many questions break each rule and carry each mark, a row each; the arguments have the names per question."""
-    refused = Counter(dict.fromkeys((rule.__name__ for rule in RULES), 0))
-    refused.update(name for names in broken for name in names)
-    marked = Counter(dict.fromkeys(("ambiguous", "trivial", "impossible"), 0))
-    marked.update(name for names in marks for name in names)
-    rows = [{"rule": name.replace("_", " "), "questions": n, "what": "refused"} for name, n in refused.items()]
-    rows += [{"rule": name, "questions": n, "what": "marked"} for name, n in marked.items()]
+    rows = []
+    for what, groups, known in (("refused", broken, [rule.__name__ for rule in RULES]), ("marked", marks, MARKS)):
+        counts = Counter(dict.fromkeys(known, 0))
+        counts.update(name for names in groups for name in names)
+        rows += [{"rule": name.replace("_", " "), "questions": n, "what": what} for name, n in counts.items()]
     return pd.DataFrame(rows).set_index("rule")
 
 
@@ -181,16 +178,16 @@ def difficulty(questions: Sequence[Question], chunks: Sequence[Chunk], engines=E
     stands in more than `MANY` passages.
     """
     queries = [keywords(question.text) or question.text for question in questions]
-    found = {name: build_engine(name, chunks).search(queries, DEPTH) for name in engines}
+    found = [build_engine(name, chunks).search(queries, DEPTH) for name in engines]
     texts, rows = [f" {normalized(chunk.text)} " for chunk in chunks], []
-    for index, question in enumerate(questions):
-        ranks = {name: _rank(question, [hit.chunk_id for hit in hits[index]]) for name, hits in found.items()}
+    for question, *hits in zip(questions, *found, strict=True):
+        ranks = [_rank(question, [hit.chunk_id for hit in some]) for some in hits]
         answer = f" {normalized(question.answers[0])} "
-        holders = sum(answer in text for text in texts) if answer.strip() else len(texts)
-        says = {"ambiguous": holders > MANY, "trivial": set(ranks.values()) == {len(question.gold_chunk_ids)}}
-        says["impossible"] = set(ranks.values()) == {None}
-        marks = [mark for mark, holds in says.items() if holds]
-        rows.append({"id": question.id, "ranks": ranks, "passages_with_answer": holders, "marks": marks})
+        holders = sum(answer in text for text in texts)
+        says = (holders > MANY, {*ranks} == {len(question.gold_chunk_ids)}, {*ranks} == {None})
+        marks = [mark for mark, holds in zip(MARKS, says, strict=True) if holds]
+        by_engine = dict(zip(engines, ranks, strict=True))
+        rows.append({"id": question.id, "ranks": by_engine, "passages_with_answer": holders, "marks": marks})
     return rows
 
 
