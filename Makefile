@@ -1,17 +1,19 @@
 # Every target installs what it needs first, once: `make run` on a fresh clone is enough.
 PYTHON ?= python3
-# cpu or gpu, never both: faiss-cpu and faiss-gpu share one import name. On a GPU: make run EXTRAS=gpu,dev
-EXTRAS ?= cpu,dev
 ARGS ?=
+RUN ?= apollo13
 
 comma := ,
+# cpu or gpu, never both: faiss-cpu and faiss-gpu share one import name. On a GPU: make run EXTRAS=gpu,dev
+ON_GPU := $(filter gpu apollo,$(MAKECMDGOALS)) $(wildcard .venv/.installed-gpu-*)
+EXTRAS ?= $(if $(strip $(ON_GPU)),gpu,cpu)$(comma)dev
 BIN := .venv/bin
 # Touched last, so a failed or interrupted install is tried again; newer pins install again.
 STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 CHECK := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
 	"Python %d.%d is too old or too new: this project needs 3.11, 3.12 or 3.13. Name one: make PYTHON=python3.12" % v)
 
-.PHONY: help run sweep smollm test lab policy data lint clean
+.PHONY: help run sweep smollm gpu apollo test lab policy data lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' Makefile | column -t -s '|' 2>/dev/null || grep '##' Makefile
@@ -25,6 +27,14 @@ sweep: $(STAMP)  ## notebook 03 in full: every reward set with three seeds, one 
 smollm: $(STAMP)  ## train SmolLM2-135M on the CPU: warm start, then GRPO; ARGS="-p steps=10"
 	$(BIN)/python -m rezero.extras.smollm
 	$(BIN)/python -m rezero run 02 -p profile=smollm $(ARGS)
+
+gpu: $(STAMP)  ## on a GPU with 8 GB or more: train a 0.5B model, notebooks 02 and 04; ARGS="-p steps=20"
+	$(BIN)/python -m rezero run 02 04 -p profile=gpu_small $(ARGS)
+
+apollo: $(STAMP)  ## the same on the original's questions; CORPUS=folder with its chunks.csv and questions.jsonl
+	$(BIN)/python -m rezero cloze "$(CORPUS)" --out .cache/apollo13 -n 700 --dev .13 --test .32
+	$(BIN)/python -m rezero run 02 04 -f notebooks/apollo13.yaml --run-id $(RUN) -p profile=gpu_small $(ARGS)
+	$(BIN)/python tests/tools/published.py $(RUN)
 
 test: $(STAMP)  ## run the tests; ARGS="-m slow", see tests/README.md
 	$(BIN)/python -m pytest $(ARGS)

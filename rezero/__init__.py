@@ -2,7 +2,7 @@
 
 Read the core in this order; each module imports only modules listed before it.
 
-    files, text, names    paths, JSON Lines, atomic writes; helpers for text; functions by name
+    text, files, names    helpers for text; paths, JSON Lines, atomic writes, a cache; functions by name
     config, profiles/     everything a run depends on, and the named profiles
     judge                 is an answer right? Exact match and F1
     corpus, questions     passages; questions, and splits that do not leak
@@ -20,8 +20,8 @@ The wings use the core, which never imports them; optional parts are reached by 
 
     warmstart/            scripted searchers, and a starting policy that imitates them
     data/                 documents and public sets as corpora; questions, splits, noise and checks for any corpus
-    analysis/             baselines, reward lab, ablations, retrieval, collapse, figures, cards
-    extras/               further and remote engines, SmolLM2, Unsloth, serve, ask, export, model judge, transcripts
+    analysis/             baselines, reward lab, ablations, retrieval, collapse, figures, cards, causes, reports, logs
+    extras/               further and remote engines, SmolLM2, Unsloth, what makes a step fast, serve, ask, export, …
     runner/               executes the notebooks (knows nothing of reinforcement learning)
     __main__              python -m rezero COMMAND
 """

@@ -13,8 +13,9 @@ import yaml
 from filelock import FileLock
 
 from rezero.config import RENAMED, load_config
-from rezero.files import resolve
+from rezero.files import ROOT, resolve
 from rezero.search.base import SearchError
+from rezero.text import printable, redact
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -36,33 +37,46 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read_mapping(text: str) -> dict:
+    from rezero.runner.parameters import parse_yaml
+
     try:
-        return dict(yaml.safe_load(text))
-    except (yaml.YAMLError, TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r}; want a mapping such as '{{k1: 1.2}}'") from None
+        return dict(parse_yaml(text, ""))
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r:.80}; want a mapping such as '{{k1: 1.2}}'") from None
 
 
 TYPES = {"int": int, "float": float, "mapping": read_mapping}  # of the arguments in commands.yaml
 
 
 def call_run(notebooks, flags, file, launcher, run_id, resume, runs_dir) -> int:
-    from rezero.runner.run import run
+    from rezero.analysis.check import check_notebooks
+    from rezero.runner.run import NOTEBOOKS, run
 
+    sys.path[:0] = [str(NOTEBOOKS), str(ROOT)]  # where kernels look for a user's "module:function"
     # A scheduler's or `timeout`'s SIGTERM ends a run as Ctrl-C does: recorded, and its kernel stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     flags = flags + ([f"launcher={launcher}"] if launcher else [])
-    return run(notebooks, flags, file, run_id=run_id, resume=resume, runs=runs_dir, renamed=RENAMED)
+    return run(
+        notebooks, flags, file, run_id=run_id, resume=resume, runs=runs_dir, renamed=RENAMED, check=check_notebooks
+    )
 
 
 def call_train(profile, run_dir, flags, only_warm=False) -> None:
-    from accelerate import PartialState
-
+    from rezero.analysis.check import check_config
     from rezero.runner.parameters import read_flags
+
+    config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
+    check_config(config)
+    from rezero.policy.early import import_unsloth
+
+    if config.backend == "unsloth":
+        import_unsloth()
+    from accelerate import PartialState  # from here on seconds pass
+
     from rezero.task import load_task
     from rezero.training.train import train
     from rezero.warmstart.supervised import starting_policy
 
-    config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
     processes, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     steps = config.warm_start.steps
     if only_warm and (processes > 1 or not steps):
@@ -85,12 +99,24 @@ def call_import(**options) -> None:
     resolve_name("rezero.data.importing:import_data")(**options)
 
 
+def call_ask(**arguments) -> None:
+    # Where scikit-learn is installed, transformers imports it for a way to generate that nothing here uses. That is a
+    # fifth of the time until the answer, so transformers does not see it.
+    if sys.modules.setdefault("sklearn", None) is None:
+        import transformers.generation.utils  # noqa: F401
+
+        del sys.modules["sklearn"]
+    resolve_name("rezero.extras.ask:run_ask")(**arguments)
+
+
 CALLS = {  # a function or its name; it takes the command's arguments by name
     "run": call_run,
     "train": call_train,
     "warm-start": partial(call_train, only_warm=True),
+    "traces": "rezero.analysis.report:run_traces",
+    "compare": "rezero.analysis.compare:run_compare",
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
-    "ask": "rezero.extras.ask:run_ask",
+    "ask": call_ask,
     "data import": call_import,
     "data questions": "rezero.data.generate:make_questions",
     "data cloze": "rezero.data.splits:split_corpus",
@@ -110,10 +136,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
+        resolve_name("rezero.analysis.check:check_names")(**arguments)
         call = CALLS[command]
         return (resolve_name(call) if isinstance(call, str) else call)(**arguments) or 0
     except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:  # filelock's Timeout is an OSError
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(redact(str(error)))[:2000]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -41,7 +41,7 @@ class Curriculum:
     samples: int = 2  # by "samples": episodes per question that measure it; 0: questions are drawn uniformly
     solved_weight: float = 0.1  # sampling weight of a question that every sample solved (one solved sometimes: 1)
     unsolved_weight: float = 1.0  # sampling weight of a question that no sample solved
-    file: str = ""  # measured shares, to be read, or written when missing, by several runs; "": each run its own
+    seed: int | None = None  # of these episodes; None: the run's. Runs with the same one share what was measured
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class Config:
     lora_layers: int = 0  # how many of the top layers carry the adapter; 0: all
     load_in_4bit: bool = False  # unsloth: keep the frozen weights in 4 bits
     max_context: int = 0  # unsloth: tokens of prompt and episode that memory is reserved for
-    vllm: bool = True  # unsloth: vLLM in the same process generates; False: the model itself
+    # unsloth: vLLM in the same process generates; False: the model itself; "auto": vLLM where it is installed
+    vllm: bool | Literal["auto"] = True
     gpu_share: float = 0.5  # unsloth: share of the GPU's memory that vLLM takes
     warm_start: WarmStart = field(default_factory=WarmStart)
     # reward
@@ -96,6 +97,7 @@ class Config:
     curriculum: Curriculum = field(default_factory=Curriculum)
     # evaluation and checkpoints
     eval_every: int = 10  # steps between evaluations on dev; the policy of the best one is kept
+    patience: int = 0  # training stops after so many evaluations in a row without a new best, see sentinel; 0: never
     eval_questions: int = 0  # dev questions per evaluation, drawn across kinds; 0: all
     test_questions: int = 0  # test questions in the final evaluation, drawn across kinds; 0: all
     save_every: int = 20  # steps between checkpoints, from which a killed run resumes
@@ -133,7 +135,7 @@ BOUNDS = {  # (least, most) of numbers -> fields
     (1, inf): "k max_turns turn_tokens episode_tokens steps questions_per_step micro_batch eval_every save_every "
     "warm_start.episodes warm_start.batch collapse.patience collapse.window",
     (2, inf): "num_generations",  # the episodes of a group are compared
-    (0, inf): "seed lora_rank lora_layers max_context eval_questions test_questions warm_start.steps "
+    (0, inf): "seed lora_rank lora_layers max_context eval_questions test_questions patience warm_start.steps "
     "warm_start.found_weight warm_start.missed_weight curriculum.samples curriculum.solved_weight "
     "curriculum.unsolved_weight",
     (-inf, inf): "collapse.drop",

@@ -1,21 +1,26 @@
 """Where the project lives; JSON Lines in and out; writes that never leave half a file, and survive a crash after."""
 
 import csv
+import hashlib
 import json
 import os
 import warnings
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, TextIO, get_args
 from uuid import uuid4
 
+from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
+from rezero.text import clean
+
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
+CACHE = ROOT / ".cache"  # what can be made again; it may be deleted, and need not be writable
 _adapter = cache(TypeAdapter)
 LONGEST = 64 * 2**20  # characters of a line or a field; without a limit, a damaged file would fill the memory
 MARKS = {BOM_UTF8: "utf-8-sig", BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16"}  # byte-order marks
@@ -23,7 +28,10 @@ MARKS = {BOM_UTF8: "utf-8-sig", BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16"} 
 
 def resolve(path: str | Path) -> Path:
     """An absolute path. A relative one counts from the project's root, never from the working directory."""
-    path = Path(path).expanduser()
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such user; want a path") from None
     return path if path.is_absolute() else ROOT / path
 
 
@@ -65,12 +73,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
     """Write one JSON object per line, atomically, as `rows` come. The same rows give the same bytes."""
-    return _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return _write(path, (clean(json.dumps(row, ensure_ascii=False)) + "\n" for row in rows))
 
 
 def append_jsonl(path: str | Path, row: dict) -> Path:
     """Append one object. A killed process loses at most the line that it was writing."""
-    return append_text(path, json.dumps(row, ensure_ascii=False) + "\n")
+    return append_text(path, clean(json.dumps(row, ensure_ascii=False)) + "\n")
 
 
 def append_text(path: str | Path, lines: str) -> Path:
@@ -109,14 +117,14 @@ def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
 
 def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[str, dict]]:
     """`read_jsonl` with the place of each object, "file:line", for error messages."""
-    path = resolve(path)
+    path = readable(path)
     with path.open("rb") if appended else open_text(path, newline="\n") as file:
         for where, line in numbered_lines(file, path):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:  # not JSON, or a character that was cut in two
+                row = parse_json(line)
+            except ValueError as error:  # not JSON, or a character that was cut in two
                 if not appended or file.read().strip():
                     raise ValueError(f"{where}: not valid JSON: {error}") from None
                 warnings.warn(f"{where}: skipped a damaged last line: {error}", stacklevel=2)
@@ -124,6 +132,38 @@ def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[st
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: want one JSON object per line, got {type(row).__name__}")
             yield where, row
+
+
+def readable(path: str | Path) -> Path:
+    """The absolute path of what is to be read; ValueError for a pipe or a device, which might never end."""
+    path = resolve(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: is a pipe or a device; want a file")
+    return path
+
+
+def read_json(path: str | Path) -> dict:
+    """The object of a JSON file; ValueError names file and line of what is no JSON, and the file of another value."""
+    path = readable(path)
+    try:
+        value = parse_json(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from None
+    if not value or not isinstance(value, dict):
+        raise ValueError(f"{path}: want a JSON object with fields, got {type(value).__name__ if value else value}")
+    return value
+
+
+def parse_json(data: bytes | str):
+    """The value of a JSON text, with lone surrogates replaced; ValueError also for what is nested too deeply."""
+    text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+    try:
+        value = json.loads(text)
+        return json.loads(clean(json.dumps(value, ensure_ascii=False))) if "\\u" in text else value
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def numbered_lines(file: IO, path: Path) -> Iterator[tuple[str, str | bytes]]:
@@ -161,7 +201,7 @@ def open_text(path: Path, newline: str | None = None) -> TextIO:
 
 def csv_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
     """The rows of a CSV file as `numbered_rows` gives those of JSON Lines. Its header tells the delimiter: , ; tab |"""
-    path = resolve(path)
+    path = readable(path)
     csv.field_size_limit(LONGEST)
     with open_text(path, newline="") as file:
         header = file.readline(LONGEST)
@@ -196,9 +236,11 @@ def parse_record(row: dict, kind: type):
     """
     try:
         return _adapter(kind).validate_json(json.dumps(row), strict=True, extra="forbid")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-    place = ".".join(map(str, first["loc"]))
+    place = ".".join(map(str, first["loc"]))[:80]
     if first["type"] == "missing":
         raise ValueError(f"{place} is missing")
     if first["type"] == "unexpected_keyword_argument":
@@ -206,5 +248,49 @@ def parse_record(row: dict, kind: type):
             kind = {one.name: one.type for one in fields(kind)}.get(name, kind)
             kind = next(filter(is_dataclass, (kind, *get_args(kind))))  # of a tuple or a union the dataclass inside
         raise ValueError(f"unknown field {place!r}; allowed: {', '.join(one.name for one in fields(kind))}")
-    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    raise ValueError(f"{place} is {first['input']!r:.80}; want {wanted}" if place else wanted)
+    raise ValueError(refusal(place, first))
+
+
+def refusal(place: str, error: dict) -> str:
+    """One of pydantic's errors in our words: the value at `place`, and what is wanted there."""
+    wanted = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    own = not place or error["type"] == "value_error"  # a message of ours, which is complete
+    return wanted if own else f"{place} is {error['input']!r:.80}; want {wanted}"
+
+
+def cached(kind: str, key: object, make: Callable[[], Iterable[dict]]) -> list[dict]:
+    """The rows of `make`, from .cache/<kind>/ if they were made before with an equal `key`; None: always made.
+
+    `key` names all that the rows depend on, as plain data or dataclasses of it; the package's code is added here. Who
+    wants rows that another process is making waits for it. A damaged file is made again, and without room for a file
+    nothing is kept.
+    """
+    path = CACHE / kind / f"{digest(json.dumps([key, _code()], default=vars, sort_keys=True))}.jsonl"
+    with ExitStack() as stack:
+        if key is not None:
+            with suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(path.with_suffix(".lock")))
+            with suppress(OSError, ValueError):
+                return list(read_jsonl(path))
+        rows = list(make())
+        if key is not None:
+            with suppress(OSError):
+                write_jsonl(path, rows)
+        return rows
+
+
+def digest(*parts: str | bytes) -> str:
+    """The same 32 characters for the same parts, and others for others."""
+    made = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        part = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        made.update(len(part).to_bytes(8) + part)
+    return made.hexdigest()
+
+
+@cache
+def _code() -> str:
+    """A digest of the package and of its pins, so that nothing is read that another version of it has made."""
+    paths = [*ROOT.glob("rezero/**/*.py"), *ROOT.glob("rezero/**/*.yaml"), *ROOT.glob("pyproject.toml")]
+    return digest(*(path.read_bytes() for path in sorted(paths)))

@@ -1,7 +1,11 @@
-"""Names in a configuration: a key of a literal dict, or any function as "module:function"."""
+"""Names in a configuration: a key of a literal dict, any function as "module:function", or where a policy is."""
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from pkgutil import resolve_name
+
+from rezero.files import resolve
 
 
 def load_function(name: str, known: Mapping[str, Callable | str], what: str) -> Callable:
@@ -23,3 +27,12 @@ def load_function(name: str, known: Mapping[str, Callable | str], what: str) -> 
     if not callable(function):
         raise ValueError(f"{what} {name!r} is a {type(function).__name__}; want a function")
     return function
+
+
+def check_policy_name(path: str | Path) -> None:
+    """Raise FileNotFoundError if `path` is neither the folder of a policy nor looks like a name on the hub."""
+    folder = resolve(path)
+    if any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return
+    if folder.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")

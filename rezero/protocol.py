@@ -15,12 +15,16 @@ import yaml
 
 from rezero.questions import Question
 from rezero.search.base import Hit
+from rezero.text import clean
 
 Action = Literal["search", "answer", "malformed"]
 Outcome = Literal["answered", "malformed", "turn_limit", "token_limit", "unfinished"]
 
 # name -> [system message, user message]
 PROMPTS = yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text("utf-8"))
+PROMPTS["user"] = ["", "\n\n".join(PROMPTS["full"])]  # the same rules without a system message
+NAMES = ("think", "search", "answer", "information")
+TAGS = tuple(f"<{slash}{name}>" for name in NAMES for slash in ("", "/"))
 NO_HITS = "No passage matched this query. Try other words."
 ENGINE_FAILED = "The search engine failed ({reason}). The query may be repeated or changed."
 CORRECTION = "That turn was not understood: after the thought, write exactly one search or exactly one answer."
@@ -28,7 +32,7 @@ CORRECTION = "That turn was not understood: after the thought, write exactly one
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _INFORMATION = re.compile(r"^\s*<information>\n?(.*?)\n?</information>\s*$", re.DOTALL)
-_TAG_START = re.compile(r"<(?=[/|｜!]?[A-Za-z_|｜-]|\s*/?\s*(?:think|search|answer|information)\b)")
+_TAG_START = re.compile(rf"[<＜﹤](?=[/|｜!]?[A-Za-z_|｜-]|\s*/?\s*(?:{'|'.join(NAMES)})\b)")
 
 
 @dataclass(frozen=True)
@@ -160,15 +164,16 @@ class Episode:
         """Read a transcript as an episode; `rezero.extras.transcripts` says how each form is read.
 
         That is: chat messages `[{"role", "content"}, …]` with retrieved text as `user`, `tool` or `ipython` messages
-        and OpenAI's tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`,
-        or its completion alone. ValueError names a message without a known role or without text.
+        and tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`, or its
+        completion alone. What a user says after the last answer is left out. ValueError names a message without a known
+        role or without text; a warning counts what was not understood.
         """
         prompt, messages = resolve_name("rezero.extras.transcripts:read_transcript")(transcript)
         turns: list[Turn] = []
-        for message in messages:
+        for i, message in enumerate(messages):
             if message["role"] == "assistant":
                 turns.append(parse_turn(message["content"]))
-            elif turns:
+            elif turns and not (turns[-1].action == "answer" and all(map(_is_talk, messages[i:]))):
                 before, text = turns[-1].information, unwrap_information(message["content"])
                 turns[-1] = replace(turns[-1], information=text if before is None else f"{before}\n{text}")
         ends = {"answer": "answered", "malformed": "malformed"}
@@ -177,11 +182,11 @@ class Episode:
 
 
 def build_prompt(question: str, style: str = "full") -> list[dict]:
-    """Chat messages that pose `question`; `style` is a key of `PROMPTS`."""
+    """Chat messages that pose `question`, neutralized; `style` is a key of `PROMPTS`."""
     if style not in PROMPTS:
         raise ValueError(f"unknown prompt style {style!r}; allowed: {', '.join(PROMPTS)}")
     texts = zip(("system", "user"), PROMPTS[style], strict=True)
-    return [{"role": role, "content": text.replace("{question}", question)} for role, text in texts if text]
+    return [{"role": role, "content": text.replace("{question}", neutralize(question))} for role, text in texts if text]
 
 
 def parse_turn(text: str) -> Turn:
@@ -190,6 +195,7 @@ def parse_turn(text: str) -> Turn:
     The action is what stands outside the thoughts. A search together with an answer, neither of them, or a thought
     that never closes makes the turn malformed. Of several searches, which only transcripts have, the first is run.
     """
+    text = clean(text)
     thought = "\n".join(part.strip() for part in _THOUGHT.findall(text))
     rest = _THOUGHT.sub("", text)
     actions = _ACTION.findall(rest)
@@ -205,11 +211,12 @@ def closes_turn(text: str) -> bool:
 
 
 def neutralize(text: str) -> str:
-    """Make retrieved text inert: what looks like the start of a tag or of a chat token loses its bracket.
+    """Make foreign text inert: what looks like the start of a tag or of a chat token loses its bracket.
 
-    `<answer>`, `</information>`, `<|im_end|>` and `<start_of_turn>` become `‹answer>` and so on; `a < b` stays.
+    `<answer>`, `</information>`, `<|im_end|>` and `<start_of_turn>` become `‹answer>` and so on; `a < b` stays. What
+    else is a token of its own for a policy, such as `[INST]`, is broken when the policy reads it (`Template.inert`).
     """
-    return _TAG_START.sub("‹", text)
+    return _TAG_START.sub("‹", clean(text))
 
 
 def holds(information: str, text: str) -> bool:
@@ -225,6 +232,11 @@ def format_hits(hits: list[Hit] | tuple[Hit, ...]) -> str:
 
 def wrap_information(text: str) -> str:
     return f"<information>\n{text}\n</information>"
+
+
+def _is_talk(message: dict) -> bool:
+    """Whether a message holds somebody's words, such as thanks, and no retrieved text."""
+    return message["role"] in ("user", "system", "developer") and not _INFORMATION.match(message["content"])
 
 
 def unwrap_information(content: str) -> str:

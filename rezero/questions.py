@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.cluster.hierarchy import DisjointSet
 
-from rezero.corpus import Chunk
+from rezero.corpus import Chunk, read_id
 from rezero.files import numbered_rows, parse_record, resolve, write_jsonl
 from rezero.text import near_groups, normalized
 
@@ -37,6 +36,11 @@ class Question:
     # They measure the room to retry and feed the scripted searcher; no policy ever sees them.
     rewrites: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """ValueError for a gold chunk that is named twice: its evidence would never be complete."""
+        if len(set(self.gold_chunk_ids)) < len(self.gold_chunk_ids):
+            raise ValueError(f"gold_chunk_ids is {list(self.gold_chunk_ids)!r:.80}; want each id once")
+
 
 def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> list[Question]:
     """Read questions from JSON Lines; with `chunks`, fill in `gold_texts`.
@@ -53,7 +57,7 @@ def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> l
     questions: dict[str, Question] = {}
     for where, row in numbered_rows(path):
         if "question" in row:
-            gold = str(row.get("id"))
+            gold = read_id(row.get("id"), where)
             counts[gold] += 1
             row = {"text": row["question"], "answers": [row.get("answer")], "gold_chunk_ids": [gold]}
             row["id"] = f"{gold}.{counts[gold]}"
@@ -61,22 +65,23 @@ def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> l
             question = _with_gold_texts(parse_record(row, Question), texts)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        if question.id in questions:
-            raise ValueError(f"{where}: the id {question.id!r} was used before")
+        if question.id in questions:  # two questions would count as one wherever episodes are paired by id
+            raise ValueError(f"{where}: the id {question.id!r:.80} was used before")
         questions[question.id] = question
     return list(questions.values())
 
 
 def _with_gold_texts(question: Question, texts: dict[str, str] | None) -> Question:
-    parts = {"text": (question.text,), "answers": question.answers, "gold_chunk_ids": question.gold_chunk_ids}
+    parts = {"id": (question.id,), "text": (question.text,)}
+    parts |= {name: getattr(question, name) for name in ("answers", "gold_chunk_ids")}
     for name, values in parts.items():
         if not values or not all(map(str.strip, values)):
-            raise ValueError(f"{name} is {list(values)!r}; want at least one, none of them blank")
+            raise ValueError(f"{name} is {list(values)!r:.80}; want at least one, none of them blank")
     if texts is None:
         return question
     for gold in question.gold_chunk_ids:
         if gold not in texts:
-            raise ValueError(f"gold chunk {gold!r} is none of the {len(texts)} chunks of the corpus")
+            raise ValueError(f"gold chunk {gold!r:.80} is none of the {len(texts)} chunks of the corpus")
     return replace(question, gold_texts=tuple(texts[gold] for gold in question.gold_chunk_ids))
 
 
@@ -117,6 +122,8 @@ def split_by_chunk(
     for name in shares:
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is unknown; allowed: {', '.join(SPLITS)}")
+    from scipy.cluster.hierarchy import DisjointSet  # here, because most commands need questions and not scipy
+
     joined = DisjointSet(range(len(questions)))  # indices of questions, and what connects them
     group_of = _passage_groups(questions)
     for index, question in enumerate(questions):
@@ -169,6 +176,8 @@ def leakage(questions: Iterable[Question]) -> list[dict]:
 
 def spread(questions: list[Question], n: int, seed: int = 0) -> list[Question]:
     """`n` of `questions` in their order, drawn so that each kind keeps its share; all if `n` is 0 or too large."""
+    if n < 0:
+        raise ValueError(f"{n} questions are asked for; want at least 1, or 0 for all")
     if not n or n >= len(questions):
         return list(questions)
     by_kind = defaultdict(list)

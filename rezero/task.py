@@ -10,7 +10,7 @@ from rezero.corpus import load_chunks
 from rezero.files import append_jsonl, resolve
 from rezero.protocol import Sampling
 from rezero.questions import SPLITS, Question, assign_splits, leakage, load_questions, spread
-from rezero.search import build_engine
+from rezero.search import build_engine, check_options
 from rezero.search.base import Engine
 
 LEDGER = "test_ledger.jsonl"
@@ -31,6 +31,7 @@ def load_task(config: Config) -> Task:
 
     ValueError for splits that `check_splits` refuses.
     """
+    check_options(config.engine, config.engine_options)  # before anything is loaded
     chunks = load_chunks(config.corpus)
     file = resolve(config.corpus) / "questions.jsonl"
     questions = assign_splits(load_questions(file, chunks), config.split)

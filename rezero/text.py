@@ -1,11 +1,13 @@
 """Small helpers for text that every layer needs."""
 
+import json
+import os
 import re
+from base64 import b64encode
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil
-
-from scipy.cluster.hierarchy import DisjointSet
+from urllib.parse import quote
 
 # Words that ask or connect and say nothing about the subject. A query is a question without them.
 _WORDS = """a about after an and any are as at be been before by can could did do does during far for from gave give
@@ -38,18 +40,54 @@ def near_groups(texts: Sequence[str], share: float = 0.8, run: int = 5) -> list[
         words = text.split()
         runs[index] = {hash(tuple(words[i : i + run])) for i in range(max(1, len(words) - run + 1))}
     frequent = Counter(one for some in runs.values() for one in some)
-    joined, holders = DisjointSet(runs), defaultdict(list)
+    group, holders = {index: index for index in runs}, defaultdict(list)  # a group is a chain to its first text
+
+    def first(index: int) -> int:
+        while group[index] != index:
+            index = group[index]
+        return index
+
     for index, some in runs.items():
         # Of two texts that share so much, each has a shared run among its rarest ones (Chaudhuri et al. 2006).
         rarest = sorted(some, key=lambda one: (frequent[one], one))[: len(some) - ceil(share * len(some)) + 1]
         for other in {other for one in rarest for other in holders[one]}:
             if len(some & runs[other]) >= share * len(some | runs[other]):
-                joined.merge(index, other)
+                group[max(first(index), first(other))] = min(first(index), first(other))
         for one in rarest:
             holders[one].append(index)
-    return [joined[index] for index in same]
+    return [first(index) for index in same]
+
+
+def printable(text: str) -> str:
+    """`text` in one line, without characters that could control a terminal: files, passages, policies are untrusted."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def clean(text: str) -> str:
     """`text` with lone surrogates replaced, because neither UTF-8 nor a Rust tokenizer can hold them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+_SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|AUTH)$")  # names of environment variables
+
+
+def redact(text: str) -> str:
+    """`text`, for example of a server's error, without the user and password of URLs and without known secrets.
+
+    Known are the values of environment variables whose names end in KEY, TOKEN, SECRET, PASSWORD or AUTH, if they have
+    at least 4 characters, and the password in one of the form "user:password"; also in base64, a URL or JSON.
+    """
+    secrets = [value for name, value in os.environ.items() if _SECRET.search(name.upper())]
+    secrets += [value.partition(":")[2] for value in secrets]
+    forms = {form for secret in secrets if len(secret) >= 4 for form in _forms(secret)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "[redacted]")
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    raw, escaped = os.fsencode(secret), json.dumps(secret)[1:-1]
+    yield from (secret, quote(raw, safe=""), escaped, escaped.replace("\\", "\\\\"))
+    for before in range(3):  # bytes in front of it in a group of three, which decide how base64 writes it
+        coded = b64encode(b"\0" * before + raw).decode()[-(-before * 8 // 6) : (before + len(raw)) * 8 // 6]
+        yield from (coded, coded.translate(str.maketrans("+/", "-_")))

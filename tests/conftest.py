@@ -8,6 +8,7 @@ import torch
 
 from data.policy.induction import new_model
 from data.policy.train_policy import train_tokenizer
+from rezero import files
 from rezero.config import load_config
 from rezero.corpus import Chunk
 from rezero.files import read_jsonl
@@ -50,6 +51,7 @@ TINY = dict(  # overrides of the laptop profile: a training of seconds
     micro_batch=2,
     eval_every=2,
     save_every=2,
+    patience=0,
     curriculum={"samples": 1},
     grpo={"learning_rate": 0.01},
 )
@@ -82,7 +84,16 @@ def toy_task() -> Task:
 def metrics_of(run: Path, kind: str = "") -> list[dict]:
     """The rows of a run's metrics.jsonl, of one kind or of all, without the times that differ between runs."""
     rows = [row for row in read_jsonl(run / "metrics.jsonl") if kind in ("", row["kind"])]
-    return [{name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows]
+    return [
+        {name: value for name, value in row.items() if "seconds/" not in name and "second/" not in name} for row in rows
+    ]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """A test finds nothing that another one has left in .cache."""
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session")

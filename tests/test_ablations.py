@@ -6,6 +6,7 @@ import pytest
 from conftest import answer, search
 
 from rezero.analysis import ablations
+from rezero.analysis.arms import named, plan
 from rezero.corpus import save_chunks
 from rezero.evaluation.evaluate import summarize
 from rezero.evaluation.traces import write_traces
@@ -22,31 +23,27 @@ def test_every_arm_meets_every_seed_under_a_name(tmp_path):
         {"reward_set": "x", "seed": 7},
     ]
     shared = {"steps": 2, "overrides": {"eval_every": 1, "grpo": {"optim": "adamw_torch"}}}
-    jobs, wait_for = ablations.plan(arms, [0, 1], tmp_path, **shared)
+    jobs = plan(arms, [0, 1], **shared)
     assert list(jobs) == ["recovery-0", "mine-0", "x-7", "recovery-1", "mine-1"]
     assert [job["steps"] for job in jobs.values()] == [2, 9, 2, 2, 9] and not any(job["test"] for job in jobs.values())
     assert jobs["mine-1"]["overrides"]["grpo"] == {"optim": "adamw_torch", "beta": 0.1}
     assert jobs["mine-1"]["overrides"]["eval_every"] == 1 and "name" not in jobs["mine-1"]
-    assert wait_for == {"x-7": "recovery-0", "recovery-1": "recovery-0", "mine-1": "mine-0"}  # k=3 is another start
-    (dense,) = ablations.named([{"reward_set": "recovery", "overrides": {"engine": "dense", "corpus": "a/b"}}])
+    (dense,) = named([{"reward_set": "recovery", "overrides": {"engine": "dense", "corpus": "a/b"}}])
     assert dense["name"] == "recovery-dense" and "name" not in arms[0]
     folders = {job: tmp_path / job for job in ("recovery-0", "no-retry-12")}
     assert list(ablations.arms_of(folders)) == [("recovery", 0), ("no-retry", 12)]
     with pytest.raises(ValueError, match="two arms are called 'a'"):
-        ablations.plan([{"name": "a", "steps": 1}, {"name": "a", "steps": 2}], [0], tmp_path)
+        plan([{"name": "a", "steps": 1}, {"name": "a", "steps": 2}], [0])
 
 
-def test_arms_with_the_same_start_share_one_file_of_difficulties(tmp_path):
-    arms = [
-        {"reward_set": "a"},
-        {"reward_set": "b", "steps": 3},
-        {"name": "c", "overrides": {"engine": "dense"}},
-        {"name": "d", "overrides": {"corpus": "elsewhere"}},
-        {"name": "e", "overrides": {"curriculum": {"file": "mine.jsonl", "samples": 1}}},
-    ]
-    jobs, _ = ablations.plan(arms, [0], tmp_path)
-    files = [job["overrides"]["curriculum"]["file"] for job in jobs.values()]
-    assert files[0] == files[1] and len(set(files)) == 4 and files[4] == "mine.jsonl"
+def test_arms_share_a_measurement_of_difficulty_and_never_stop_early(tmp_path):
+    """All are measured with the first seed, unless an arm has its own; the rest is `files.cached`'s to compare."""
+    own = {"name": "own", "overrides": {"curriculum": {"seed": 7, "samples": 1}, "patience": 2}}
+    jobs = plan([{"reward_set": "a"}, own], [3, 4], overrides={"curriculum": {"solved_weight": 0.5}})
+    found = {job: one["overrides"] for job, one in jobs.items()}
+    assert [one["curriculum"]["seed"] for one in found.values()] == [3, 7, 3, 7]
+    assert found["a-4"] == {"curriculum": {"seed": 3, "solved_weight": 0.5}, "patience": 0}
+    assert found["own-3"] == {"curriculum": {"seed": 7, "solved_weight": 0.5, "samples": 1}, "patience": 2}
 
 
 def episodes(right, n=40, missed=0):

@@ -57,7 +57,8 @@ MASKED = {
     "The tank was made of titanium.": ("the tank was made of what?", "titanium"),
 }
 UNCHECKED = """Corvane flew, It was not Keld, It wasn't Keld, No pilot was Keld, The flight took more than 12 days,
-It lasted about 12 days, The crew were Keld and Varrow, It flew. The pilot was Keld, It took at least 3 days"""
+It lasted about 12 days, The crew were Keld and Varrow, It flew. The pilot was Keld, It took at least 3 days,
+The pilot of Corvane was, The pilot of Corvane was the, The pilot of Corvane was —, The pilot of Corvane WAS ???"""
 
 
 def test_a_claim_becomes_a_question_for_what_it_ends_with():
@@ -66,7 +67,9 @@ def test_a_claim_becomes_a_question_for_what_it_ends_with():
 
 @pytest.mark.parametrize("claim", ["", *UNCHECKED.replace("\n", " ").split(", ")])
 def test_a_claim_whose_truth_no_answer_tells_is_refused(claim):
-    with pytest.raises(ValueError, match=r"cannot check .*; want one sentence of three words or more"):
+    with pytest.raises(
+        ValueError, match=r"cannot check .*; want (one sentence of three words or more|a name, number or)"
+    ):
         ask.masked(claim)
 
 
@@ -156,6 +159,8 @@ def test_the_command_prints_the_same_episode_as_a_rollout(config, chunks, engine
         (["Who?", "--engine", "bm52"], "unknown engine 'bm52'; allowed: bm25"),
         (["Who?", "--options", "{k9: 1}"], "unknown option 'k9' for engine 'bm25'"),
         (["Who?", "--corpus", "no/such"], "no/such"),
+        (["Who?", "--corpus", "no/\x1b[2J\nx"], "no/\ufffd[2J x"),  # nothing named controls the terminal
+        (["Who?", "--options", "{k1: x}"], "engine 'bm25': k1 is 'x'; want a valid number"),
         (["Who?", "--corpus", "data"], "holds no corpus; want one of chunks.jsonl, chunks.csv; did you mean"),
         (["Who?", "--policy", "no-such"], "no-such"),
         (["Who? " * 2000], "do not fit the 2048 tokens"),

@@ -194,6 +194,19 @@ def test_best_is_put_back_with_the_checkpoint(config, task, tmp_path):
     assert (run / "best" / "step.txt").read_text() == "0\n"  # a random policy never gets better
 
 
+def test_a_run_that_stopped_early_is_over(config, task, tmp_path):
+    """A random policy never gets better. The run neither goes on, nor, when it is resumed before that, stops later."""
+    config, run = replace(config, steps=9, save_every=3, patience=2, reward_weights={LENGTH: 1.0}), tmp_path / "run"
+    last = train(config, run, task).last.model.state_dict()
+    before = metrics_of(run)
+    assert [(row["kind"], row["step"]) for row in before[-3:]] == [("eval", 4), ("train", 4), ("stalled", 4)]
+    for lost in ("checkpoint-4", "none"):
+        shutil.rmtree(run / "checkpoints" / lost, ignore_errors=True)
+        again = train(config, run, task).last.model.state_dict()
+        assert metrics_of(run) == before
+        assert all(torch.equal(again[name], weight) for name, weight in last.items())
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.1])  # with a KL term TRL keeps a second adapter
 def test_a_killed_adapter_run_goes_on_to_the_same_adapter(config, task, tmp_path, beta):
     """Without its last checkpoint the run goes on from the one before."""

@@ -46,6 +46,16 @@ def test_formats(tmp_path, name, content, want):
         ("c.jsonl", '{"id": "a", "text": ["x"]}', r":1: text is \['x'\], a list; want text"),
         ("c.jsonl", '{"id": "a"', r"c\.jsonl:1: not valid JSON"),
         ("c.jsonl", "", r"c\.jsonl: holds no chunk"),
+        *[
+            (
+                "c.jsonl",
+                json.dumps({"id": id, "text": "x"}),
+                r"c\.jsonl:1: the id is .*; want text or an integer, not blank",
+            )
+            for id in (None, {}, "", " ", [], True, 1.5)
+        ],
+        ("c.csv", "chunk_id,content\n1,x\n,y\n", r"c\.csv:3: the id is ''; want text"),
+        ("c.jsonl", '{"\\u001b[2J": 1}', "has the fields \ufffd\\[2J; want id"),
         ("c.csv", "id,text\n1,x\n", r"c\.csv: has the columns id, text; want chunk_id, content, metadata"),
         ("c.csv", "chunk_id,content\n1,x\n1,y\n", r"c\.csv:3: the id '1' was used before"),
         (

@@ -6,22 +6,29 @@ import resource
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
+from rezero import files
+from rezero.corpus import load_chunks
 from rezero.files import (
     ROOT,
     append_jsonl,
     append_text,
+    numbered_rows,
     open_text,
+    read_json,
     read_jsonl,
     read_records,
+    resolve,
     shown,
     write_jsonl,
     write_text,
 )
+from rezero.runner.parameters import parse_yaml, read_params_file
 
 
 @contextmanager
@@ -91,6 +98,75 @@ def test_a_record_that_does_not_fit_is_named_by_line_and_field(tmp_path, line, m
         next(rows)
 
 
+def first(path):
+    return next(numbered_rows(path))
+
+
+def point(path):
+    return next(read_records(path, Point))
+
+
+DEEP = "[" * 100_000
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize(("read", "content", "message"), [
+    (read_json, '{"a": 1,\n\n"b": }', "{path}:3: not valid JSON: Expecting value"),
+    (read_json, "", "{path}:1: not valid JSON: Expecting value"),
+    (read_json, "[]", "{path}: want a JSON object with fields, got []"),
+    (read_json, "{}", "{path}: want a JSON object with fields, got {}"),  # all of a Config's fields have defaults
+    (read_json, '"x"', "{path}: want a JSON object with fields, got str"),
+    (read_json, DEEP, "{path}: not valid JSON: maximum recursion depth"),
+    (read_json, '{"a": ' + "1" * 9999 + "}", "{path}: not valid JSON: Exceeds the limit"),
+    (read_json, b'{"a": "\xff"}', "{path}: not valid JSON: 'utf-8' codec can't decode byte 0xff"),
+    (first, "\n\n \n" + DEEP, "{path}:4: not valid JSON: maximum recursion depth"),  # blank lines count
+    (first, "\n[]\n", "{path}:2: want one JSON object per line, got list"),
+    (point, "\n\n{}\n", "{path}:3: x is missing"),
+    (point, '{"x": "' + "9" * 10_000_000 + '"}', "{path}:1: x is '" + "9" * 79 + "; want a valid integer"),
+    (point, '{"x": ' + '{"y": ' * 900 + "1" + "}" * 901, "{path}:1: "),
+    (point, '{"x": 1, "\\u001b[2J": 1}', "{path}:1: unknown field '\\x1b[2J'; allowed: x, tags"),
+    (read_params_file, "a: 1\nb: [\n", "{path}, line 3: not YAML: expected"),
+    (read_params_file, BOMB, "{path}: not YAML: its aliases stand for more than 1,000,000 values"),
+    (read_params_file, "a: &a [*a]", "{path}: not YAML: its aliases stand for more than"),
+    (read_params_file, MERGED, "{path}, line 2: not YAML: could not determine a constructor for the tag"),
+    (read_params_file, DEEP, "{path}: not YAML: maximum recursion depth"),
+    (read_params_file, "a: 2024-99-99", "{path}: not YAML: month must be in 1..12"),
+    (read_params_file, "a: !!bool x", "{path}: not YAML: 'x'"),
+    (read_params_file, "[]", "{path}: want `name: value` lines, got list"),
+])  # fmt: skip
+def test_what_cannot_be_read_is_one_short_line_with_file_and_line(tmp_path, read, content, message):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match=re.escape(message.replace("{path}", str(path)))) as refusal:
+        read(path)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500 + len(str(path))
+    assert time.perf_counter() - started < 5
+
+
+def test_aliases_that_a_dump_wrote_are_read():
+    assert parse_yaml("a: &id001 {x: 1}\nb: *id001", "here") == {"a": {"x": 1}, "b": {"x": 1}}
+
+
+def test_half_a_surrogate_pair_is_replaced_where_text_enters(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "a", "text": "x \\ud83d y \\ud83d\\ude00"}\n')
+    assert load_chunks(path)[0].text == "x ? y \N{GRINNING FACE}"
+    assert list(read_jsonl(write_jsonl(path, [{"\ud83d": "\ud83d"}]))) == [{"?": "?"}]
+    assert list(read_jsonl(append_jsonl(path, {"a": "\ud83d"})))[1] == {"a": "?"}
+
+
+@pytest.mark.parametrize("read", [read_json, first, load_chunks, read_params_file])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, read):
+    pipe = tmp_path / "chunks.jsonl"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match=r"chunks\.jsonl: is a pipe or a device; want a file"):
+        read(pipe)
+    with pytest.raises(ValueError, match="~nosuchuser: there is no such user"):
+        resolve("~nosuchuser")
+
+
 @pytest.mark.parametrize(("content", "wanted"), [
     ("grün".encode("utf-8-sig"), "grün"),
     ("grün".encode("utf-16"), "grün"),
@@ -150,3 +226,46 @@ def test_a_killed_writer_leaves_whole_files_and_every_line_but_the_last(tmp_path
     runs = [i for i, n in enumerate(numbers) if n == 0]
     assert runs
     assert numbers == [n for a, b in zip(runs, [*runs[1:], len(numbers)], strict=True) for n in range(b - a)]
+
+
+@pytest.mark.parametrize(("key", "spoil", "made"), [
+    ([1, "a"], "", 1),
+    ([1, "b"], "", 2),
+    (None, "", 2),  # not known what the rows depend on
+    ([1, "a"], "other code", 2),
+    ([1, "a"], "half a line", 2),
+    ([1, "a"], "no folder", 2),
+])  # fmt: skip
+def test_what_was_made_before_is_not_made_again(cache, monkeypatch, key, spoil, made):
+    """... unless what it depends on has changed; a damaged file or a folder that cannot be written costs only time."""
+    calls = []
+
+    def make():
+        calls.append(0)
+        return [{"n": 1, "text": "ö"}, {"n": 2, "list": [0.1]}]
+
+    first = files.cached("kind", [1, "a"], make)
+    (path,) = (cache / "kind").glob("*.jsonl")
+    if spoil == "other code":
+        monkeypatch.setattr(files, "_code", lambda: "other")
+    if spoil == "half a line":
+        path.write_bytes(path.read_bytes()[:-9])
+    if spoil == "no folder":
+        monkeypatch.setattr(files, "CACHE", path)  # a file
+    again = files.cached("kind", key, make)
+    assert first == again == [{"n": 1, "text": "ö"}, {"n": 2, "list": [0.1]}]
+    assert len(calls) == made
+
+
+def test_a_process_waits_for_the_one_that_makes_the_rows(cache):
+    """Four threads stand for four processes: each has a lock of its own."""
+    calls = []
+
+    def make():
+        calls.append(0)
+        time.sleep(0.2)
+        return [{"n": 1}]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: files.cached("kind", 1, make), range(4)))
+    assert found == [[{"n": 1}]] * 4 and len(calls) == 1

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 from conftest import toy_task
@@ -60,6 +61,7 @@ ALL = dict(backend="unsloth", vllm=True, load_in_4bit=True, optim="paged_adamw_8
     [
         ({}, "unsloth, vllm, vllm_bnb_plugin, bitsandbytes missing"),
         (dict(vllm=False), ": unsloth, bitsandbytes missing"),
+        (dict(vllm="auto"), ": unsloth, bitsandbytes missing"),
         (dict(load_in_4bit=False, optim="adamw_torch"), ": unsloth, vllm missing"),
         (dict(load_in_4bit=False, backend="transformers"), "optim='paged_adamw_8bit': bitsandbytes missing"),
         (dict(load_in_4bit=False, backend="transformers", optim="adamw_torch"), None),  # the laptop needs nothing
@@ -127,6 +129,39 @@ def test_a_profile_is_loaded_as_it_says(fake_unsloth):
 
 
 @pytest.mark.parametrize(
+    ("installed", "room", "kind"),
+    [(True, 2048, EngineGeneration), (True, 0, ModelGeneration), (False, 2048, ModelGeneration)],
+)
+def test_vllm_auto_takes_vllm_where_it_is(fake_unsloth, monkeypatch, capsys, installed, room, kind):
+    """Not where it is missing, nor where Unsloth goes on without it."""
+    monkeypatch.setattr(unsloth, "find_spec", lambda name: installed or None)
+    fake_unsloth.room = room
+    policy = load_trainable(load_config("gpu_small", **SMALL))
+    assert fake_unsloth.asked["fast_inference"] is installed and policy.backend.func is kind
+    assert ("vLLM generates" in capsys.readouterr().out) is (kind is EngineGeneration)
+    assert policy.model.generation_config.max_length is None  # beside max_new_tokens it would warn at each call
+
+
+@pytest.mark.parametrize("which", ["notebook", "command"])
+def test_unsloth_is_imported_before_what_it_patches(tmp_path, which):
+    """In a process of its own, with a stand-in that refuses to be late."""
+    (tmp_path / "unsloth.py").write_text(
+        "import os, sys\nlate = {'transformers', 'trl', 'peft', 'accelerate'} & sys.modules.keys()\n"
+        "raise SystemExit(f'late: {late}' if late else os.environ['CUDA_VISIBLE_DEVICES'] + ' first')"
+    )
+    cells = nbformat.read(ROOT / "notebooks" / "02_train_grpo.ipynb", as_version=4).cells
+    notebook = "\n".join(cell.source for cell in cells if cell.cell_type == "code").replace(
+        '"laptop"', '"gpu_small"', 1
+    )
+    command = "from rezero.__main__ import main\nmain(['train', '--profile', 'gpu_small', '--run-dir', 'none'])"
+    code = "import torch\ntorch.cuda.is_available = lambda: True\n" + dict(notebook=notebook, command=command)[which]
+    env = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    env["PYTHONPATH"] = f"{tmp_path}:{ROOT}"
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.strip().splitlines()[-1] == "0 first"
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         (dict(room=1792), "vLLM has room for episodes of 1792 tokens .* lower max_context=2048"),
@@ -178,7 +213,9 @@ def fake_vllm() -> ModuleType:
 def served(policy, monkeypatch):
     """The toy policy, for which a stand-in for vLLM generates."""
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm())
-    model = SimpleNamespace(vllm_engine=StandIn(policy), saved=[], requests=[], training=False)
+    model = SimpleNamespace(
+        config=policy.model.config, vllm_engine=StandIn(policy), saved=[], requests=[], training=False
+    )
     model.eval, model.train = (lambda: None), (lambda mode: None)
     model.save_lora = lambda folder, **options: model.saved.append(options)
     model.load_lora = lambda folder: model.requests.append(folder) or len(model.requests)
@@ -243,8 +280,10 @@ def test_a_profile_fits_its_card(profile, card):
     assert sum(gpu_memory.training(config).values()) < 0.8 * left  # a fifth for fragments and what is not estimated
     assert gpu_memory.kv_tokens(config, card) > config.max_context  # otherwise vLLM refuses to start
     assert gpu_memory.longest(config) <= config.max_context
-    # The estimate can also say no: with a small share of a T4 vLLM would refuse.
-    assert gpu_memory.kv_tokens(replace(config, gpu_share=0.1), 14.74) < config.max_context
+    if config.vllm == "auto":
+        assert sum(gpu_memory.training(config).values()) + sum(gpu_memory.alone(config).values()) < 0.8 * card
+    # The estimate can also say no: with a small share of the smallest card vLLM would refuse.
+    assert gpu_memory.kv_tokens(replace(config, gpu_share=0.1), gpu_memory.CARDS["gpu_small"]) < config.max_context
 
 
 # --- the trainer that Unsloth makes of TRL's, on a CPU beside TRL's own ---

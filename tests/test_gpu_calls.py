@@ -32,6 +32,10 @@ TRL = ("GRPOConfig", "SFTConfig")  # TRL is installed everywhere; its trainers r
 TEXTS = [  # (package, file, text): what else rezero/extras/unsloth.py relies on
     (*VLLM_UTILS, '"UNSLOTH_VLLM_NO_FLASHINFER"'),
     (*VLLM_UTILS, '"vllm_bnb_plugin.bitsandbytes"'),  # vLLM itself has no 4-bit weights since 0.28
+    # The message at every save that `load_unsloth` filters out, and the logger that it goes to
+    ("unsloth", "unsloth/save.py", "from transformers.models.llama.modeling_llama import logger"),
+    ("unsloth", "unsloth/save.py", "Restored added_tokens_decoder"),
+    ("unsloth", "unsloth/_gpu_init.py", "should be imported before"),  # hence `import_unsloth`
     ("unsloth_zoo", "unsloth_zoo/compiler.py", '"UNSLOTH_COMPILE_LOCATION"'),
     ("unsloth", "unsloth/models/_utils.py", "model.vllm_engine = "),
     ("unsloth", "unsloth/models/_utils.py", "model.load_lora = functools.partial(load_lora, model)"),
@@ -79,7 +83,8 @@ def test_the_table_names_all_that_is_imported_and_nothing_else():
     imports = re.compile(r"^ +from (?:unsloth|vllm|trl)\S* import (.+)$", re.MULTILINE)
     names = [name for path in (ROOT / "rezero").rglob("*.py") for name in imports.findall(path.read_text("utf-8"))]
     known = {name.split(".")[0] for name in (*CALLS, *TRL)}
-    assert {*", ".join(names).split(", ")} - known == {"GRPOTrainer", "SFTTrainer"}
+    tested = {"GRPOTrainer", "SFTTrainer", "selective_log_softmax_and_entropy"}  # each runs in another test
+    assert {*", ".join(names).split(", ")} - known == tested
 
 
 def test_trl_knows_what_it_is_told():
@@ -127,9 +132,18 @@ def test_what_else_we_rely_on_is_there(package, file, text):
     assert text in source_of(package, file)
 
 
-HARMLESS = {"output_dir", "per_device_eval_batch_size", "eval_accumulation_steps", "logging_nan_inf_filter",
-            "torch_empty_cache_steps", "include_num_input_tokens_seen", "generation_kwargs", "auto_find_batch_size",
-            "dataloader_pin_memory"}  # fmt: skip
+HARMLESS = {
+    "output_dir",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "logging_nan_inf_filter",
+    "torch_empty_cache_steps",
+    "include_num_input_tokens_seen",
+    "generation_kwargs",
+    "auto_find_batch_size",
+    "dataloader_pin_memory",
+    "vllm_mode",
+}  # fmt: skip  (vllm_mode: use_vllm is False)
 
 
 @pytest.mark.slow

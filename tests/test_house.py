@@ -9,7 +9,7 @@ import pytest
 from rezero.evaluation.evaluate import LABELS
 from rezero.files import ROOT
 
-CORE = """files text names config judge corpus questions search protocol task search_env policy rewards rollout
+CORE = """text files names config judge corpus questions search protocol task search_env policy rewards rollout
 evaluation training""".split()  # lowest first
 WINGS = ["warmstart", "extras", "data", "analysis", "runner", "__main__"]  # a wing may import the ones before it
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "rezero").rglob("*.py"))}

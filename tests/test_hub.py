@@ -2,17 +2,20 @@
 
 from contextlib import nullcontext
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from rezero.config import load_config
 from rezero.extras import smollm as package
+from rezero.extras.slots import SlotGeneration
 from rezero.files import ROOT
 from rezero.policy import hub
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import SMOLLM, add_adapter, load_base, mend
 from rezero.policy.load import check_context, load_policy, load_trainable, naming_knobs, outline
+from rezero.policy.sampling import Generation
 from rezero.protocol import Sampling, build_prompt, wrap_information
 from rezero.task import Task
 from rezero.training.train import train
@@ -65,32 +68,42 @@ def test_only_the_top_layers_carry_an_adapter(policy):
         add_adapter(deepcopy(policy.model), rank=2, layers=3)
 
 
-def test_pad_and_end_are_mended(policy):
+def test_pad_and_end_are_mended(policy, monkeypatch, tmp_path):
     tokenizer = deepcopy(policy.tokenizer)
     assert mend(tokenizer).pad_token == policy.tokenizer.pad_token  # which needs no mending
     tokenizer.pad_token = "<|im_end|>"
-    assert mend(tokenizer).pad_token is None  # no token is left to pad with, and `Policy` says so
+    tokenizer.save_pretrained(save_policy(policy, tmp_path / "local"))
+    assert load_policy(tmp_path / "local").tokenizer.pad_token == "<|pad|>"
+    monkeypatch.setattr(hub, "PADS", ("<empty_output>",))
+    assert mend(tokenizer).pad_token is None  # no token is left to pad with
+    with pytest.raises(ValueError, match="the pad token is None; want one that never ends a turn"):
+        Policy(policy.model, tokenizer)
     tokenizer.add_tokens(["<empty_output>"])
     tokenizer.eos_token, tokenizer.pad_token = "<|im_start|>", "<|im_end|>"  # as in SmolLM2's GGUF
     mend(tokenizer)
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<empty_output>")
 
 
-@pytest.mark.parametrize(("deaf", "sampling", "max_context", "said"), [
-    (False, dict(episode_tokens=20), 100, None),
-    (False, dict(episode_tokens=90), 100, r"prompt of \d+ tokens do not fit the 100 tokens .* episode_tokens <= \d+"),
-    (False, dict(episode_tokens=2048), 0, "do not fit the 2048 tokens"),
-    (True, {}, 9000, None),
-    (True, dict(prompt_style="full"), 9000, "drops the system message"),
+@pytest.mark.parametrize(("sampling", "max_context", "said"), [
+    (dict(episode_tokens=20), 100, None),
+    (dict(episode_tokens=90), 100, r"prompt of \d+ tokens do not fit the 100 tokens .* episode_tokens <= \d+"),
+    (dict(episode_tokens=2048), 0, "do not fit the 2048 tokens"),
+    (dict(prompt_style="full"), 9000, None),
 ])  # fmt: skip
-def test_what_a_model_cannot_read_is_said(policy, questions, deaf, sampling, max_context, said):
-    tokenizer = deepcopy(policy.tokenizer)
-    if deaf:
-        template = tokenizer.chat_template
-        tokenizer.chat_template = template.replace("in messages %}", "in messages if m.role != 'system' %}")
+def test_what_a_model_cannot_read_is_said(policy, questions, sampling, max_context, said):
     how = Sampling(**dict(prompt_style="short") | sampling)
     with pytest.raises(ValueError, match=said) if said else nullcontext():
-        check_context(Policy(policy.model, tokenizer), "start", how, max_context, questions)
+        check_context(policy, "start", how, max_context, questions)
+
+
+def test_the_longest_question_is_the_one_with_the_most_tokens(policy, questions):
+    """Not the one with the most characters; and a chat token in a question is only text."""
+    odd = replace(questions[0], text="氷河<|im_end|>" * 9)
+    plain = replace(questions[0], text="Who was the commander of Corvane, and who was the commander? " * 2)
+    lengths = [len(policy.prompt_ids(build_prompt(question.text, "short"))) for question in (odd, plain)]
+    assert len(odd.text) < len(plain.text) and lengths[0] > lengths[1]
+    with pytest.raises(ValueError, match=f"prompt of {lengths[0]} tokens do not fit"):
+        check_context(policy, "start", Sampling(episode_tokens=20, prompt_style="short"), 30, [plain, odd])
 
 
 def test_an_outline_needs_no_weights(policy, tmp_path):
@@ -150,19 +163,27 @@ def test_smollm_is_tokenized_turn_by_turn_as_by_its_template(smollm):
                 ids += smollm.information_ids(information, written)
                 chat.append({"role": "user", "content": wrap_information(information)})
         whole = smollm.tokenizer.apply_chat_template(chat, tokenize=False)
-        assert smollm.encode(whole) == ids + smollm.encode(smollm.between)[:2]  # the last end of turn and newline
+        assert (
+            smollm.encode(whole) == ids + smollm.encode(smollm.template.between)[:2]
+        )  # the last end of turn and newline
     assert smollm.tokenizer.pad_token_id not in ids
 
 
 @pytest.mark.slow
 @needs_smollm
-def test_smollm_batched_over_turns_is_generate_of_transformers(smollm):
-    """Greedy, four questions of different lengths, two turns: the same tokens as one by one."""
+@pytest.mark.parametrize("kind", [Generation, SlotGeneration])
+def test_smollm_batched_over_turns_is_generate_of_transformers(smollm, kind):
+    """Greedy, questions of different lengths, one of them twice, two turns: the same tokens as one by one."""
     model = deepcopy(smollm.model).float()  # bfloat16 rounds a batch differently, which flips near ties
     policy = Policy(model, smollm.tokenizer)
-    asked = ["What is the capital of France?", "Name a colour.", "Who wrote Hamlet, and when did he live?", "2 + 2?"]
+    asked = [
+        "What is the capital of France?",
+        "Name a colour.",
+        "Who wrote Hamlet, and when did he live?",
+        "Name a colour.",
+    ]
     history = [policy.prompt_ids([{"role": "user", "content": text}]) for text in asked]
-    generation = policy.start(history, 0.0)
+    generation = kind(policy, history, 0.0)
     for _ in range(2):
         turns = generation.generate(12)
         for row, turn in enumerate(turns):

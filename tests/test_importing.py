@@ -366,6 +366,7 @@ BAD = [  # (files, by name: text, bytes or a function that writes; exit status; 
     ({"a.json": "[]"}, 2, 0, r"a.json: has the fields \(none\); want at least .* \(squad\); "),
     ({"a.json": b""}, 2, 0, "a.json: neither a list"),
     ({"a.json": json.dumps([SQUAD, SQUAD, {}], indent=1)}, 0, 1, "'context' is missing: a.json: record 3"),
+    ({"a.json": json.dumps([SQUAD]).replace("Log", "Log \\ud800")}, 0, 1, "questions   1,"),
     ({"a.json": json.dumps([SQUAD, SQUAD])}, 0, 1, r"1  the question's id was used before: a.json: record 2"),
     ({"a.jsonl": OURS + '{"id": 0, "title": null, "text": "x"}'}, 0, 2, "passages    2"),
     ({"a.jsonl": OURS + '{"_id": "b", "text": "x"}\n{"id": "c", "contents": "y"}'}, 0, 3, "passages    3"),

@@ -43,6 +43,16 @@ PUBLISHED = {"id": "c1", "question": "Q?", "answer": "x"}
         (PUBLISHED, {"id": "c1", "question": "Q?"}, "answers.0 is None; want a valid string"),
         (PUBLISHED, PUBLISHED | {"question": " "}, r"text is \[' '\]; want at least one, none of them blank"),
         (PUBLISHED, PUBLISHED | {"answer": 5}, "answers.0 is 5; want a valid string"),
+        # evidence that could never be complete, and questions that would count as one
+        (
+            ROW,
+            ROW | {"gold_chunk_ids": ["c1", "c2", "c1"]},
+            r"gold_chunk_ids is \['c1', 'c2', 'c1'\]; want each id once",
+        ),
+        (ROW, ROW, "the id '.*' was used before"),
+        (ROW, ROW | {"id": " "}, r"id is \[' '\]; want at least one, none of them blank"),
+        (PUBLISHED, PUBLISHED | {"id": None}, "the id is None; want text or an integer, not blank"),
+        (PUBLISHED, PUBLISHED | {"id": {}}, "the id is {}; want text"),
     ],
 )
 def test_messages_name_the_line_and_what_is_allowed(tmp_path, good, row, message):
@@ -98,6 +108,8 @@ def test_a_sample_is_spread_over_kinds():
     assert Counter(question.kind for question in drawn) == {"direct": 4, "reworded": 2, "alias": 1, "two-hop": 1}
     assert drawn == [question for question in questions if question in drawn]  # their order is kept
     assert drawn == spread(questions, 8) != spread(questions, 8, seed=1)
+    with pytest.raises(ValueError, match="-1 questions are asked for; want at least 1, or 0 for all"):
+        spread(questions, -1)
     assert spread(questions, 0) == spread(questions, 80) == spread(questions, 99) == questions
 
 

@@ -6,6 +6,7 @@ import pytest
 from tools import keep_reference as reference
 from tools.keep_reference import END, START, keep_as_reference
 
+OURS, NAMED = START.format(""), START.format("/long")
 KEPT = ["02_train_grpo.ipynb", "metrics.jsonl", "run.json", "summary.txt"]
 
 
@@ -13,7 +14,7 @@ KEPT = ["02_train_grpo.ipynb", "metrics.jsonl", "run.json", "summary.txt"]
 def runs(tmp_path, monkeypatch):
     """A folder with a run "one" and an older reference, beside a README."""
     monkeypatch.setattr(reference, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text(f"before\n{START}\nold\n{END}\nafter\n{END}\n")
+    (tmp_path / "README.md").write_text(f"before\n{OURS}\nold\n{END}\nafter\n{END}\n")
     for folder, names in (("one", [*KEPT, "traces.jsonl", "lock"]), ("reference", ["00_old.ipynb", "summary.txt"])):
         (tmp_path / "runs" / folder).mkdir(parents=True)
         for name in names:
@@ -33,11 +34,25 @@ def test_a_run_takes_the_place_of_the_reference_or_is_kept_beside_it(runs, tmp_p
     for _ in range(2):  # the second time changes nothing
         keep_as_reference("one", runs=str(runs))
     assert files(runs / "reference") == kept | {f"long/{name}": text for name, text in kept.items()}
-    readme = f"before\n{START}\n```\nsummary.txt of one\n```\n{END}\nafter\n{END}\n"
+    readme = f"before\n{OURS}\n```\nsummary.txt of one\n```\n{END}\nafter\n{END}\n"
     assert (tmp_path / "README.md").read_text() == readme
-    (tmp_path / "README.md").write_text(f"{END}\n{START}")
+    (tmp_path / "README.md").write_text(f"{END}\n{OURS}")
     with pytest.raises(ValueError, match="must frame the summary"):
         keep_as_reference("one", runs=str(runs))
+
+
+def test_a_named_run_shows_its_machine_and_summary_where_the_readme_of_runs_has_a_place(runs):
+    """Both versions of a package that was installed over another are named; a run without a place changes nothing."""
+    (runs / "one" / "environment.txt").write_text("time: now\ngpu: a card\ngit: abc\n\nunsloth==1\nunsloth==2\n")
+    (runs / "one" / "run.json").write_text('{"notebooks": {"02": {"status": "done", "seconds": 9.5}}}')
+    (runs / "README.md").write_text(f"above\n{NAMED}\n{END}\nbelow")
+    for _ in range(2):
+        keep_as_reference("one", "long", str(runs))
+        facts = "time: now\ngit: abc\ngpu: a card\nunsloth: 1 and 2\n02: done, 9.5 s\n\n"
+        shown = f"above\n{NAMED}\n```\n{facts}summary.txt of one\n```\n{END}\nbelow"
+        assert (runs / "README.md").read_text() == shown
+    keep_as_reference("one", "other", str(runs))
+    assert (runs / "README.md").read_text() == shown
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

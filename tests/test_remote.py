@@ -3,11 +3,14 @@
 import json
 import re
 import threading
+import traceback
+from base64 import b64encode, urlsafe_b64encode
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import perf_counter, sleep
 from types import SimpleNamespace
 from unittest.mock import patch
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 
 from rezero.corpus import Chunk
 from rezero.extras import remote
+from rezero.extras.model_judge import openai_compatible
 from rezero.search import build_engine
 from rezero.search.base import Hit, SearchError
 
@@ -48,7 +52,7 @@ def stand_in(reply):
             self.end_headers()
             self.wfile.write(said)
 
-        do_POST = do_PUT = answer
+        do_GET = do_POST = do_PUT = answer
 
         def log_message(self, *args):
             pass
@@ -194,6 +198,39 @@ def test_web_sends_one_request_per_query_and_tells_nobody_the_key(monkeypatch):
     with stand_in(lambda *asked: (403, {"message": "Unauthorized."})) as (url, _), refusal as raised:
         build_engine("web", [], url=url).search(["one"], 3)
     assert "secret" not in str(raised.value)
+
+
+SECRET = 'k3y/with+odd"signs'
+
+
+@pytest.mark.parametrize("name", ["http", "web", "opensearch", "qdrant", "judge"])
+def test_a_server_that_repeats_a_secret_tells_nobody(name, monkeypatch, capsys):
+    if name == "qdrant":
+        pytest.importorskip("qdrant_client")
+    for variable in ("SERPER_API_KEY", "QDRANT_API_KEY", "JUDGE_API_KEY"):
+        monkeypatch.setenv(variable, SECRET)
+    for variable in ("OPENSEARCH_AUTH", "RETRIEVE_AUTH"):
+        monkeypatch.setenv(variable, f"me:{SECRET}")
+    forms = [SECRET, quote(SECRET, safe=""), json.dumps(SECRET)]
+    for text in (SECRET, f"x{SECRET}", f"me:{SECRET}", f"Bearer {SECRET}!"):
+        forms += [b64encode(text.encode()).decode(), urlsafe_b64encode(text.encode()).decode()]
+    for form in forms:
+        with stand_in(lambda *asked: (401, f"not a good key: {form}".encode())) as (url, _):  # noqa: B023
+            with pytest.raises((SearchError, ConnectionError)) as raised:
+                if name == "judge":
+                    list(openai_compatible(url, "m")(["q"]))
+                else:
+                    build_engine(name, CHUNKS[:1], url=url).search(["q"], 1)
+            said = "".join(traceback.format_exception(raised.value))
+        assert "[redacted]" in str(raised.value)
+        for part in (SECRET, form, form.strip('"')[4:-4]):
+            assert part not in said
+
+
+def test_every_engine_s_error_leaves_out_secrets_and_half_characters(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "tok-12345")
+    error = SearchError("at http://me:pass@host/x: tok-12345 \ud83d")
+    assert str(error) == "at http://host/x: [redacted] ?"
 
 
 # --- opensearch ---

@@ -151,6 +151,11 @@ def test_command(tmp_path, capsys, questions, engine):
     assert table.index.get_level_values(1).tolist() == [*HONEST, *CHEATERS] and "yours" in table["weighting"]
 
     rows = [({"policy": "x"}, episode) for _, episode in lab.play_all({"e": engine}, questions, k=2)]
+    bare = [({"policy": "bare\x1b[2J"}, replace(rows[0][1], question=None))]  # no reward can be computed for it
+    alone = str(write_traces(tmp_path / "bare.jsonl", bare))
+    assert main(["reward-lab", "--traces", alone]) == 2
+    assert "bare.jsonl: holds 1 episodes, none with a question; want at least one" in capsys.readouterr().err
+    rows = [({"policy": "two\x1b[2J"}, rows[0][1]), *rows, *bare]
     recorded = ["reward-lab", "--traces", str(write_traces(tmp_path / "t.jsonl", rows))]
     assert main([*recorded, "--out", str(tmp_path / "t")]) == 0
     assert (tmp_path / "t/pay.csv").read_text().splitlines()[-1].startswith("recorded,x,")

@@ -58,6 +58,7 @@ MISS, HIT = ("o",), ("g1", "o")  # what a search brings: ids of its hits
         (episode("<think><search>x</search></think><answer>valve</answer>"), 0),  # a search pair, if only in a thought
         (episode(f"<information>x</information>{RIGHT}"), 0),  # invented information
         (episode("<think><answer>valve</answer></think>"), 0),  # an answer in a thought is none
+        (episode("<think>hm<answer>valve</answer>"), 0),  # ours: nor is one in a thought that never closes
         (episode(), 0),
         (episode("<answer>valve</answer>"), 1),  # no thought: that concerns the reward "format"
         (searched(MISS, HIT), 1),
@@ -161,6 +162,9 @@ FOUND = "<think>I found it</think>"
         (episode((query("a"), OTHER), *[(query("b", think=FOUND), OTHER)] * 3), 0.6),  # at most 0.4
         (episode((query("a"), OTHER), f"{FOUND}<answer>x</answer>"), 0.6),  # min(0 searches, 1 analysis) = 0
         (episode((query("a"), OTHER), (query("b", think=FOUND), OTHER), f"{FOUND}<answer>x</answer>"), 0.8),
+        # After a correction no turn is informed, until the next information
+        (episode((query("a"), OTHER), ("hm", "Not understood."), query("b", think=FOUND)), 0.2),
+        (episode((query("a"), OTHER), ("hm", "Not."), (query("b"), OTHER), query("c", think=FOUND)), 0.4),
         (episode(f"{FOUND}<answer>x</answer>"), 0.4),  # quirk: a filler word, nothing searched
         (episode("<think>foundation</think><answer>x</answer>"), 0),  # whole words only
         (episode("<think>found a < b</think><answer>x</answer>"), 0),  # quirk: "<" voids a thought

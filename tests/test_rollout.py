@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rezero.protocol import CORRECTION, NO_HITS, Sampling, parse_turn
+from rezero.evaluation.traces import read_traces, write_traces
+from rezero.protocol import CORRECTION, NO_HITS, Episode, Sampling, parse_turn
 from rezero.rollout import rollout
 from rezero.search import build_engine
 from rezero.search.base import SearchError
@@ -41,6 +42,17 @@ def recite(policy, engine, questions, monkeypatch):
         return rollout(policy, engine, asked or questions[:1] * len(scripts), replace(WIDE, **limits))
 
     return run
+
+
+def test_half_a_surrogate_pair_anywhere_ends_no_rollout(recite, questions, chunks, tmp_path):
+    half = "\ud83d"
+    engine = build_engine("bm25", [replace(chunks[0], title=half, text=f"{chunks[0].text} {half}"), *chunks[1:]])
+    asked = [replace(questions[0], text=f"Who was {half} the commander?")]
+    (episode,) = recite([SEARCH, ANSWER], engine=engine, asked=asked)
+    assert episode.outcome == "answered" and episode.evidence_search == 1
+    read = Episode.from_messages([{"role": "user", "content": half}, {"role": "assistant", "content": ANSWER + half}])
+    assert read.turns[0].text == f"{ANSWER}?"
+    assert len(read_traces(write_traces(tmp_path / "t.jsonl", [({half: half}, episode), ({}, read)]))) == 2
 
 
 def test_a_search_and_an_answer_token_by_token(recite, policy):

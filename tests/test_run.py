@@ -16,7 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from rezero.__main__ import main
 from rezero.files import ROOT, write_text
 from rezero.runner import run as runner
-from rezero.runner.kernel import cpu_share, execute
+from rezero.runner.kernel import execute
+from rezero.runner.machine import cpu_share
 from rezero.runner.parameters import choose_parameters, read_flags, read_parameters, read_params_file
 from rezero.runner.run import run
 

@@ -1,6 +1,7 @@
 """The collapse sentinel: it stops what falls and keeps falling, and nothing else; and what it says of recorded runs."""
 
 import json
+import math
 
 import pytest
 
@@ -8,7 +9,7 @@ from rezero.analysis.collapse import PUBLISHED, margins, read_runs, replay
 from rezero.config import Collapse, load_config
 from rezero.files import read_jsonl, write_jsonl, write_text
 from rezero.training.callbacks import Sentinel
-from rezero.training.sentinel import LIMITS, check_limits, collapse, most_of
+from rezero.training.sentinel import LIMITS, check_limits, collapse, most_of, stalled
 
 CURVE = [21.9, 28.1, 28.1, 37.5, 46.9, 31.3, 12.5, 18.8, 0, 3.1, 0]  # % right at steps 50, 100, ...
 MOST = {"searches": 4, "policy_tokens": 200}
@@ -59,6 +60,22 @@ def test_limits_are_parameters():
         check_limits({"entropie": 4.0})
 
 
+@pytest.mark.parametrize(("accuracy", "retried", "stops"), [
+    ([56, 82, 78, 79, 81], [0, 88, 83, 83, 88], 4),  # the shipped reference: its best at once
+    ([56, 82, 78, 79, 81], [0, 88, 83, 83, 90], None),  # one of the two rises
+    ([56, 82, 78, 83, 81], [0, 88, 83, 83, 80], None),
+    ([56, 56, 56, 56, 56], [0, 0, 0, 0, 0], 3),  # no rise at all: the starting policy is the best
+    ([50, 60, 60, 60, 60], [math.nan] * 5, 4),  # no first search missed
+    ([50, 60, 60, 60], [math.nan, math.nan, math.nan, 10], None),
+    ([50], [0], None),
+])  # fmt: skip
+def test_training_stops_when_neither_accuracy_nor_retrying_rises(accuracy, retried, stops):
+    pairs = zip(accuracy, retried, strict=True)
+    rows = [{"kind": "eval", "step": i, "accuracy": a / 100, "retried": r / 100} for i, (a, r) in enumerate(pairs)]
+    assert next((i for i in range(len(rows)) if stalled(rows[: i + 1], patience=3)), None) == stops
+    assert stalled(rows, patience=0) is None
+
+
 def test_margins_are_what_the_sentinel_compares():
     spam = [row for i in range(30) for row in steps(1, step=i, searches=1.0 if i < 10 else 4.0)]
     step, why, kept = replay((evals([50]) + spam, MOST), Collapse(window=5))
@@ -83,11 +100,11 @@ def test_a_run_is_read_from_its_folder(tmp_path):
 
 def test_the_callback_stops_and_says_why(tmp_path, capsys):
     class Namespace:
-        global_step, should_training_stop, is_world_process_zero = 400, False, True
+        global_step, should_training_stop, should_save, is_world_process_zero = 400, False, False, True
 
     write_jsonl(tmp_path / "metrics.jsonl", evals(CURVE[:8]))
-    Sentinel(tmp_path, Collapse(), most_of(5, 40)).on_log(None, Namespace, Namespace, logs={"reward": 0.0})
-    assert Namespace.should_training_stop
+    Sentinel(tmp_path, Collapse(), most_of(5, 40), 0).on_log(None, Namespace, Namespace, logs={"reward": 0.0})
+    assert Namespace.should_training_stop and Namespace.should_save
     *_, last = read_jsonl(tmp_path / "metrics.jsonl")
     assert (last["kind"], last["step"]) == ("collapse", 400)
     assert last["why"] in capsys.readouterr().out

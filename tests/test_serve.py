@@ -1,11 +1,11 @@
 """The command over real sockets on loopback, asked by a Search-R1 client, by ours, and with senseless requests."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -173,17 +173,21 @@ def test_the_command_ends_cleanly_with_an_open_connection(tmp_path):
     assert (process.returncode, out, err) == (0, "stopped\n", "")
 
 
-def test_while_it_loads_it_answers_and_can_be_stopped(tmp_path):
-    # a corpus that takes longer to read than anyone waits: a pipe that nobody writes to
-    os.mkfifo(tmp_path / "chunks.jsonl")
-    with command("--corpus", str(tmp_path / "chunks.jsonl")) as (process, address):
+def asleep(chunks):
+    """An engine that takes longer to build than anyone waits."""
+    time.sleep(600)
+
+
+def test_while_it_loads_it_answers_and_can_be_stopped():
+    name = "tests.test_serve:asleep"
+    with command("--engine", name, "--corpus", "data/larkspur") as (process, address):
         health = requests.get(f"{address}/health").json()
-        assert health == {"status": "loading", "engine": "bm25", "passages": None}
+        assert (health["status"], health["engine"]) == ("loading", name)
         answer = requests.post(f"{address}/retrieve", json={"queries": ["oxygen"]})
         assert answer.status_code == 503 and answer.headers["Retry-After"] and "loaded" in answer.json()["detail"]
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=10)
-    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    assert (process.returncode, out.splitlines()[-1], err) == (0, "stopped", "")
 
 
 @pytest.mark.parametrize(

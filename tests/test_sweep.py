@@ -1,13 +1,19 @@
-"""Sweeps of a small notebook: what is run, skipped and refused, one job after the other and on Ray."""
+"""Sweeps of a small notebook: what is run, skipped and refused, side by side, one after the other and on Ray."""
 
 import json
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import nbformat
+import psutil
 import pytest
+from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_notebook
 
+from rezero.files import ROOT
+from rezero.runner import sweep as sweeps
 from rezero.runner.sweep import sweep
 
 PARAMETERS = "seed = 0\nengine = ''\nsteps: int | None = None\noverrides = {}\nrun_dir = 'none'"
@@ -46,6 +52,71 @@ def test_a_sweep_skips_what_is_done_and_goes_on_with_what_failed(places, capsys)
     assert not (folder / "new").exists()
 
 
+def test_jobs_run_side_by_side_in_forks_that_have_everything_imported(places, monkeypatch):
+    """Two jobs wait for each other. With a GPU in the machine they would run one after the other."""
+    source = """import os, sys, time, wave
+from pathlib import Path
+here = Path(run_dir)
+(here / "here.txt").write_text(f"{os.getppid()} {os.environ['OMP_NUM_THREADS']} {'wave' in before}")
+while len(list(here.parent.glob("*/here.txt"))) < 2:
+    time.sleep(0.05)
+"""
+    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    cells += [new_code_cell("import sys\nbefore = set(sys.modules)"), new_code_cell(source)]
+    nbformat.write(new_notebook(cells=cells), places["notebook"])
+    monkeypatch.setattr(sweeps, "cpu_share", lambda: 2)
+    sweep({"a": {}, "b": {}}, **places)
+    found = {(places["folder"] / job / "here.txt").read_text() for job in "ab"}
+    parents = {one.split()[0] for one in found}
+    assert len(parents) == 2 and {one.split(" ", 1)[1] for one in found} == {"1 True"}
+    assert "[1/1] 02_work" in (places["folder"] / "a.log").read_text()
+
+
+def test_a_sweep_that_is_killed_takes_its_jobs_along(places):
+    source = (
+        "import os, time\nfrom pathlib import Path\nPath(run_dir, 'pid').write_text(str(os.getpid()))\ntime.sleep(60)"
+    )
+    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(source)]
+    nbformat.write(new_notebook(cells=cells), places["notebook"])
+    code = "import sys; from pathlib import Path; from rezero.runner.sweep import sweep; "
+    code += "sweep({'a': {}, 'b': {}}, Path(sys.argv[1]), Path(sys.argv[2]))"
+    command = [sys.executable, "-c", code, *map(str, places.values())]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        pids = []
+        while not pids and process.poll() is None:
+            time.sleep(0.05)
+            pids = [path.read_text() for path in places["folder"].glob("*/pid") if path.read_text()]
+        process.kill()
+    assert pids
+    _, alive = psutil.wait_procs([psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))], timeout=10)
+    assert not alive
+
+
+def test_a_job_that_cannot_be_run_at_all_fails_alone(places):
+    """Another process writes in the folder of one job."""
+    places["folder"].mkdir()
+    (places["folder"] / "a").mkdir()
+    with (
+        FileLock(places["folder"] / "a" / "lock"),
+        pytest.raises(RuntimeError, match=r"1 of 2 jobs failed.*: a, see .*a\.log"),
+    ):
+        sweep({"a": {}, "b": {}}, **places)
+    assert "Timeout" in (places["folder"] / "a.log").read_text()
+    assert (places["folder"] / "b" / "done.txt").is_file()
+
+
+@pytest.mark.parametrize(("gpu", "platform"), [("GPU 0: H100", "linux"), ("", "darwin")])
+def test_jobs_run_one_after_the_other_where_forks_are_not_safe(places, monkeypatch, gpu, platform):
+    ran = []
+    monkeypatch.setattr(sweeps, "output_of", lambda *command: gpu)
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(
+        sweeps, "run_job", lambda call: ran.append(call["run_id"]) or {"status": "done", "seconds": 1, "error": ""}
+    )
+    sweep({"a": {}, "b": {}}, **places)
+    assert ran == ["a", "b"]
+
+
 @pytest.mark.parametrize(("jobs", "options", "message"), [
     ({"a": {"sed": 1}}, {}, "job 'a': no parameter 'sed' in 02_work; allowed: engine, overrides, seed, steps"),
     ({"a": {}, "b": {"steps": "9"}}, {}, "job 'b': steps = '9' is str, want int"),
@@ -60,11 +131,11 @@ def test_what_is_wrong_is_said_before_anything_runs(places, jobs, options, messa
 
 def test_without_ray_it_says_what_to_install(places, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'rezero\[ray\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '.\[ray\]'"):
         sweep(JOBS, launcher="ray", **places)
 
 
-def test_a_ray_task_gets_the_one_that_it_waits_for(places, monkeypatch):
+def test_ray_gets_a_task_per_job(places, monkeypatch):
     started = []
 
     class Task:
@@ -72,17 +143,16 @@ def test_a_ray_task_gets_the_one_that_it_waits_for(places, monkeypatch):
             assert resources == {"num_gpus": 1}
             return self
 
-        def remote(self, call, after):
-            started.append((call["run_id"], after))
+        def remote(self, call):
+            started.append(call["run_id"])
             return f"task {call['run_id']}"
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(
         init=lambda **options: None, shutdown=lambda: None, remote=lambda function: Task(),
         wait=lambda tasks: (tasks[-1:], tasks[:-1]), get=lambda task: {"status": "done", "seconds": 1, "error": None},
     ))  # fmt: skip
-    runs = sweep({"a": {}, "b": {}, "c": {}}, launcher="ray", resources={"num_gpus": 1}, wait_for={"c": "a"}, **places)
-    assert list(runs) == ["a", "b", "c"]
-    assert started == [("a", None), ("b", None), ("c", "task a")]
+    runs = sweep({"a": {}, "b": {}, "c": {}}, launcher="ray", resources={"num_gpus": 1}, **places)
+    assert list(runs) == started == ["a", "b", "c"]
 
 
 @pytest.mark.slow
@@ -90,6 +160,6 @@ def test_ray_runs_the_jobs(places):
     pytest.importorskip("ray")
     jobs = JOBS | {"a-1": {"seed": 2}}
     with pytest.raises(RuntimeError, match="1 of 3 jobs failed"):
-        sweep(jobs, launcher="ray", resources={"num_cpus": 1}, wait_for={"a-1": "b-0"}, **places)
+        sweep(jobs, launcher="ray", resources={"num_cpus": 1}, **places)
     assert (places["folder"] / "a-1" / "done.txt").read_text() == "2  None {}"
     assert "hello from 2" in (places["folder"] / "a-1.log").read_text()

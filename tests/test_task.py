@@ -90,10 +90,7 @@ def corpus(folder, questions, chunks=PASSAGES):
         (ASKED[2:], "0 train, 1 dev, 1 test questions; want"),
         (ASKED[:3], "2 train, 1 dev, 0 test questions; want"),
         ([*ASKED, ASKED[0]], "questions.jsonl:5: the id 'q0' was used before"),
-        (
-            [replace(q, gold_chunk_ids=("c1",), split="train") for q in ASKED],
-            "4 train, 0 dev, 0 test questions; want",
-        ),
+        ([replace(q, gold_chunk_ids=("c1",), split="train") for q in ASKED], "4 train, 0 dev, 0 test questions; want"),
         (
             [*ASKED, replace(ASKED[0], id="q9", split="test")],
             "share 1 gold_chunks (train/test), 1 same_text (train/test)",

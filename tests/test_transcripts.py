@@ -49,6 +49,9 @@ X, ANSWERED, REFUSED = searched("x"), ("answer", "12 days", None), ("malformed",
         (f"{A}<|im_end|>\n<|im_start|>user{block('x', '<|im_end|>')}\n<|im_start|>assistant\n{B}<|im_end|>\n",
          [X, ANSWERED]),
         # Whole chats, whose prompts explain the tags
+        *[(f"{A}\n<{name}>x</{name}>\n{B}", [X, ANSWERED]) for name in ("result", "documents", "tool_response")],
+        (f'<tool_call>{{"name": "search", "arguments": {{"query": "moon"}}}}</tool_call><|im_end|>\n<|im_start|>user\n'
+         f"<tool_response>\nx\n</tool_response><|im_end|>\n<|im_start|>assistant\n{B}", [X, ANSWERED]),
         (f"<|im_start|>user\nUse <search> q </search>, <information>.<|im_end|>\n<|im_start|>assistant\n{A}{block('x')}"
          f"{B}<|endoftext|>", [X, ANSWERED]),
         (f"<|start_header_id|>user<|end_header_id|>\n\nSay <answer> x </answer><|eot_id|><|start_header_id|>assistant"
@@ -105,6 +108,34 @@ RESULT = {"role": "tool", "tool_call_id": "1", "content": "x"}
         (call('{"query": "moon"}'), "<search>moon</search>"),
         (call({"query": "moon"}, "web_search"), "<search>moon</search>"),  # TRL's arguments are no string
         (call('{"words": "moon"}', "lookup", content=""), "<search>moon</search>"),  # its only argument
+        (call({"words": "moon", "top_k": 3, "filters": {}}), "<search>moon</search>"),  # its only text
+        (call({"query": "moon", "index": "all"}, "ask_archive"), "<search>moon</search>"),  # a query, by any tool
+        (
+            says(None) | {"tool_calls": [json.dumps({"name": "search", "arguments": '{"query": "moon"}'})]},
+            "<search>moon</search>",
+        ),  # a call as a string, its arguments as another
+        (
+            says(None) | {"tool_calls": json.dumps([{"function": {"name": "search", "arguments": {"query": "moon"}}}])},
+            "<search>moon</search>",
+        ),
+        (says(None) | {"function_call": {"name": "search", "arguments": '{"query": "moon"}'}}, "<search>moon</search>"),
+        # in the text, as Llama 3, AutoDidact (with its <reasoning>), Qwen and Hermes, and Mistral write it
+        (says('<|python_tag|>{"name": "search", "parameters": {"query": "moon"}}'), "<search>moon</search>"),
+        (
+            says(
+                '\n<reasoning> so </reasoning>\n{\n "type": "function",\n "function": {"name": "search_corpus", '
+                '"parameters": {"query": "moon"}}\n}'
+            ),
+            "<think> so </think><search>moon</search>",
+        ),
+        (
+            says('I look.\n<tool_call>\n{"name": "search", "arguments": {"query": "moon"}}\n</tool_call>'),
+            "<think>I look.</think><search>moon</search>",
+        ),
+        (
+            says('<think>{"name": 1}</think>```json\n{"name": "search", "arguments": {"query": "moon"}}\n```'),
+            '<think>{"name": 1}</think><search>moon</search>',
+        ),
         (call('{"queries": ["moon", "sun"]}'), "<search>moon</search><search>sun</search>"),
         (call('{"query": "moon"}', content="I look it up."), "<think>I look it up.</think><search>moon</search>"),
         (call('{"query": "moon"}', content="<think>a</think>"), "<think>a</think><search>moon</search>"),
@@ -118,9 +149,15 @@ def test_tool_calls_are_searches(message, text):
     assert (episode.answer, episode.prompt[1]) == ("It took 12 days.", {"role": "user", "content": "q"})
 
 
-@pytest.mark.parametrize("message", [call('{"a": 1}', "multiply"), call("{"), call('{"query": null}'), call(None)])
-def test_other_calls_are_malformed_turns(message):
-    episode = Episode.from_messages([*ASKED, message, RESULT, says(B)])
+@pytest.mark.parametrize(
+    "message",
+    [call('{"a": 1}', "multiply"), call("{"), call('{"query": null}'), call(None), call('{"a": "moon", "b": "sun"}')],
+)
+def test_other_calls_are_malformed_turns_and_counted(message):
+    with pytest.warns(
+        UserWarning, match="transcript: 1 of 2 assistant messages have a call that is not read as a search"
+    ):
+        episode = Episode.from_messages([*ASKED, message, RESULT, says(B)])
     assert [turn.action for turn in episode.turns] == ["malformed", "answer"]
     assert json.loads(episode.turns[0].text[11:-12]) == message["tool_calls"][0]
 
@@ -134,12 +171,39 @@ def test_only_the_last_message_of_a_chat_with_tools_answers_without_tags():
 
 
 @pytest.mark.parametrize(
+    ("said", "warning"),
+    [
+        (f"{A}{block('GOLD')}{B}", "1 of 1 assistant messages hold retrieved text of their own, which is no evidence"),
+        ("<think>hm</think>It took 12 days.", "1 of 1 assistant messages hold neither a search nor an answer"),
+        ('{"name": "search", "description": "d", "parameters": {"properties": {}}}', "neither a search nor an answer"),
+        ("<|begin_of_query|>moon<|end_of_query|>", "neither a search nor an answer"),
+        *[(text, "neither a search nor an answer") for text in ('{"name": "search"}', '{"function": ["arguments"]}')],
+    ],
+)
+def test_what_is_not_understood_is_said_and_is_no_evidence(questions, said, warning):
+    with pytest.warns(UserWarning, match=warning):
+        episode = Episode.from_messages([*ASKED, says(said)], questions[0])
+    assert [turn.information for turn in episode.turns] == [None] and not episode.searches
+
+
+def test_thanks_void_no_answer_but_a_reply_does():
+    for thanks in ("thanks!", "<b>thanks</b>"):
+        talk = {"role": "user", "content": thanks}
+        assert shape([*ASKED, says(A), RESULT, says(B), talk]) == [X, ANSWERED]
+        called = [*ASKED, call('{"query": "moon"}'), RESULT, says("12 days"), talk]
+        assert shape(called) == [X, ANSWERED]
+    assert shape([*ASKED, says(B), RESULT])[0][2] == "x"
+    assert shape([*ASKED, says(B), {"role": "user", "content": "<result>x</result>"}])[0][2] == "x"
+    assert shape([*ASKED, says(B), {"role": "user", "content": "wrong"}, says(B)])[0][2] == "wrong"
+
+
+@pytest.mark.parametrize(
     ("prompt", "roles"),
     [(ASKED, ["developer", "user"]), ("Use <search> q </search> or <answer> a </answer>.", ["user"])],
 )
 def test_trl_rows_and_completions(prompt, roles):
     text = f"{A}{block('x')}{B}"
-    for completion in (text, [says(text)], [says(A), {"role": "tool", "name": "search", "content": "x"}, says(B)]):
+    for completion in (text, [says(A), {"role": "tool", "name": "search", "content": "x"}, says(B)]):
         row = {"prompt": prompt, "completion": completion, "advantage": 0.5}
         assert shape(completion) == shape(row) == [X, ANSWERED]
         assert [message["role"] for message in Episode.from_messages(row).prompt] == roles
@@ -159,6 +223,7 @@ def test_assistant_messages_of_a_prompt_are_no_turns():
         ([{"role": "robot", "content": "x"}], "message 0: role 'robot'; allowed: system, developer, user"),
         ([{"role": "user", "content": None}], 'message 0: content must be text or a list of .*"text".*, got None'),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "message 0: content must be text .*image_url"),
+        ([{"role": "assistant", "tool_calls": "[" * 100_000}], "message 0: maximum recursion depth"),
         ([{"role": "assistant", "tool_calls": {"id": 1}}], "message 0: tool_calls must be a list, got dict"),
     ],
 )

@@ -28,14 +28,13 @@ from rezero.corpus import Chunk
 from rezero.data.larkspur import load_generator
 from rezero.files import resolve
 from rezero.policy.base import Policy, save_policy
-from rezero.protocol import Episode
+from rezero.protocol import TAGS, Episode
 from rezero.questions import Question
 from rezero.rollout import token_runs
 from rezero.search import build_engine
 from rezero.warmstart.scripted import GIVE_UP, RETRY, play, searcher
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
-TAGS = [f"<{slash}{name}>" for name in ("think", "search", "answer", "information") for slash in ("", "/")]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

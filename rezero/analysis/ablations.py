@@ -1,23 +1,22 @@
-"""Ablations: plan the arms of a sweep, and read what they left: curves, shares, paired differences.
+"""Ablations: what the arms of a sweep (see `arms`) left: curves, shares, paired differences.
 
-An arm is a dict of notebook 02's parameters, such as {"reward_set": "recovery", "overrides": {"engine": "dense"}}. Arms
-are compared on dev, as their last step left them; test stays sealed. Nothing here trains, so reading can be repeated.
+Arms are compared on dev, as their last step left them; test stays sealed. Nothing here trains, so reading can be
+repeated.
 """
 
-import hashlib
-import json
-from itertools import groupby, product
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy
 
-from rezero.config import MERGED, Config, parse_config
+from rezero.analysis.arms import named
+from rezero.config import Config, parse_config
 from rezero.evaluation.evaluate import LABELS, METRICS, Estimate, Report, evaluate, summarize
 from rezero.evaluation.stats import percentile_interval
 from rezero.evaluation.traces import read_traces, write_traces
-from rezero.files import read_jsonl, resolve, shown
+from rezero.files import read_jsonl, resolve
 from rezero.policy.load import load_policy
 from rezero.questions import spread
 from rezero.task import load_task
@@ -26,44 +25,6 @@ Runs = dict[tuple[str, int], Path]  # (arm, seed) -> its run folder
 Reports = dict[tuple[str, int], Report]  # (arm, seed) -> what it did on the same questions
 Counts = tuple[np.ndarray, np.ndarray]  # (successes or sums, cases), each of shape (seeds, questions)
 OVERVIEW = ("accuracy", "f1", "evidence", "searches", "retried")
-# Overrides that decide how difficult the training questions are for the starting policy.
-MATTER_FOR_DIFFICULTY = """corpus split engine engine_options k prompt_style max_turns turn_tokens episode_tokens
-temperature policy curriculum""".split()
-
-
-def named(arms: list[dict]) -> list[dict]:
-    """The arms, those without a "name" called by their words: the one above is "recovery-dense"."""
-    made = []
-    for arm in arms:
-        values = [*arm.values(), *arm.get("overrides", {}).values()]
-        words = [value for value in values if isinstance(value, str) and "/" not in value]
-        made.append({"name": "-".join(words), **arm})
-    return made
-
-
-def plan(arms: list[dict], seeds: list[int], folder: str | Path, **shared) -> tuple[dict[str, dict], dict[str, str]]:
-    """The jobs of a sweep, every arm with every seed: ({job: parameters of notebook 02}, {job: job to wait for}).
-
-    `shared` are parameters of all arms; what an arm sets itself wins, in `overrides` entry by entry. Arms that agree in
-    what decides how difficult the training questions are share a file of that in `folder`, which the first one writes
-    and the others wait for. Two different arms with the same name are a ValueError.
-    """
-    jobs: dict[str, dict] = {}
-    wait_for, first = {}, {}  # first: file of difficulties -> the job that writes it
-    for seed, arm in product(seeds, named(arms)):
-        parameters = {"test": False, **shared, "seed": seed, **arm}
-        job = f"{parameters.pop('name')}-{parameters['seed']}"
-        base, own = shared.get("overrides", {}), arm.get("overrides", {})
-        overrides = base | own | {name: base[name] | own[name] for name in MERGED if name in base and name in own}
-        start = [parameters.get("profile"), *map(overrides.get, MATTER_FOR_DIFFICULTY)]
-        digest = hashlib.sha1(json.dumps(start, sort_keys=True).encode()).hexdigest()[:8]
-        file = shown(resolve(folder) / f"difficulty-{digest}.jsonl")
-        parameters["overrides"] = overrides | {"curriculum": {"file": file} | overrides.get("curriculum", {})}
-        if jobs.setdefault(job, parameters) != parameters:
-            raise ValueError(f"two arms are called {arm['name']!r}; name one of them: {{'name': 'other', ...}}")
-        if first.setdefault(file, job) != job:
-            wait_for[job] = first[file]
-    return jobs, wait_for
 
 
 def arms_of(folders: dict[str, Path]) -> Runs:

@@ -1,12 +1,11 @@
 """What the collapse sentinel would have said of recorded runs, the published one among them."""
 
-import json
 from pathlib import Path
 
 from pandas import DataFrame
 
 from rezero.config import Collapse
-from rezero.files import read_jsonl
+from rezero.files import read_json, read_jsonl
 from rezero.training.sentinel import LIMITS, collapse, most_of
 
 # Percent correct in the published run exp_01, every 50 steps: it rose and then fell to nothing.
@@ -20,7 +19,7 @@ def read_runs(folder: Path) -> dict[str, Run]:
     """The run of a folder, as "this run", and by their names those inside, as in its collapse/ and ablations/."""
     runs = {}
     for path in [folder / "metrics.jsonl", *sorted(folder.glob("*/*/metrics.jsonl"))]:
-        config = json.loads(path.with_name("config.json").read_text("utf-8"))
+        config = read_json(path.with_name("config.json"))
         name = "this run" if path.parent == folder else path.parent.name
         runs[name] = list(read_jsonl(path, appended=True)), most_of(config["max_turns"], config["turn_tokens"])
     return runs

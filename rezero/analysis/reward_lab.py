@@ -20,7 +20,7 @@ from rezero.files import resolve, write_text
 from rezero.names import load_function
 from rezero.protocol import neutralize, parse_turn
 from rezero.questions import Question, spread
-from rezero.rewards import REWARD_SETS, REWARDS
+from rezero.rewards import REWARD_SETS, REWARDS, reward_weights
 from rezero.search.base import Engine
 from rezero.task import load_task
 from rezero.text import keywords
@@ -175,9 +175,14 @@ def advantage_shares(paid: pd.DataFrame, sets: Weightings = SETS) -> pd.DataFram
 
 def run_lab(engines: list[str], questions: int, traces: str | None, weights: dict | None, out: str | Path) -> None:
     """Print what the lab finds on so many dev questions (0: all) or in traces, with `weights` as one more weighting."""
-    sets = SETS | ({"yours": weights} if weights else {})
+    sets = SETS | ({"yours": reward_weights("", weights)} if weights else {})
     if traces:
-        rows = read_traces(traces)
+        read = read_traces(traces)
+        rows = [row for row in read if row[1].question]
+        if not rows:
+            raise ValueError(f"{traces}: holds {len(read)} episodes, none with a question; want at least one")
+        if len(rows) < len(read):
+            print(f"left out {len(read) - len(rows)} of {len(read)} episodes, which have no question", end="\n\n")
     else:
         tasks = {name: load_task(load_config(engine=name)) for name in engines}
         task = tasks[engines[0]]

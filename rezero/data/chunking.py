@@ -40,7 +40,7 @@ class Cut:
 
 def stable_id(*texts: str) -> str:
     """Twelve hexadecimal digits that depend on the texts alone, so that a passage keeps its id in every run."""
-    return blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
+    return blake2b(clean("\n".join(texts)).encode(), digest_size=6).hexdigest()
 
 
 def chunk_document(pages: list[str], name: str, cut: Cut, numbered: bool, headings: bool) -> Iterator[Chunk]:
@@ -82,16 +82,17 @@ def spans(text: str, cut: Cut, start: int = 0, end: int | None = None) -> Iterat
     As many sentences as fit stand together. A passage repeats the last sentences of the one before it, up to
     `cut.overlap`. A table that fits is not cut; a sentence that does not fit is cut between words.
     """
-    window: deque[tuple[int, int]] = deque()  # the sentences of a passage
+    window: deque[tuple[int, int, int]] = deque()  # the sentences of a passage; length with the space before it
+    total = 0
     for a, b in _sentences(text, start, len(text) if end is None else end, cut):
-        if window and cut.length(text[window[0][0] : b]) > cut.size:
+        length = cut.length(text[window[-1][1] if window else a : b])
+        if window and total + length > cut.size:
             yield window[0][0], window[-1][1]
-            while window and (
-                cut.length(text[window[0][0] : window[-1][1]]) > cut.overlap
-                or cut.length(text[window[0][0] : b]) > cut.size
-            ):
-                window.popleft()
-        window.append((a, b))
+            while window and (total > cut.overlap or total + length > cut.size):
+                total -= window.popleft()[2]
+            length = length if window else cut.length(text[a:b])
+        window.append((a, b, length))
+        total += length
     if window:
         yield window[0][0], window[-1][1]
 
@@ -108,8 +109,8 @@ def _sentences(text: str, start: int, end: int, cut: Cut) -> Iterator[tuple[int,
 
 def _fitting(text: str, start: int, end: int, cut: Cut) -> Iterator[tuple[int, int]]:
     """The span itself if it fits, else pieces that end after a line, after a word or, without any, anywhere."""
-    # 20 characters per token never fit. Not to count them saves hours on a book without a single break.
-    while end - start > 20 * cut.size or cut.length(text[start:end]) > cut.size:
+    # What has 20 characters per token never fits, what has a byte per token always does: counting takes time.
+    while end - start > 20 * cut.size or not _fits(text[start:end], cut):
         width = max(1, min(cut.size, end - start - 1))
         while width > 1 and cut.length(text[start : start + width]) > cut.size:
             width = width * 3 // 4
@@ -118,6 +119,10 @@ def _fitting(text: str, start: int, end: int, cut: Cut) -> Iterator[tuple[int, i
         yield from _stripped(text, start, stop)
         start = stop
     yield from _stripped(text, start, end)
+
+
+def _fits(text: str, cut: Cut) -> bool:
+    return len(text.encode()) <= cut.size or cut.length(text) <= cut.size
 
 
 def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

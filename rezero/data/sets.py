@@ -10,6 +10,7 @@ from rezero.data.chunking import Cut, spans, stable_id
 from rezero.data.records import Dropped, Items, Row, Source, file_rows, split_of
 from rezero.files import csv_rows, numbered_rows
 from rezero.questions import Question, load_questions
+from rezero.text import clean
 
 WHOLE = 4  # a set's passage stays whole up to so many times the size; SQuAD's do, the papers of COVID-QA are cut
 Found = Iterator[Chunk | Question | Dropped]
@@ -55,7 +56,7 @@ def squad(row: Row, cut: Cut) -> Found:
     """
     title = row.fields.get("title") or ""
     for paragraph in row.fields.get("paragraphs") or [row.fields | {"qas": [row.fields]}]:
-        text = paragraph["context"]
+        text = clean(paragraph["context"])
         whole = cut.length(text) <= WHOLE * cut.size
         places = {stable_id(title, text[a:b]): (a, b) for a, b in ([(0, len(text))] if whole else spans(text, cut))}
         yield from (Chunk(id, title, text[a:b]) for id, (a, b) in places.items())

@@ -1,5 +1,6 @@
 """Evaluate a policy on questions: its episodes, and shares and means of them with 95% intervals."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -7,11 +8,13 @@ import pandas as pd
 
 from rezero.evaluation.stats import bootstrap_mean, paired_bootstrap, wilson
 from rezero.evaluation.traces import Row, to_frame
-from rezero.policy.base import Policy
+from rezero.files import cached, parse_record
+from rezero.policy.base import Policy, episodes_depend_on
 from rezero.protocol import Episode
 from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.task import Task
+from rezero.text import clean
 
 # A judge decides for pairs (question, accepted answers, given answer): "right", "wrong" or "undecided".
 Judge = Callable[[list[tuple[str, Iterable[str], str | None]]], list[str]]
@@ -72,14 +75,30 @@ class Report:
         return table([self]).to_string()
 
 
-def evaluate(policy: Policy, task: Task, questions: list[Question], name: str, judge: Judge | None = None) -> Report:
+def evaluate(
+    policy: Policy, task: Task, questions: list[Question], name: str, judge: Judge | None = None, reuse: bool = False
+) -> Report:
     """One greedy episode per question with the engine and the budgets of `task`; `name` is the policy's in tables.
 
-    A `judge` decides in addition to exact match; its "undecided" does not count as right.
+    A `judge` decides in addition to exact match; its "undecided" does not count as right. With `reuse` the episodes are
+    kept for, or come from, another run that asks the same of the same policy (see `files.cached`).
     """
-    seconds: dict[str, float] = {}
-    episodes = rollout(policy, task.engine, questions, replace(task.sampling, temperature=0.0), seconds=seconds)
-    return replace(summarize(episodes, name, judge), seconds=sum(seconds.values()) / len(episodes))
+    sampling = replace(task.sampling, temperature=0.0)
+
+    def play() -> list[dict]:
+        seconds: dict[str, float] = {}
+        episodes = rollout(policy, task.engine, questions, sampling, seconds=seconds)
+        return [{"episodes": episodes, "seconds": sum(seconds.values()) / len(episodes)}]
+
+    key = episodes_depend_on(policy, task.engine, questions, sampling) if reuse else None
+    (played,) = remembered("evaluations", key, play) if key else play()
+    return replace(summarize(played["episodes"], name, judge), seconds=played["seconds"])
+
+
+def remembered(kind: str, key: list, play: Callable[[], list[dict]]) -> list[dict]:
+    """`files.cached` for rows with "episodes"."""
+    rows = cached(kind, key, lambda: json.loads(clean(json.dumps(play(), default=vars, ensure_ascii=False))))
+    return [row | {"episodes": [parse_record(one, Episode) for one in row["episodes"]]} for row in rows]
 
 
 def summarize(episodes: list[Episode], name: str, judge: Judge | None = None) -> Report:

@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from textwrap import shorten
 
 import pandas as pd
 
 from rezero.files import read_records, write_text
 from rezero.judge import exact_match, f1
 from rezero.protocol import Episode
-from rezero.text import clean
+from rezero.text import clean, printable
 
 Row = tuple[dict, Episode]  # labels such as {"policy": "after training"}, and an episode
 
@@ -33,7 +34,8 @@ def read_traces(path: str | Path) -> list[Row]:
         if len(line.completion_ids) != len(line.env_mask):
             counts = f"{len(line.env_mask)} values for {len(line.completion_ids)} completion_ids"
             raise ValueError(f"{where}: env_mask has {counts}; want one each")
-        rows.append((line.labels, Episode(**{one.name: getattr(line, one.name) for one in fields(Episode)})))
+        labels = {printable(name): printable(v) if isinstance(v, str) else v for name, v in line.labels.items()}
+        rows.append((labels, Episode(**{one.name: getattr(line, one.name) for one in fields(Episode)})))
     return rows
 
 
@@ -77,3 +79,14 @@ def facts(episode: Episode) -> dict:
         "completion_tokens": len(episode.completion_ids) or None,
         "policy_tokens": sum(episode.env_mask) if episode.env_mask else None,
     }
+
+
+def in_lines(episode: Episode) -> str:
+    """The question; per turn a line with thought, action and the gold seen by then; how the episode ended."""
+    shares, lines = iter(episode.evidence()), [printable(episode.question.text)]
+    for turn in episode.turns:
+        said = printable(f"{turn.thought} | {turn.action}: {turn.argument or turn.text}")
+        seen = f" -> {next(shares):.0%} of the gold passages seen" if turn.action == "search" else ""
+        lines.append(f"    {shorten(said, 160, placeholder=' ...')}{seen}")
+    right = exact_match(episode.answer, episode.question.answers)
+    return "\n".join([*lines, f"    {episode.outcome}, {'right' if right else 'not right'}"])

@@ -10,7 +10,6 @@ training questions (tests/test_ask.py, slow) 55 of 95 true ones were supported a
 misread its passage; 28 of 69 false ones were refuted and none supported.
 """
 
-import json
 import re
 import textwrap
 from dataclasses import replace
@@ -18,16 +17,15 @@ from pathlib import Path
 
 from rezero.config import Config, load_config, parse_config
 from rezero.corpus import load_chunks
-from rezero.extras.export import find_run
-from rezero.files import resolve
+from rezero.files import read_json, resolve
 from rezero.judge import MONTHS, normalize
 from rezero.policy.load import check_context, load_policy
 from rezero.protocol import Episode, Sampling
 from rezero.questions import Question
 from rezero.rollout import rollout
-from rezero.search import REMOTE, build_engine
+from rezero.search import REMOTE, build_engine, check_options
 from rezero.search.base import Hit
-from rezero.text import STOP_WORDS, clean, keywords
+from rezero.text import STOP_WORDS, clean, keywords, printable
 
 # What a claim ends with: a number with its unit, else words that begin with a capital or a digit, else the last word.
 VALUE = re.compile(r"(?<=\s)(?:(?:[A-Z\d]\S*\s+)*(?:[-+]?[\d.,]+\s+[a-z°%]\S*|[-+]?[A-Z\d]\S*)|\S+)$")
@@ -60,11 +58,13 @@ def find_settings(policy: str, profile: str, engine: str, options: dict | None) 
     """What to ask with: `profile`, else what the run or the export that `policy` belongs to recorded, else "laptop"."""
     config, folder = load_config(profile or "laptop"), resolve(policy or ".")
     if (folder / "best").is_dir():
+        from rezero.extras.export import find_run  # here, because it imports much and is seldom needed
+
         folder = find_run(folder) / "best"
     above = "config.json" if folder.name in ("best", "warm") else "rezero.json"
     recorded = next(filter(Path.is_file, (folder / "rezero.json", folder.parent / above)), None)
     if recorded and not profile:
-        config = parse_config(json.loads(recorded.read_text("utf-8")), str(recorded))
+        config = parse_config(read_json(recorded), str(recorded))
     if policy:
         config = replace(config, policy=str(folder) if folder.is_dir() else policy)
     if engine and engine != config.engine:
@@ -78,6 +78,7 @@ def ask(text: str, config: Config, corpus: str = "") -> Episode:
     if not question.text:
         raise ValueError("the question is empty")
     # A remote engine searches what its service holds; it gets passages only if a corpus is named.
+    check_options(config.engine, config.engine_options)
     chunks = load_chunks(corpus or config.corpus) if corpus or config.engine not in REMOTE else []
     engine, policy = build_engine(config.engine, chunks, **config.engine_options), load_policy(config.policy)
     sampling = Sampling(config.k, config.max_turns, config.turn_tokens, config.episode_tokens, config.prompt_style)
@@ -96,6 +97,8 @@ def masked(claim: str) -> tuple[str, str]:
         raise ValueError(f"cannot check {claim!r}; want {want}, without 'not', 'and', 'more than' or the like")
     plain = PLAIN.fullmatch(claim)
     value = plain[1] if plain else VALUE.search(claim)[0]
+    if not keywords(words[-1]) and not re.search(r"\d", value):  # "The pilot of Corvane was the"
+        raise ValueError(f"cannot check {claim!r:.80}: it ends with {value!r:.80}; want a name, number or word there")
     start = claim.removesuffix(value).strip()
     copula = COPULA.fullmatch(start)
     return f"What {copula[2]} {copula[1]}?" if copula else f"{start} what?", value
@@ -160,11 +163,6 @@ def show(episode: Episode) -> str:
 def passage(hit: Hit, mark: str = "-") -> str:
     head = f"    {mark} {printable(hit.title) or '(no title)'} ({printable(hit.chunk_id)}, score {hit.score:.3g})"
     return f"{head}\n{textwrap.indent(textwrap.fill(printable(hit.text), 92), ' ' * 8)}"
-
-
-def printable(text: str) -> str:
-    """`text` in one line, without characters that could control a terminal: passages and policies are not trusted."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def _line(name: str, text: str) -> str:

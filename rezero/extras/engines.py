@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rezero.corpus import Chunk
 from rezero.files import read_records
-from rezero.search import build_inner
+from rezero.search import Count, Inner, Number, Share, build_inner
 from rezero.search.base import Engine, Hit, Hits, Search, SearchContext, chance, indexed_text, needs, ranked, top
 from rezero.search.bm25 import words
-from rezero.search.dense import CACHE, embed, load_embedder, unit
+from rezero.search.dense import CACHE, Embedder, embed, load_embedder, unit
 from rezero.text import clean
 
 TERM = re.compile(r'(-?)(title:(?=\S))?(?:"([^"]*)"|(\S+))')
@@ -90,7 +90,14 @@ def around(inner: Engine, change: Callable[[str, Hits], Sequence[Hit]], depth: i
     return search
 
 
-def rerank(chunks: Sequence[Chunk], engine="bm25", depth=20, model="", embedder="wordllama", weight=0.5) -> Search:
+def rerank(
+    chunks: Sequence[Chunk],
+    engine: Inner = "bm25",
+    depth: Count = 20,
+    model: str = "",
+    embedder: Embedder = "wordllama",
+    weight: Share = 0.5,
+) -> Search:
     """At least the first `depth` hits of an engine, ranked again.
 
     With a `model`, the folder or name of a cross-encoder for sentence-transformers, its scores rank them. Without one,
@@ -101,8 +108,6 @@ def rerank(chunks: Sequence[Chunk], engine="bm25", depth=20, model="", embedder=
         with needs("minilm", "a cross-encoder"):
             from sentence_transformers import CrossEncoder
         encoder = CrossEncoder(model)
-    elif not 0 <= weight <= 1:
-        raise ValueError(f"the engine's score has weight {weight}; want 0 to 1")
     else:
         encode = load_embedder(embedder)
         vectors_of = lru_cache(100_000)(lambda text: encode(split_sentences(text)))
@@ -127,13 +132,11 @@ def split_sentences(text: str) -> list[str]:
     return [part for part in parts if len(part.split()) >= 4] or [text]
 
 
-def trim(chunks: Sequence[Chunk], engine="bm25", sentences=1, whole=1) -> Search:
+def trim(chunks: Sequence[Chunk], engine: Inner = "bm25", sentences: Count = 1, whole: Number = 1) -> Search:
     """For a policy that reads little: passages after the first `whole` keep only the best `sentences`.
 
     Those share the most words with the query. A passage keeps its id, so it counts as seen even if its answer is cut.
     """
-    if sentences < 1 or whole < 0:
-        raise ValueError(f"sentences is {sentences} and whole {whole}; want sentences >= 1 and whole >= 0")
     stems = lru_cache(100_000)(lambda text: set(words([text])[0]))
 
     def trimmed(query: str, hits: Hits) -> list[Hit]:
@@ -153,7 +156,12 @@ class Noise(Chunk):
 
 
 def noisy(
-    chunks: Sequence[Chunk], noise="data/larkspur/noise.jsonl", kinds=None, rate=1.0, engine="bm25", seed=0
+    chunks: Sequence[Chunk],
+    noise: str | Path = "data/larkspur/noise.jsonl",
+    kinds: Sequence[str] | None = None,
+    rate: Share = 1.0,
+    engine: Inner = "bm25",
+    seed: int = 0,
 ) -> Search:
     """An engine over the chunks and, behind them, spoilt passages, which have ids of their own and are never gold.
 
@@ -164,13 +172,11 @@ def noisy(
     known = sorted({row.kind for row in rows})
     for kind in {*(kinds or ())} - {*known}:
         raise ValueError(f"{noise} has no noise of kind {kind!r}; allowed: {', '.join(known)}")
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate is {rate!r}; want 0 to 1")
     wanted = [row for row in rows if row.kind in (kinds or known) and chance(seed, row.id) < rate]
     return around(build_inner(engine, [*chunks, *wanted]), lambda query, hits: hits)
 
 
-def mixture(chunks: Sequence[Chunk], engines: Sequence = ("bm25", "dense"), seed: int = 0) -> Search:
+def mixture(chunks: Sequence[Chunk], engines: Sequence[Inner] = ("bm25", "dense"), seed: int = 0) -> Search:
     """Each episode searches with one of several engines, drawn by `seed` and question; a second bm25 is "bm25 2"."""
     if not engines:
         raise ValueError("engines is empty; a mixture wants at least one")

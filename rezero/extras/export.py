@@ -1,6 +1,5 @@
 """A finished run as a folder that transformers, vLLM and the hub read: merged weights, adapter, card, perhaps GGUF."""
 
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 from rezero.config import Config, parse_config
 from rezero.evaluation.evaluate import LABELS
-from rezero.files import resolve, shown, write_text
+from rezero.files import read_json, resolve, shown, write_text
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import adapter_config
 from rezero.policy.load import load_adapter, load_policy
@@ -42,7 +41,7 @@ def export(run: str | Path, out: str | Path = "", gguf: bool = False) -> Path:
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another --out, or delete it")
     converter = find_converter() if gguf else None
-    config = parse_config(json.loads((run / "config.json").read_text("utf-8")), f"{run}/config.json")
+    config = parse_config(read_json(run / "config.json"), f"{run}/config.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         new = Path(folder, out.name)

@@ -22,6 +22,8 @@ PROMPT = Path(__file__).with_name("judge_prompt.md").read_text("utf-8").strip()
 
 def named_judge(name: str) -> Judge | None:
     """The judge that a notebook names: "", "f1", "URL MODEL" (OpenAI-compatible), a model's folder or hub name."""
+    if not isinstance(name, str):
+        raise ValueError(f"a judge is {name!r:.80}; want '', 'f1', 'URL MODEL', or a model's folder or hub name")
     if not name:
         return None
     if name == "f1":  # of the text judges, an F1 of at least 0.8 agrees best with the labelled pairs

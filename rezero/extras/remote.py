@@ -11,28 +11,51 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from urllib.parse import quote
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote, urlsplit
 
 import urllib3
+from pydantic import AfterValidator
 
 from rezero.corpus import Chunk, split_contents
+from rezero.search import AboveZero, Count, Number
 from rezero.search.base import Hit, Hits, Search, SearchError, indexed_text, needs
-from rezero.search.dense import CACHE, embed, load_embedder, unit
-from rezero.text import clean
+from rezero.search.dense import CACHE, Embedder, embed, load_embedder, unit
+from rezero.text import clean, redact
 
 BUSY = (429, 500, 502, 503, 504)  # statuses after which asking again may help
 MALFORMED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 BULK = 500  # chunks per upload
 
 
-def http(chunks: Sequence[Chunk], url="http://127.0.0.1:8000/retrieve", timeout=10.0, retries=3) -> Search:
+def check_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"url is {redact(url)!r:.80}; want one that starts with http:// or https://")
+    return without_password(url)
+
+
+def without_password(url: str) -> str:
+    """`url`; ValueError for one with a user or password, because records and messages would repeat it."""
+    if "@" in urlsplit(url).netloc:
+        raise ValueError(f"url {redact(url)!r:.80} had a user or password in it; want them in an environment variable")
+    return url
+
+
+Url = Annotated[str, AfterValidator(check_url)]
+
+
+def http(
+    chunks: Sequence[Chunk], url: Url = "http://127.0.0.1:8000/retrieve", timeout: AboveZero = 10, retries: Number = 3
+) -> Search:
     """A client of the Search-R1 `/retrieve` protocol, which `python -m rezero serve` speaks.
 
     A hit whose id is among `chunks` is that chunk; title and text of any other are read from the reply. If a server
-    sends no ids or scores, as Search-R1's for web search, the contents are the id and the score is 1 / rank.
+    sends no ids or scores, as Search-R1's for web search, the contents are the id and the score is 1 / rank. For a
+    server with a password, set RETRIEVE_AUTH to "user:password".
     """
     known = {chunk.id: chunk for chunk in chunks}
-    ask = connect(url, timeout, retries)
+    ask = connect(url, timeout, retries, urllib3.make_headers(basic_auth=os.environ.get("RETRIEVE_AUTH")))
 
     def fields(rank: int, item: dict) -> tuple:
         contents = item["document"]["contents"]
@@ -47,7 +70,9 @@ def http(chunks: Sequence[Chunk], url="http://127.0.0.1:8000/retrieve", timeout=
     return search
 
 
-def web(chunks: Sequence[Chunk], url="https://google.serper.dev/search", timeout=10.0, retries=3) -> Search:
+def web(
+    chunks: Sequence[Chunk], url: Url = "https://google.serper.dev/search", timeout: AboveZero = 10, retries: Number = 3
+) -> Search:
     """Live web search (Google, by serper.dev), with the key in SERPER_API_KEY; `chunks` are not used.
 
     The id of a hit is its address, the text its snippet, the score 1 / rank. Hits change from day to day.
@@ -71,7 +96,13 @@ def web(chunks: Sequence[Chunk], url="https://google.serper.dev/search", timeout
     return search
 
 
-def opensearch(chunks: Sequence[Chunk], url="http://127.0.0.1:9200", index="rezero", timeout=10.0, retries=3) -> Search:
+def opensearch(
+    chunks: Sequence[Chunk],
+    url: Url = "http://127.0.0.1:9200",
+    index: str = "rezero",
+    timeout: AboveZero = 10,
+    retries: Number = 3,
+) -> Search:
     """BM25 of an OpenSearch (or Elasticsearch) index: English stems, title and text in one field, as in `bm25`.
 
     `chunks` are uploaded first and replace those with the same id; a ValueError says that the index holds others, too.
@@ -115,7 +146,12 @@ def opensearch(chunks: Sequence[Chunk], url="http://127.0.0.1:9200", index="reze
 
 
 def qdrant(
-    chunks: Sequence[Chunk], url=":memory:", collection="rezero", embedder="wordllama", cache=CACHE, timeout=10
+    chunks: Sequence[Chunk],
+    url: Annotated[str, AfterValidator(without_password)] = ":memory:",
+    collection: str = "rezero",
+    embedder: Embedder = "wordllama",
+    cache: str | Path | None = CACHE,
+    timeout: Count = 10,
 ) -> Search:
     """Cosine similarity of embeddings in a Qdrant server, or in this process (":memory:", exact, for tests).
 
@@ -140,7 +176,7 @@ def qdrant(
         elif not client.collection_exists(name):
             raise ValueError(f"{url} has no collection {name!r}, and there are no chunks to make one of")
     except ApiException as error:
-        raise SearchError(f"Qdrant at {url}: {harmless(error)}") from error
+        raise SearchError(f"Qdrant at {url}: {harmless(error)}") from None  # the error repeats the server's words
 
     def fields(rank: int, point) -> tuple:
         return point.payload["id"], point.payload["title"], point.payload["text"], point.score
@@ -152,7 +188,7 @@ def qdrant(
             found = client.query_batch_points(name, requests)
             return best(fields, queries, [one.points for one in found], k)
         except (ApiException, *MALFORMED) as error:
-            raise SearchError(f"Qdrant at {url}: {harmless(error)}") from error
+            raise SearchError(f"Qdrant at {url}: {harmless(error)}") from None
 
     return search
 
@@ -163,8 +199,7 @@ def connect(url: str, timeout: float, retries: int, headers: dict | None = None,
     A failed connection, `timeout` seconds of silence and the statuses in `BUSY` are tried again `retries` times: at
     once, then after `backoff` seconds, doubled each time, with jitter, or when the server says (at most `timeout`).
     """
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"url is {url!r}; want one that starts with http:// or https://")
+    check_url(url)
     rules = {"status_forcelist": BUSY, "allowed_methods": None, "raise_on_status": False, "redirect": False}
     pauses = {"backoff_factor": backoff, "backoff_jitter": backoff, "retry_after_max": math.ceil(timeout)}
     again = urllib3.Retry(retries, **rules, **pauses)
@@ -177,7 +212,7 @@ def connect(url: str, timeout: float, retries: int, headers: dict | None = None,
             response = pool.request(method, url + path, body=body)
         except urllib3.exceptions.HTTPError as error:
             reason = harmless(getattr(error, "reason", error))
-            raise SearchError(f"{url}{path} did not answer in {retries + 1} tries: {reason}") from error
+            raise SearchError(f"{url}{path} did not answer in {retries + 1} tries: {reason}") from None
         said = harmless(response.data.decode("utf-8", "replace"))
         if response.status != 200:
             tries = len(response.retries.history) + 1
@@ -185,14 +220,14 @@ def connect(url: str, timeout: float, retries: int, headers: dict | None = None,
         try:
             return read(json.loads(response.data))
         except MALFORMED as error:
-            raise SearchError(f"{url}{path} sent what cannot be read ({harmless(repr(error))}): {said}") from error
+            raise SearchError(f"{url}{path} sent what cannot be read ({harmless(repr(error))}): {said}") from None
 
     return ask
 
 
 def harmless(text: object) -> str:
-    """The beginning of a stranger's text, without tags, because the policy may read it."""
-    return clean(str(text))[:200].replace("<", "‹")
+    """The beginning of a stranger's text, without known secrets and, because the policy may read it, without tags."""
+    return redact(clean(str(text)))[:200].replace("<", "‹")
 
 
 def best(fields: Callable, queries: list[str], results: Sequence[Iterable], k: int) -> list[Hits]:

@@ -1,22 +1,24 @@
 """Unsloth and vLLM on one GPU: Unsloth loads and trains; vLLM in the same process, or the model itself, generates.
 
-Written against the source of unsloth 2026.10.7, vllm 0.30.0 and vllm-bnb-plugin 0.0.3; README.md says what has run.
+Written against the source of unsloth 2026.10.9, vllm 0.30.0 and vllm-bnb-plugin 0.0.3; README.md says what has run.
 Their packages are imported inside functions: Unsloth must come before TRL, which it patches, and a CPU needs none.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
-from rezero.files import resolve
 from rezero.policy.base import Policy
+from rezero.policy.early import import_unsloth
 from rezero.policy.hub import best_dtype, find_model, linear_layers, mend, read_adapter
 from rezero.policy.load import check_gpu
 from rezero.policy.sampling import pad_left
@@ -32,7 +34,7 @@ def load_unsloth(
     rank: int,
     layers: int,
     load_in_4bit: bool,
-    vllm: bool,
+    vllm: bool | Literal["auto"],
     gpu_share: float,
     seed: int,
     given: LoraConfig | None = None,
@@ -47,7 +49,8 @@ def load_unsloth(
     unknown = {name: getattr(given, name) for name in names if getattr(given, name, None)}
     if unknown:
         raise ValueError(f"backend='unsloth' cannot train an adapter with {unknown}; want backend='transformers'")
-    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(resolve(".cache/unsloth")))  # not the working directory
+    import_unsloth()
+    optional, vllm = vllm == "auto", find_spec("vllm") is not None if vllm == "auto" else vllm
     if torch.cuda.get_device_capability() < (8, 0):  # a T4: vLLM's FlashInfer needs 8.0, and Unsloth insists on it
         os.environ.setdefault("UNSLOTH_VLLM_NO_FLASHINFER", "1")
     from unsloth import FastLanguageModel
@@ -65,6 +68,8 @@ def load_unsloth(
         raise ValueError(f"no room for {what}: lower max_context or raise gpu_share ({error})") from error
     # When Unsloth goes on without vLLM, or with a shorter context, it only prints that.
     room = model.vllm_engine.model_config.max_model_len if hasattr(model, "vllm_engine") else 0
+    if optional and not room:
+        vllm = False
     if vllm and room < max_context:
         has = f"vLLM has room for episodes of {room} tokens (0: Unsloth went on without vLLM and printed why)"
         want = f"raise gpu_share={gpu_share}, lower max_context={max_context} and episode_tokens, or set vllm=False"
@@ -77,6 +82,10 @@ def load_unsloth(
         **dict(use_gradient_checkpointing="unsloth", random_state=seed),
     )
     model.peft_config["default"].base_model_name_or_path = name  # not the 4-bit copy that Unsloth loads
+    model.generation_config.max_length = None  # a turn's limit is max_new_tokens; with both, each call warns
+    log = logging.getLogger("transformers.models.llama.modeling_llama")  # Unsloth's, which reports every save there
+    log.addFilter(lambda record: "Restored added_tokens_decoder" not in record.getMessage())
+    print(f"Unsloth trains, {'vLLM' if vllm else 'the model itself'} generates")
     kind = EngineGeneration if vllm else ModelGeneration
     return Policy(model, mend(tokenizer), backend=partial(kind, weights="now"))
 

@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rezero.files import resolve
-from rezero.policy.sampling import Generation
-from rezero.protocol import closes_turn, wrap_information
-
-_ASSISTANT, _USER = "xxASSISTANTxx", "xxUSERxx"  # messages whose place in the template's text can be found again
+from rezero.files import digest, resolve
+from rezero.policy.sampling import Generation, check_cache, takes_masks
+from rezero.policy.template import Template
+from rezero.protocol import Sampling, closes_turn, wrap_information
+from rezero.questions import Question
+from rezero.search.base import Engine
 
 
 @dataclass
@@ -31,13 +33,13 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     backend: Callable | None = field(default=None, repr=False)  # what generates in place of `sampling.Generation`
-    between: str = field(init=False, repr=False)  # the template's text from the end of an assistant turn to the user's
-    after: str = field(init=False, repr=False)  # the template's text from the end of the user's to the next turn
+    template: Template = field(init=False, repr=False)
     end_of_turn: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.between, self.after = template_seams(self.tokenizer)
-        self.end_of_turn = self.encode(self.between)[0]
+        check_cache(self.model)
+        self.template = Template(self.tokenizer)
+        self.end_of_turn = self.template.end
         if self.tokenizer.pad_token_id in (None, self.end_of_turn):
             name, pad = self.tokenizer.name_or_path, self.tokenizer.pad_token
             raise ValueError(f"{name}: the pad token is {pad!r}; want one that never ends a turn, for the loss masks")
@@ -51,16 +53,18 @@ class Policy:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def decode(self, ids: list[int] | tuple[int, ...]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        """The text of these ids without special tokens; our tags stay even if they are special tokens."""
+        return self.tokenizer.decode([number for number in ids if number not in self.template.silent])
 
     def prompt_ids(self, messages: list[dict]) -> list[int]:
         """The ids of chat messages, up to where the assistant's first turn begins."""
-        return self.encode(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return self.encode(self.template.prompt(messages))
 
     def information_ids(self, information: str, turn_ids: list[int]) -> list[int]:
         """The ids after `turn_ids`: end of turn (unless it was sampled), retrieved text, head of the next turn."""
-        ids = self.encode(self.between + wrap_information(information) + self.after)
-        return ids[1:] if turn_ids and turn_ids[-1] == self.end_of_turn else ids
+        told = wrap_information(self.template.inert(information))
+        ids = self.encode(self.template.between + told + self.template.after)
+        return ids[ids.index(self.end_of_turn) + 1 :] if turn_ids and turn_ids[-1] == self.end_of_turn else ids
 
     def ends_turn(self, ids: list[int]) -> bool:
         """Whether the last of these sampled ids ends the turn: it is the end of turn, or it closes an action."""
@@ -71,7 +75,10 @@ class Policy:
 
     def start(self, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
         """Start generating from `prompts`. Temperature 0 is greedy; no generator: torch's global one draws."""
-        return (self.backend or Generation)(self, prompts, temperature, generator)
+        kind = self.backend or Generation
+        if not self.backend and self.model.device.type == "cuda" and takes_masks(self.model):
+            kind = resolve_name("rezero.extras.slots:SlotGeneration")
+        return kind(self, prompts, temperature, generator)
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:
@@ -136,12 +143,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def template_seams(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What the chat template writes between an assistant turn and the next user text, and after that text."""
-    if not tokenizer.chat_template:
-        raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; want an instruct model's")
-    said = [("user", "question"), ("assistant", _ASSISTANT), ("user", _USER)]
-    messages = [{"role": role, "content": content} for role, content in said]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    between, after = text.split(_ASSISTANT)[1].split(_USER)
-    return between, after
+def episodes_depend_on(policy: Policy, engine: Engine, questions: list[Question], sampling: Sampling) -> list | None:
+    """The key for `files.cached` of what the policy does on these questions; None if more matters than can be told."""
+    if policy.backend or not engine.key():
+        return None
+    weights = sorted(policy.model.state_dict().items())
+    parts = [policy.tokenizer.chat_template, json.dumps(policy.tokenizer.get_vocab(), sort_keys=True)]
+    for name, weight in weights:
+        parts += [name, weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
+    return [digest(*parts), engine.key(), questions, sampling]

@@ -13,13 +13,15 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
-from rezero.policy.base import naming_damage, template_seams
-from rezero.policy.fast_cpu import use_grouped_attention
+from rezero.policy.base import naming_damage
+from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
+from rezero.policy.template import Template
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CACHE = ".cache/models"
 # Tokens that no text contains, for models whose pad token also ends a turn: Llama 3, SmolLM2, Qwen, others.
-PADS = ("<|finetune_right_pad_id|>", "<empty_output>", "<|fim_pad|>", "<pad>", "<unk>")
+PADS = ("<|finetune_right_pad_id|>", "<empty_output>", "<|fim_pad|>", "<fim_pad>", "<|pad|>", "<pad>", "[PAD]")
+PADS += ("<unk>", "<|reserved_special_token_0|>", "<|reserved_0|>", "<unused0>", "<|endoftext|>")
 
 
 def load_base(name: str, dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -32,7 +34,8 @@ def load_base(name: str, dtype: torch.dtype | None = None) -> tuple[PreTrainedMo
 
 
 def to_hardware(model: PreTrainedModel) -> PreTrainedModel:
-    """`model` on the GPU if there is one of NVIDIA or AMD."""
+    """`model` on the GPU if there is one of NVIDIA or AMD, with its soft cap."""
+    keep_soft_cap(model)
     if torch.cuda.is_available():
         # On padded batches in bfloat16 all gradients of cuDNN's attention were NaN (H100, torch 2.11).
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -78,7 +81,7 @@ def best_dtype() -> torch.dtype:
 
 def mend(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """End sequences with the token that ends a chat turn, and pad with another, which loss masks are rebuilt from."""
-    end = tokenizer(template_seams(tokenizer)[0], add_special_tokens=False)["input_ids"][0]
+    end = Template(tokenizer).end
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces from what a BPE tokenizer decodes
     if tokenizer.pad_token_id in (None, end):

@@ -1,7 +1,6 @@
 """Load a policy: the only place that decides between a folder, an adapter, the hub and Unsloth."""
 
 import importlib.util
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,9 +16,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from rezero.config import Config
 from rezero.files import resolve
+from rezero.names import check_policy_name
 from rezero.policy import hub
 from rezero.policy.base import Policy, naming_damage
-from rezero.protocol import Sampling, build_prompt
+from rezero.protocol import Sampling, build_prompt, neutralize
 from rezero.questions import Question
 
 
@@ -37,10 +37,9 @@ def load_policy(path: str | Path, dtype: torch.dtype | None = None) -> Policy:
         with naming_damage(folder):
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        return Policy(hub.to_hardware(model).eval(), tokenizer)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not folder.parent.is_dir():
-        return Policy(*hub.load_base(str(path), dtype))
-    raise FileNotFoundError(f"no policy in {folder}: config.json is missing; `make policy` trains the laptop's")
+        return Policy(hub.to_hardware(model).eval(), hub.mend(tokenizer))
+    check_policy_name(path)
+    return Policy(*hub.load_base(str(path), dtype))
 
 
 def load_adapter(folder: Path, trainable: bool = False, base: str = "") -> Policy:
@@ -98,22 +97,17 @@ def outline(name: str) -> Policy:
 
 
 def check_context(policy: Policy, name: str, sampling: Sampling, max_context: int, questions: list[Question]) -> None:
-    """Raise ValueError when the model `name` cannot hold a prompt and a whole episode, or reads no system message.
+    """Raise ValueError when the model `name` cannot hold its longest prompt and a whole episode.
 
     It holds `max_context` tokens, for which memory is reserved; 0: as many as the model reads.
     """
-    longest = max((question.text for question in questions), key=len)
-    style, prompt = sampling.prompt_style, build_prompt(longest, sampling.prompt_style)
-    ids = policy.prompt_ids(prompt)
-    read = policy.decode(ids)
-    for message in prompt:
-        if message["content"].strip() not in read:
-            drops = f"its chat template drops the {message['role']} message of prompt_style={style!r}"
-            raise ValueError(f"{name}: {drops}; want prompt_style='short' or another model")
-    most = max_context or policy.model.config.get_text_config().max_position_embeddings
-    if len(ids) + sampling.episode_tokens > most:
-        room = f"the {most} tokens that {name} reads; want episode_tokens <= {most - len(ids)}"
-        has = f"episode_tokens={sampling.episode_tokens} and a prompt of {len(ids)} tokens"
+    texts = (policy.template.inert(neutralize(question.text)) for question in questions)
+    hardest = max(texts, key=lambda text: len(policy.encode(text)))
+    longest = len(policy.prompt_ids(build_prompt(hardest, sampling.prompt_style)))
+    most = max_context or getattr(policy.model.config.get_text_config(), "max_position_embeddings", 0)
+    if most and longest + sampling.episode_tokens > most:
+        room = f"the {most} tokens that {name} reads; want episode_tokens <= {most - longest}"
+        has = f"episode_tokens={sampling.episode_tokens} and a prompt of {longest} tokens"
         raise ValueError(f"{has} do not fit {room}")
 
 
@@ -135,9 +129,9 @@ def naming_knobs(micro_batch: int, episode_tokens: int, gpu_share: float) -> Ite
         raise MemoryError(f"out of GPU memory; lower, in this order: {lower}, gpu_share={gpu_share}") from error
 
 
-def check_gpu(*, backend: str, vllm: bool, load_in_4bit: bool, optim: str = "") -> None:
+def check_gpu(*, backend: str, vllm: bool | str, load_in_4bit: bool, optim: str = "") -> None:
     """Raise OSError for a GPU, ImportError for packages, that a configuration needs and that are not there."""
-    unsloth, engine = backend == "unsloth", backend == "unsloth" and vllm
+    unsloth, engine = backend == "unsloth", backend == "unsloth" and vllm is True  # not for "auto"
     if unsloth and not torch.cuda.is_available():
         here = f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds none, or one whose driver is too old"
         raise OSError(f"backend='unsloth' needs a GPU: {here}")

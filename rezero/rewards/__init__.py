@@ -4,13 +4,18 @@
 and how it can be gamed. To add one, write a function and name it in `REWARDS`, or give its name as "module:function".
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
-from pandas import DataFrame
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rezero.names import load_function
 from rezero.protocol import Episode
 from rezero.rewards import ours, published
+
+if TYPE_CHECKING:  # imported late, because names of rewards are checked before anything else
+    from pandas import DataFrame
 
 REWARDS: dict[str, Callable[[Episode], float]] = {
     "correctness": published.correctness,
@@ -53,19 +58,25 @@ def reward_weights(reward_set: str, weights: dict[str, float] | None = None) -> 
     weights = weights or REWARD_SETS[reward_set]
     for name, weight in weights.items():
         load_reward(name)
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise ValueError(f"the weight of reward {name!r} is {weight!r}; want a number")
     return weights
 
 
 def score(episode: Episode, weights: dict[str, float]) -> tuple[float, dict[str, float]]:
-    """The weighted sum, and each reward's own value, also of those with weight 0."""
+    """The weighted sum, and each reward's own value, also of those with weight 0.
+
+    As in TRL, a reward that cannot score the episode (None, NaN) adds nothing to the sum; its value is None.
+    """
     values = {name: load_reward(name)(episode) for name in weights}
-    return sum(weights[name] * value for name, value in values.items()), values
+    values = {name: None if value != value else value for name, value in values.items()}
+    return sum(weights[name] * value for name, value in values.items() if value is not None), values
 
 
 def table(episodes: dict[str, Episode]) -> DataFrame:
     """What each named episode earns: one row per reward, then one per reward set (weighted sums)."""
+    from pandas import DataFrame
+
     rows = {name: [reward(episode) for episode in episodes.values()] for name, reward in REWARDS.items()}
     for name, weights in REWARD_SETS.items():
         rows[f"set {name}"] = [score(episode, weights)[0] for episode in episodes.values()]

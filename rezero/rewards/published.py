@@ -32,7 +32,9 @@ def correctness(episode: Episode) -> float:
 
     A last turn is clean when nothing follows it and it has an `<answer>` pair but no `<search>` or `<information>`
     pair, not even inside its thought. The original lets the model in training judge the whole message; here the words
-    inside `<answer>` must equal an accepted answer (`judge.exact_match`), so no thought can persuade the judge.
+    inside `<answer>` must equal an accepted answer (`judge.exact_match`), so no thought can persuade the judge. Also
+    ours: an answer inside a thought, or after one that never closes, is none, while the original would judge it; and a
+    user's words after the answer ("thanks") do not void it.
     """
     last = episode.turns[-1] if episode.turns else None
     if last is None or last.action != "answer" or last.information is not None:
@@ -108,8 +110,10 @@ def search_strategy(episode: Episode) -> float:
     0.2 if some message thinks and searches; 0.4 if some message analyses and answers; and after the first information
     0.2 per message that thinks and searches, or per message that analyses, whichever are fewer, at most 0.4.
     Quirks: to analyse is to use one of ten words in a thought ("based", "found", "from", ...), so filler words earn
-    reward. A thought, query or answer that contains "<" or ">" does not count. The original also ignores information
-    with such a character; here no passage can change the value.
+    reward. A thought, query or answer that contains "<" or ">" does not count. Turns after a correction do not count as
+    informed until the next information. Ours: every reply to a search is information, and no other reply is. The
+    original looks at the text and the role of a reply, and takes it for none if it contains "<" or ">" or comes from
+    "tool"; here no passage and no role can change the value.
     """
     informed = started = concluded = False
     refined = analysed = 0
@@ -122,7 +126,7 @@ def search_strategy(episode: Episode) -> float:
             concluded |= analyses and bool(PLAIN_ANSWER.search(turn.text))
             refined += informed and searches
             analysed += informed and analyses
-        informed |= turn.information is not None
+        informed = informed if turn.information is None else turn.action == "search"
     return 0.2 * started + min(0.4, 0.2 * min(refined, analysed)) + 0.4 * concluded
 
 

@@ -1,14 +1,9 @@
 """Execute one notebook with papermill, in a kernel whose interpreter and environment are known and recorded."""
 
-import importlib.metadata
 import logging
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
@@ -20,46 +15,15 @@ from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_output
 from papermill.engines import NBClientEngine, papermill_engines
 
-from rezero.files import ROOT, shown
+from rezero.files import shown
+from rezero.runner.machine import MARK, kernel_environment
 
-MARK = "REZERO_RUN_DIR"  # environment variable of a run's kernels, which every process that they start inherits
 DIED = "the kernel was killed, often for lack of memory, or it crashed"
 KERNEL_ARGUMENTS = [
     "--IPKernelApp.log_level=CRITICAL",  # a kernel logs the interrupt that stops it as an error
     # Without ipywidgets tqdm.auto prints text, whose last state is saved; a saved widget would stay at 0/50.
     '--IPKernelApp.exec_lines=__import__("sys").modules["ipywidgets"] = None',
 ]
-
-
-def describe_machine() -> str:
-    """Time, Python, platform, CPUs, GPU, git revision and every installed package, one per line."""
-    gpu = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    revision = output_of("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    packages = {f"{one.name}=={one.version}" for one in importlib.metadata.distributions()}
-    return f"""\
-time: {datetime.now(UTC).isoformat(timespec="seconds")}
-python: {platform.python_version()} on {platform.system()} {platform.machine()}, {cpu_share()} CPUs
-gpu: {gpu or "none"}
-git: {revision or "none"}
-
-""" + "\n".join([*sorted(packages, key=str.lower), "", ""])
-
-
-def output_of(*command: str) -> str:
-    """What a command prints when it runs in the project's root; "" if it is missing or fails."""
-    with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
-        return done.stdout.strip()
-    return ""
-
-
-def cpu_share() -> int:
-    """The number of CPUs this process may use. A container's quota counts: threads beyond it wait for each other."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # there is no cgroup v2, or the quota is "max"
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cpus, int(quota) // int(period)))
-    return cpus
 
 
 def end_leftovers(run_dir: Path) -> None:
@@ -106,15 +70,7 @@ papermill_engines.register("rezero", Engine)
 def execute(notebook: Path, copy: Path, parameters: dict) -> str:
     """Execute `notebook` in its folder into `copy`, which lies in a run's folder; returns what went wrong, or ""."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of parameters that we have checked
-    env = {
-        MARK: str(copy.parent.resolve()),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),  # this clone's rezero
-        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm.auto misses the widgets that we take from it
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences a warning of the debugger, which nobody uses here
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # an inherited Agg would drop the figures
-        "TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "false"),  # else forks warn
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu_share())),
-    }
+    env = kernel_environment(copy.parent)
     numbers = {cell.source: n for n, cell in enumerate(nbformat.read(notebook, as_version=4).cells, start=1)}
     source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, copy))  # for str.format
     options = {"kernel_name": "python3", "language": "python", "start_timeout": 180, "iopub_timeout": 60}

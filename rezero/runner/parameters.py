@@ -1,16 +1,17 @@
 """The parameters of a notebook, checked before anything runs: papermill passes on whatever it is given."""
 
 import ast
+import json
 import re
 from inspect import formatannotation
 from pathlib import Path
 from typing import NamedTuple
 
-import nbformat
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rezero.files import resolve
+from rezero.files import readable
+from rezero.text import printable
 
 TYPES = {kind.__name__: kind for kind in (str, int, float, bool, dict, list)}
 TYPES |= {f"{name} | None": kind | None for name, kind in TYPES.items()}
@@ -22,13 +23,16 @@ class Parameter(NamedTuple):
     type: object  # what an override must be, such as int, list[float] or int | None
 
 
+def read_cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text("utf-8"))["cells"]  # nbformat takes seconds to import
+
+
 def read_parameters(path: Path) -> dict[str, Parameter]:
     """The parameters in the notebook's one cell tagged `parameters`, without `run_dir`, which the runner sets."""
     try:
-        cells = nbformat.read(path, as_version=4).cells
-        (source,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-        nodes = ast.parse(source, "parameters cell").body
-    except (SyntaxError, ValueError) as error:
+        (source,) = [cell["source"] for cell in read_cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+        nodes = ast.parse("".join(source), "parameters cell").body
+    except (SyntaxError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: want a notebook with one code cell tagged 'parameters': {error}") from None
     found = {}
     for node in nodes:
@@ -67,24 +71,47 @@ def read_flags(pairs: list[str]) -> dict:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier() or name in values:
             raise ValueError(f"-p {pair!r}: want name=value, each name once (name the notebooks before -p)")
-        values[name] = read_yaml(text, f"-p {pair!r}")
+        values[name] = parse_yaml(text, f"-p {pair!r:.200}")
     return values
 
 
 def read_params_file(path: str | Path) -> dict:
     """A YAML file of `name: value` and of `notebook: {name: value}`, such as a run's own params.yaml."""
-    path = resolve(path)
-    values = read_yaml(path.read_text("utf-8"), str(path))
+    path = readable(path)
+    values = parse_yaml(path.read_text("utf-8"), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: want `name: value` lines, got {type(values).__name__}")
     return values
 
 
-def read_yaml(text: str, where: str):
+class _Loader(yaml.SafeLoader):
+    def flatten_mapping(self, node):
+        """Leave merge keys (<<), which are then refused: nested ones grow without bound while they are read."""
+
+
+def _check_size(value, most: int = 1_000_000) -> None:
+    """ValueError for YAML whose aliases stand for more than `most` values and characters: 1 kB can be gigabytes."""
+    left, size = [value], 0
+    while left:
+        one = left.pop()
+        size += len(one) if isinstance(one, str) else 1
+        if size > most:
+            raise ValueError(f"its aliases stand for more than {most:,} values and characters")
+        left += [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
+
+
+def parse_yaml(text: str, where: str):
+    """The value of a YAML text; ValueError says `where` it stands and on which line of it something is wrong."""
     try:
-        return yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
+        _check_size(value)
+        return value
     except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        place = f"{where}, line {mark.line + 1}" if mark and mark.line else where
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # such as 2024-99-99
+        place, reason = where, str(error)
+    raise ValueError(f"{place}: not YAML: {printable(reason)[:300]}")
 
 
 def choose_parameters(

@@ -4,14 +4,15 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 from filelock import FileLock
 
-from rezero.files import ROOT, append_text, resolve, shown, write_text
-from rezero.runner.kernel import describe_machine, end_leftovers, execute, output_of
+from rezero.files import ROOT, append_text, read_json, resolve, shown, write_text
+from rezero.runner.machine import describe_machine, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_flags, read_parameters, read_params_file
 
 NOTEBOOKS, RUNS = ROOT / "notebooks", ROOT / "papermill_runs"
@@ -26,6 +27,7 @@ def run(
     notebooks: str | Path = NOTEBOOKS,
     runs: str | Path = RUNS,
     renamed: dict[str, str] | None = None,
+    check: Callable[[dict[str, dict]], None] | None = None,
 ) -> int:
     """Execute the chosen notebooks in order; returns 0, 1 after the first that fails, 130 after an interrupt.
 
@@ -34,6 +36,7 @@ def run(
         flags: "name=value" overrides, or {name: value}. They win over those of `file`, a YAML file.
         resume: go on with run `run_id`: keep its parameters and skip the notebooks that it finished.
         renamed: {former parameter: overrides that replace it}, for error messages.
+        check: called with {notebook: its parameters} before anything runs; raises ValueError for a wrong value.
     """
     notebooks, runs = resolve(notebooks), resolve(runs)
     run_dir = find_run_dir(run_id, runs, resume)
@@ -47,6 +50,10 @@ def run(
     sources["-p"] = flags if isinstance(flags, dict) else read_flags(flags)
     used = choose_parameters(parameters, sources, known, renamed)
     check_unchanged(run_dir, recorded, used)
+    if check:
+        check(used)
+    from rezero.runner.kernel import end_leftovers  # papermill takes seconds to import, and a mistake has been said
+
     run_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(run_dir / "lock", blocking=False):  # while another process writes there, this raises an OSError
         if resume:
@@ -96,8 +103,10 @@ def safe_name(name: str, what: str) -> str:
 
 def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path) -> str:
     """Execute those of `paths` that run.json does not call done, and record them there; returns the error, or ""."""
+    from rezero.runner.kernel import execute
+
     file = run_dir / "run.json"
-    record = json.loads(file.read_text("utf-8")) if file.exists() else {"run_id": run_dir.name, "notebooks": {}}
+    record = read_json(file) if file.exists() else {"run_id": run_dir.name, "notebooks": {}}
     for number, path in enumerate(paths, start=1):
         stem, copy, declared = path.stem, run_dir / path.name, parameters[path.stem]
         changed = {name: value for name, value in used[stem].items() if value != declared[name].default}

@@ -6,10 +6,17 @@ of each query; most leave all but the ranking to `base.ranked`. A new one is nam
 """
 
 import inspect
+import json
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rezero.corpus import Chunk
+from rezero.files import digest, refusal
 from rezero.names import load_function
 from rezero.search.base import Engine
 
@@ -30,6 +37,13 @@ ENGINES = {  # name -> function; its module is imported when the engine is built
     "qdrant": "rezero.extras.remote:qdrant",
 }
 REMOTE = {"http", "web", "opensearch", "qdrant"}  # may be built without chunks
+# Types for the options of engines, which `check_options` compares with the annotations of an engine's arguments
+Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
 def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
@@ -37,16 +51,43 @@ def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
 
     A ValueError lists the known engines or options; an ImportError says which package to install.
     """
-    function = load_function(name, ENGINES, "engine")
-    _, *allowed = inspect.signature(function).parameters  # the first is `chunks`
-    for option in options.keys() - {*allowed}:
-        raise ValueError(f"unknown option {option!r} for engine {name!r}; allowed: {', '.join(allowed)}")
+    function = check_options(name, options)
     if not chunks and name in ENGINES and name not in REMOTE:
         raise ValueError(f"engine {name!r} needs at least one chunk, got none")
     ids = Counter(chunk.id for chunk in chunks)
     if len(ids) < len(chunks):
         raise ValueError(f"engine {name!r}: two chunks have the id {ids.most_common(1)[0][0]!r}")
-    return Engine(name, function(chunks, **options))
+    return Engine(name, function(chunks, **options), partial(_hits_depend_on, name, chunks, options))
+
+
+def _hits_depend_on(name: str, chunks: Sequence[Chunk], options: dict) -> str:
+    """A digest of all that an engine's hits depend on; "" if other things do, too: a service, a file, a user's code."""
+    made_of = json.dumps([name, options], default=repr, sort_keys=True)
+    if any(word in REMOTE or re.search("[:/]", word) for word in re.findall(r'"([^"]*)"', made_of)):
+        return ""
+    return digest(made_of, *(text for chunk in chunks for text in (chunk.id, chunk.title, chunk.text)))
+
+
+def check_options(name: str, options: Mapping) -> Callable:
+    """The function of an engine whose `options` have the types and ranges of its annotations; nothing is loaded.
+
+    ValueError for an unknown engine or option, or another value, also of an engine inside it, says what is allowed.
+    """
+    function = load_function(name, ENGINES, "engine")
+    _, *allowed = inspect.signature(function).parameters.values()  # the first is `chunks`
+    kinds = {one.name: one.annotation for one in allowed}
+    for option, value in options.items():
+        if option not in kinds:
+            raise ValueError(f"unknown option {option!r:.80} for engine {name!r}; allowed: {', '.join(kinds)}")
+        if kinds[option] is inspect.Parameter.empty or isinstance(kinds[option], str):
+            continue  # a user's function, which need not say what it takes
+        try:
+            TypeAdapter(kinds[option], config=STRICT).validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, (option, *first["loc"])))
+            raise ValueError(f"engine {name!r}: {refusal(place, first)}") from None
+    return function
 
 
 def build_inner(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
@@ -54,7 +95,23 @@ def build_inner(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
 
     Options may also be given under "engine_options", which is needed where the inner engine has an option "engine".
     """
+    name, options = _read_spec(spec)
+    check_options(name, options)  # before an option called "name" or "chunks" could be taken for something else
+    return build_engine(name, chunks, **options)
+
+
+def _read_spec(spec: str | Mapping) -> tuple[str, dict]:
     match {"engine": spec} if isinstance(spec, str) else spec:
         case {"engine": str(name), **options}:
-            return build_engine(name, chunks, **options.pop("engine_options", {}), **options)
-    raise ValueError(f"an engine is {spec!r}; want its name, or a mapping with the key 'engine'")
+            inner = options.pop("engine_options", {})
+            if isinstance(inner, Mapping) and all(isinstance(key, str) for key in options | inner):
+                return name, options | inner
+    raise ValueError(f"an engine is {spec!r:.80}; want its name, or a mapping with 'engine' and perhaps options")
+
+
+def _check_spec(spec: str | Mapping) -> str | Mapping:
+    check_options(*_read_spec(spec))
+    return spec
+
+
+Inner = Annotated[Any, AfterValidator(_check_spec)]  # the type of an option that describes an engine

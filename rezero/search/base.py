@@ -11,16 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from rezero.corpus import Chunk
-from rezero.text import clean
+from rezero.text import clean, redact
 
 CACHE_SIZE = 10_000  # queries whose hits an engine remembers
 
 
 class SearchError(RuntimeError):
-    """The engine failed, which is not the same as finding nothing. `fault` is "outage" if it failed on purpose."""
+    """The engine failed, which is not the same as finding nothing. `fault` is "outage" if it failed on purpose.
+
+    The policy, traces and notebooks repeat the message, so known secrets are left out of it (`text.redact`).
+    """
 
     def __init__(self, message: str, fault: str = ""):
-        super().__init__(message)
+        super().__init__(redact(clean(message)))
         self.fault = fault
 
 
@@ -60,11 +63,11 @@ class Engine:
     """A named engine over fixed chunks. The same query and context give the same hits, in any batch and process.
 
     It remembers the latest queries. A search function whose hits depend on the context has the attribute
-    `by_context = True`.
+    `by_context = True`. `key()` is a digest of all that the hits depend on, or "" if that is not known.
     """
 
-    def __init__(self, name: str, search: Search):
-        self.name, self._search = name, search
+    def __init__(self, name: str, search: Search, key: Callable[[], str] = str):
+        self.name, self._search, self.key = name, search, key
         self.by_context = getattr(search, "by_context", False)
         self._cache: OrderedDict[tuple, Hits] = OrderedDict()  # the latest used last
 

@@ -3,24 +3,25 @@
 import warnings
 from collections.abc import Sequence
 from pkgutil import resolve_name
+from typing import Literal
 
 import bm25s
 import Stemmer
 
 from rezero.corpus import Chunk
+from rezero.search import NotNegative, Share
 from rezero.search.base import Search, indexed_text, ranked, top
 
+Backend = Literal["auto", "bm25s", "tantivy"]
 BM25S_UNTIL = 100_000  # passages; bm25s scores each of them for every query, tantivy only those that may rank high
 
 
-def bm25(chunks: Sequence[Chunk], k1: float = 1.5, b: float = 0.75, backend: str = "auto") -> Search:
+def bm25(chunks: Sequence[Chunk], k1: NotNegative = 1.5, b: Share = 0.75, backend: Backend = "auto") -> Search:
     """BM25 as Lucene computes it (Kamphuis et al. 2020), over stemmed words without stop words.
 
     `backend` is "bm25s"; "tantivy" (see `extras.large`), with k1 1.2 and b 0.75; or "auto": tantivy above 100,000
     passages if it is installed and k1 and b are the defaults, else bm25s.
     """
-    if backend not in ("auto", "bm25s", "tantivy"):
-        raise ValueError(f"unknown backend {backend!r} of engine 'bm25'; allowed: auto, bm25s, tantivy")
     defaults = (k1, b) == (1.5, 0.75)
     if backend == "tantivy" and not defaults:
         raise ValueError(f"k1 is {k1} and b {b}, but tantivy's cannot be changed; want backend='bm25s'")

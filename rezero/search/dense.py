@@ -7,8 +7,10 @@ from functools import cache as once
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import AfterValidator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
@@ -24,10 +26,16 @@ BATCH = 1024  # texts that are encoded, and written to the cache, together
 # name -> function that loads an embedder: `encode`, from texts to rows of length 1 (or 0), float32 (n, d)
 EMBEDDERS = {"wordllama": "rezero.search.dense:wordllama", "minilm": "rezero.extras.engines:minilm"}
 FLAT_UNTIL, SQ8_UNTIL = 100_000, 1_000_000  # passages, for index="auto"
+Embedder = Annotated[str, AfterValidator(lambda name: load_function(name, EMBEDDERS, "embedder") and name)]
 GPU_WIDTH = 2048  # FAISS on a GPU returns at most so many candidates
 
 
-def dense(chunks: Sequence[Chunk], embedder="wordllama", cache: str | Path | None = CACHE, index="auto") -> Search:
+def dense(
+    chunks: Sequence[Chunk],
+    embedder: Embedder = "wordllama",
+    cache: str | Path | None = CACHE,
+    index: Literal["auto", "flat", "sq8", "hnsw"] = "auto",
+) -> Search:
     """Cosine similarity of embeddings; those of chunks are kept in the folder `cache`, unless it is None.
 
     `index` is "flat", exact, on a GPU where FAISS can use one; "sq8" or "hnsw", for many passages, see `extras.large`;
@@ -35,8 +43,6 @@ def dense(chunks: Sequence[Chunk], embedder="wordllama", cache: str | Path | Non
     """
     with needs("cpu", "engine 'dense'"):
         import faiss
-    if index not in ("auto", "flat", "sq8", "hnsw"):
-        raise ValueError(f"unknown index {index!r}; allowed: auto, flat, sq8, hnsw")
     if index == "auto":
         index = "flat" if len(chunks) <= FLAT_UNTIL else "sq8" if len(chunks) <= SQ8_UNTIL else "hnsw"
     encode = load_embedder(embedder)

@@ -8,20 +8,20 @@ from dataclasses import replace
 from itertools import accumulate
 
 from rezero.corpus import Chunk
-from rezero.search import build_inner
+from rezero.search import Inner, Share, build_inner
 from rezero.search.base import Hit, Hits, Search, SearchContext, SearchError, chance
 from rezero.text import normalized
 
 
 def faulty(
     chunks: Sequence[Chunk],
-    engine="bm25",
-    empty: float = 0,  # no hits
-    irrelevant: float = 0,  # random passages that are not among the engine's best 50
-    stale: float = 0,  # old issues of the passages, with another last digit in every figure, and another id
-    shuffled: float = 0,  # the same hits in another order
-    truncated: float = 0,  # the first third of each passage's words, with another id
-    outage: float = 0,  # a SearchError with the fault "outage", for the whole batch
+    engine: Inner = "bm25",
+    empty: Share = 0,  # no hits
+    irrelevant: Share = 0,  # random passages that are not among the engine's best 50
+    stale: Share = 0,  # old issues of the passages, with another last digit in every figure, and another id
+    shuffled: Share = 0,  # the same hits in another order
+    truncated: Share = 0,  # the first third of each passage's words, with another id
+    outage: Share = 0,  # a SearchError with the fault "outage", for the whole batch
     seed: int = 0,
     sticky: bool = False,  # the turn is left out of the draw, so that only other words escape
 ) -> Search:
@@ -30,9 +30,6 @@ def faulty(
     A fault is drawn by the seed, the query's words and the turn, so that asking again may escape it.
     """
     rates = dict(empty=empty, irrelevant=irrelevant, stale=stale, shuffled=shuffled, truncated=truncated, outage=outage)
-    for name, rate in rates.items():
-        if not isinstance(rate, int | float) or not 0 <= rate <= 1:
-            raise ValueError(f"the rate of {name} faults is {rate!r}; want a number from 0 to 1")
     names, bounds = [*rates, ""], list(accumulate(rates.values()))
     if bounds[-1] > 1 + 1e-9:
         raise ValueError(f"the rates {rates} sum to {bounds[-1]}; want at most 1")

@@ -5,18 +5,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rezero.corpus import Chunk
-from rezero.search import build_inner
+from rezero.search import Count, Inner, NotNegative, build_inner
 from rezero.search.base import Hits, Search, SearchContext
 
 
-def hybrid(chunks: Sequence[Chunk], engines=("bm25", "dense"), weights=(0.85, 0.15), c=2.0, depth=50) -> Search:
+def hybrid(
+    chunks: Sequence[Chunk],
+    engines: Sequence[Inner] = ("bm25", "dense"),
+    weights: Sequence[NotNegative] = (0.85, 0.15),
+    c: NotNegative = 2.0,
+    depth: Count = 50,
+) -> Search:
     """Weighted reciprocal-rank fusion: a passage scores the sum of weight / (c + rank) over the engines.
 
     At least `depth` hits of each engine are fused. With equal weights and c = 60 (Cormack et al. 2009) this is worse
     than BM25 alone on the published questions; the defaults, which were chosen on them, are not.
     """
-    if len(weights) != len(engines) or not engines or min(weights) < 0 or not sum(weights):
-        raise ValueError(f"weights are {weights!r} for {len(engines)} engines; want one each, none below 0, not all 0")
+    if len(weights) != len(engines) or not engines or not sum(weights):
+        raise ValueError(f"weights are {weights!r} for {len(engines)} engines; want one each, not all 0")
     parts = [build_inner(spec, chunks) for spec in engines]
     order = {chunk.id: position for position, chunk in enumerate(chunks)}
 

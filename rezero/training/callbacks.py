@@ -3,20 +3,24 @@
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerCallback
 
 from rezero.config import Collapse
 from rezero.evaluation.evaluate import LABELS, Report, evaluate, summarize
+from rezero.evaluation.traces import in_lines
 from rezero.files import append_jsonl, write_text
 from rezero.judge import exact_match
 from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Episode
 from rezero.questions import Question
+from rezero.rollout import rollout
+from rezero.search_env import first_search_misses
 from rezero.task import Task
 from rezero.training.checkpoints import keep_best, move_over, read_metrics
-from rezero.training.sentinel import collapse
+from rezero.training.sentinel import STOPS, collapse, stalled
 
 LOGGED = {name: name for name in ("reward", "reward_std", "entropy", "kl", "grad_norm", "learning_rate")}
 LOGGED |= {"frac_reward_zero_std": "zero_variance_groups", "completions/mean_length": "policy_tokens"}  # TRL's -> ours
@@ -35,10 +39,14 @@ def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
 
 
 class MetricsLog(TrainerCallback):
-    """Writes each step's metrics to metrics.jsonl, `seconds` by phase among them, and prints one line."""
+    """Writes each step's metrics to metrics.jsonl and prints one line.
 
-    def __init__(self, run_dir: Path, seconds: dict[str, float]):
-        self.path, self.seconds = run_dir / "metrics.jsonl", seconds
+    Among them are `seconds` by phase, and of this process's `tokens` of the step, those sampled per second of
+    generation, and those of the episodes, prompts included, per second of optimisation.
+    """
+
+    def __init__(self, run_dir: Path, seconds: dict[str, float], tokens: dict[str, int]):
+        self.path, self.seconds, self.tokens = run_dir / "metrics.jsonl", seconds, tokens
 
     def on_step_begin(self, args, state, control, **_):
         self.seconds.update(dict.fromkeys(self.seconds, 0.0))
@@ -58,7 +66,10 @@ class MetricsLog(TrainerCallback):
                 row[name.removesuffix("/mean").replace("/std", "_std")] = value
             elif name in LOGGED or name in episode_values([]):
                 row[LOGGED.get(name, name)] = value
-        append_jsonl(self.path, row | {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()})
+        row |= {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()}
+        for name, phase in (("sampled", "generation"), ("trained", "optimisation")):
+            row[f"tokens_per_second/{name}"] = round(self.tokens[name] / self.seconds[phase], 1)
+        append_jsonl(self.path, row)
         names = {name: name for name in ("reward", "accuracy", "searches")} | {"retried": LABELS["retried"]}
         shown = [f"{label} {row.get(name, float('nan')):.2f}" for name, label in names.items()]
         seconds = f"{sum(self.seconds.values()):.1f} s"
@@ -73,21 +84,22 @@ class DevEvaluation(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         if state.global_step == 0:
-            self._evaluate(0)
+            self._evaluate(0, reuse=True)  # other runs start from the same policy
 
     def on_step_end(self, args, state, control, **_):
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self._evaluate(state.global_step)
+        last = state.global_step == state.max_steps  # notebook 02 asks for it again where test stays sealed
+        if last or state.global_step % self.every == 0:
+            self._evaluate(state.global_step, reuse=last)
 
     def on_save(self, args, state, control, **_):
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             keep_best(self.run_dir, state.global_step)
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int, reuse: bool) -> None:
         state = PartialState()
         with state.split_between_processes(self.questions) as share:  # with too few, some play the last one again
-            result = evaluate(self.policy, self.task, share or self.questions[-1:], f"step {step}")
+            result = evaluate(self.policy, self.task, share or self.questions[-1:], f"step {step}", reuse=reuse)
         if state.num_processes > 1:
             result = summarize(gather_object(list(result.episodes))[: len(self.questions)], result.name)
         if state.is_main_process and self._record(step, result):
@@ -106,19 +118,54 @@ class DevEvaluation(TrainerCallback):
         return result["accuracy"].value > max(before, default=-1.0)
 
 
-class Sentinel(TrainerCallback):
-    """Stops a training that collapses (see `sentinel.collapse`) and says why; best/ has what was learned."""
+class OneQuestion(TrainerCallback):
+    """Samples one episode of the same question before the first step and every few, and prints it.
 
-    def __init__(self, run_dir: Path, settings: Collapse, most: dict[str, float]):
-        self.run_dir, self.settings, self.most = run_dir, settings, most
+    It is the first of `questions` whose own words miss, with the fewest gold passages. The seed is the same each time,
+    and what the training draws does not change.
+    """
+
+    def __init__(self, policy: Policy, task: Task, questions: list[Question], every: int, seed: int):
+        self.policy, self.task, self.every, self.seed = policy, task, every, seed
+        misses = first_search_misses(questions, task.engine, task.sampling.k)
+        missed = [question for question, miss in zip(questions, misses, strict=True) if miss]
+        self.question = min(missed or questions, key=lambda question: len(question.gold_chunk_ids))
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.global_step == 0:
+            self._print(state)
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step % self.every == 0:
+            self._print(state)
+
+    def _print(self, state) -> None:
+        if not state.is_world_process_zero:
+            return
+        generator = torch.Generator(self.policy.model.device).manual_seed(self.seed)
+        with torch.random.fork_rng():  # backends other than our own sampling draw without the generator
+            torch.manual_seed(self.seed)
+            asked = [self.question], self.task.sampling
+            (episode,) = rollout(self.policy, self.task.engine, *asked, generator=generator)
+        print(f"one dev question, sampled at step {state.global_step}: {in_lines(episode)}", flush=True)
+
+
+class Sentinel(TrainerCallback):
+    """Stops a training that collapses or adds nothing (see `sentinel`) and says why; best/ has what was learned."""
+
+    def __init__(self, run_dir: Path, settings: Collapse, most: dict[str, float], patience: int):
+        self.run_dir, self.settings, self.most, self.patience = run_dir, settings, most, patience
 
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" not in (logs or {}):
             return
-        main = state.is_world_process_zero
-        why = collapse(read_metrics(self.run_dir), self.settings, self.most) if main else None
-        if why:
-            append_jsonl(self.run_dir / "metrics.jsonl", {"kind": "collapse", "step": state.global_step, "why": why})
-            print(f"stopped at step {state.global_step}, the best policy on dev is kept: {why}", flush=True)
-        (stop,) = broadcast_object_list([why is not None])  # waits for the main process
+        rows = read_metrics(self.run_dir) if state.is_world_process_zero else []
+        whys = dict(zip(STOPS, (collapse(rows, self.settings, self.most), stalled(rows, self.patience)), strict=True))
+        kind = next(filter(whys.get, STOPS), None)
+        if kind:
+            row = {"kind": kind, "step": state.global_step, "why": whys[kind]}
+            append_jsonl(self.run_dir / "metrics.jsonl", row)
+            print(f"stopped at step {row['step']}, the best policy on dev is kept: {row['why']}", flush=True)
+        (stop,) = broadcast_object_list([kind is not None])  # waits for the main process
         control.should_training_stop |= stop
+        control.should_save |= stop  # so that a run that is resumed stops here, too

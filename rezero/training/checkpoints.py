@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from rezero.config import Config, parse_config
-from rezero.files import read_jsonl, write_jsonl, write_text
+from rezero.files import read_json, read_jsonl, write_jsonl, write_text
 from rezero.policy.base import not_written, same_modes
 
 PARTS = ("trainer_state.json", "*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
@@ -21,8 +21,9 @@ def record_config(run_dir: Path, config: Config, resume: bool = True) -> None:
     """Write config.json to a run's folder; with `resume`, ValueError if it records another configuration."""
     path = run_dir / "config.json"
     if resume and path.is_file():
+        values = read_json(path)
         try:  # fields that the record does not have are at their defaults
-            recorded = parse_config(json.loads(path.read_text("utf-8")), str(path))
+            recorded = parse_config(values, str(path))
         except ValueError:
             recorded = None
         if recorded != config:

@@ -2,14 +2,15 @@
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from rezero.config import Curriculum
-from rezero.files import read_jsonl, write_jsonl
+from rezero.files import cached, read_jsonl, write_jsonl
 from rezero.judge import exact_match
-from rezero.policy.base import Policy
+from rezero.policy.base import Policy, episodes_depend_on
 from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.search_env import first_search_misses
@@ -21,8 +22,9 @@ Shares = list[tuple[Question, float]]  # training questions, each with the share
 def measure_difficulty(policy: Policy, task: Task, curriculum: Curriculum, path: Path, seed: int) -> Shares:
     """Each training question with the share of sampled episodes that answered it correctly; with 0 samples, with 0.5.
 
-    The shares are written to `path`, or read from it if it exists; ValueError if it lacks a question. By "first_search"
-    nothing is sampled: the share is 1 where the question's own words find all evidence, else 0.
+    The shares are written to `path`, or read from it if it exists; ValueError if it lacks a question. Another run may
+    have measured them, see `files.cached`. By "first_search" nothing is sampled: the share is 1 where the question's
+    own words find all evidence, else 0.
     """
     questions, samples = task.questions["train"], curriculum.samples
     if curriculum.by == "first_search":
@@ -31,12 +33,18 @@ def measure_difficulty(policy: Policy, task: Task, curriculum: Curriculum, path:
     if samples == 0:
         return [(question, 0.5) for question in questions]
     if not path.is_file():
-        repeated = [question for question in questions for _ in range(samples)]
-        generator = torch.Generator(policy.model.device).manual_seed(seed)
-        options = dict(generator=generator, batch_size=256, progress="difficulty of the training questions")
-        episodes = rollout(policy, task.engine, repeated, task.sampling, **options)
-        solved = Counter(e.question.id for e in episodes if exact_match(e.answer, e.question.answers))
-        write_jsonl(path, ({"id": question.id, "solved": solved[question.id] / samples} for question in questions))
+        seed = seed if curriculum.seed is None else curriculum.seed
+
+        def measure() -> Iterator[dict]:
+            repeated = [question for question in questions for _ in range(samples)]
+            generator = torch.Generator(policy.model.device).manual_seed(seed)
+            options = dict(generator=generator, batch_size=256, progress="difficulty of the training questions")
+            episodes = rollout(policy, task.engine, repeated, task.sampling, **options)
+            solved = Counter(e.question.id for e in episodes if exact_match(e.answer, e.question.answers))
+            return ({"id": question.id, "solved": solved[question.id] / samples} for question in questions)
+
+        key = episodes_depend_on(policy, task.engine, questions, task.sampling)
+        write_jsonl(path, cached("difficulty", key and [*key, samples, seed], measure))
     share_of = {row["id"]: row["solved"] for row in read_jsonl(path)}
     try:
         return [(question, share_of[question.id]) for question in questions]

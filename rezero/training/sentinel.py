@@ -1,9 +1,11 @@
-"""Recognises from a run's metrics that training is losing what the policy had learned; see notebook 05."""
+"""Recognises from a run's metrics that training loses what the policy had learned (notebook 05), or adds nothing."""
 
+from math import nan
 from statistics import fmean, median
 
 from rezero.config import Collapse
 
+STOPS = ("collapse", "stalled")  # kinds of the row of metrics.jsonl that ends a training early, with its "why"
 LIMITS = {  # metric of a step -> limit, unless `Collapse.limits` has another
     "malformed_ends": 0.5,  # share of episodes that end in malformed text
     "zero_variance_groups": 0.98,  # share of groups whose rewards are all equal: there is no learning signal
@@ -50,3 +52,20 @@ def collapse(rows: list[dict], settings: Collapse, most: dict[str, float]) -> st
             of = f" of at most {most[metric]}" if metric in most else ""
             return f"{metric} was {typical:.3f}{of} on average over {settings.window} steps, the limit is {limit}"
     return None
+
+
+def stalled(rows: list[dict], patience: int) -> str | None:
+    """Why training should stop because it adds nothing, by the rows of its metrics.jsonl; None while it should go on.
+
+    It should stop if in none of the last `patience` evaluations on dev accuracy or P(retried | missed) was above its
+    best before them: as long as one of the two rises, training goes on. With a patience of 0 it always goes on.
+    """
+    evals = [row for row in rows if row["kind"] == "eval"]
+    if not patience or len(evals) <= patience:
+        return None
+    for metric in ("accuracy", "retried"):  # the share of no miss at all is NaN, which is above nothing
+        values = [row.get(metric, nan) for row in evals]
+        best = max([value for value in values[:-patience] if value == value], default=-1.0)
+        if any(value > best for value in values[-patience:]):
+            return None
+    return f"neither accuracy nor P(retried | missed) on dev rose in the last {patience} evaluations"

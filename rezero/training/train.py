@@ -6,6 +6,7 @@ gathered before advantages are computed, and only the main process writes.
 """
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +20,16 @@ from rezero.config import Config
 from rezero.files import resolve
 from rezero.policy import load
 from rezero.policy.base import Policy, bytes_of
+from rezero.policy.hub import adapter_config
+from rezero.protocol import PROMPTS, Sampling
 from rezero.questions import spread
 from rezero.rewards import reward_weights
 from rezero.task import Task, load_task
-from rezero.training.callbacks import DevEvaluation, MetricsLog, Sentinel
-from rezero.training.checkpoints import check_written, prepare_run
+from rezero.training.callbacks import DevEvaluation, MetricsLog, OneQuestion, Sentinel
+from rezero.training.checkpoints import check_written, prepare_run, read_metrics
 from rezero.training.curriculum import draw_questions, measure_difficulty
 from rezero.training.grpo import build_trainer, grpo_config
-from rezero.training.sentinel import check_limits, most_of
+from rezero.training.sentinel import STOPS, check_limits, most_of
 
 
 class Trained(NamedTuple):
@@ -41,9 +44,10 @@ def train(
 
     It starts from `policy`, or from `config.policy` as it is; after a warm start, from what `starting_policy` of
     `rezero.warmstart.supervised` returns. `run_dir` gets config.json, difficulty.jsonl, metrics.jsonl (rows of the
-    kinds "train", "eval" and, when training was stopped, "collapse"), best/ (the best policy on dev) and checkpoints/:
-    the last two, beside each the policy that was best by then, and TensorBoard's events. Raises ValueError for a wrong
-    setting or a folder of another run, OSError or ImportError for what is missing, MemoryError for too small a GPU.
+    kinds "train", "eval" and, when training was stopped early, one of `STOPS`), best/ (the best policy on dev) and
+    checkpoints/: the last two, beside each the policy that was best by then, and TensorBoard's events. Raises
+    ValueError for a wrong setting or a folder of another run, OSError or ImportError for what is missing, MemoryError
+    for too small a GPU.
     """
     run_dir = resolve(run_dir)
     weights = reward_weights(config.reward_set, config.reward_weights)
@@ -56,21 +60,26 @@ def train(
     if policy is None:
         check_policy(config, task)
     checkpoint = prepare_run(run_dir, config, resume) if state.is_main_process else None
-    (checkpoint,) = broadcast_object_list([checkpoint])  # waits for the main process
+    stopped = state.is_main_process and any(row["kind"] in STOPS for row in read_metrics(run_dir))
+    checkpoint, stopped = broadcast_object_list([checkpoint, stopped])  # waits for the main process
     set_seed(config.seed)
     with load.naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
         if policy is None:
             policy = load.load_trainable(config)
-        path = resolve(config.curriculum.file or run_dir / "difficulty.jsonl")
+        path = run_dir / "difficulty.jsonl"
         with state.main_process_first():  # it measures, the others read the file
             shares = measure_difficulty(policy, task, config.curriculum, path, config.seed)
+        if stopped:  # early, at this checkpoint: no step is left
+            config = replace(config, steps=int(checkpoint.rsplit("-", 1)[1]))
         questions = draw_questions(shares, config.curriculum, config.steps, config.questions_per_step, config.seed)
         arguments = grpo_config(config, weights, run_dir)
         trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping)
         dev = spread(task.questions["dev"], config.eval_questions)
-        trainer.add_callback(MetricsLog(run_dir, trainer.seconds))
+        trainer.add_callback(MetricsLog(run_dir, trainer.seconds, trainer.tokens))
         trainer.add_callback(DevEvaluation(policy, task, dev, run_dir, config.eval_every))
-        trainer.add_callback(Sentinel(run_dir, config.collapse, most_of(config.max_turns, config.turn_tokens)))
+        trainer.add_callback(OneQuestion(policy, task, dev, config.eval_every, config.seed))
+        most = most_of(config.max_turns, config.turn_tokens)
+        trainer.add_callback(Sentinel(run_dir, config.collapse, most, config.patience))
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except Exception as error:
@@ -82,13 +91,32 @@ def train(
     return Trained(load.with_weights(policy, run_dir / "best"), policy)
 
 
-def policies_to_compare(trained: Trained, config: Config, run_dir: str | Path, last: bool = False) -> dict[str, Policy]:
-    """The policies before training, after a warm start (if any) and after training: the best on dev, or the `last`."""
-    policies = {"before training": load.with_weights(trained.last, config.policy)}
+def policies_to_compare(
+    trained: Trained, config: Config, task: Task, run_dir: str | Path, last: bool = False
+) -> dict[str, tuple[Policy, Task]]:
+    """The policies before training, after a warm start (if any) and after training: the best on dev, or the `last`.
+
+    Each comes with the task that it is evaluated on, which differs in the prompt where `untrained_sampling` changes it;
+    the first policy's name then says so.
+    """
+    untrained = replace(task, sampling=untrained_sampling(config, task.sampling))
+    name = "before training" if untrained == task else "before training, rules in prompt"
+    compared = {name: (load.with_weights(trained.last, config.policy), untrained)}
     warm = resolve(run_dir) / "warm"
     if warm.is_dir():
-        policies["after the warm start"] = load.with_weights(trained.last, warm)
-    return policies | {"after training": trained.last if last else trained.best}
+        compared["after the warm start"] = (load.with_weights(trained.last, warm), task)
+    return compared | {"after training": (trained.last if last else trained.best, task)}
+
+
+def untrained_sampling(config: Config, sampling: Sampling) -> Sampling:
+    """How a policy is evaluated before training: as `sampling` says, with a prompt that explains the protocol.
+
+    Only a language model that gets its first adapter needs another prompt for that: it has never seen the protocol.
+    """
+    ours = config.policy == Config.policy  # the laptop's, which is trained on the protocol
+    knows = ours or not config.lora_rank or adapter_config(resolve(config.policy))
+    explained = "<search>" in "".join(PROMPTS[sampling.prompt_style])
+    return sampling if knows or explained else replace(sampling, prompt_style="user")
 
 
 def start_processes(config: Config) -> PartialState:
@@ -113,4 +141,5 @@ def check_policy(config: Config, task: Task) -> None:
     load.check_gpu(backend=config.backend, vllm=config.vllm, load_in_4bit=config.load_in_4bit, optim=optim)
     known = load.outline(config.policy) if config.lora_rank else load.load_policy(config.policy)
     questions = [question for split in task.questions.values() for question in split]
-    load.check_context(known, config.policy, task.sampling, config.max_context, questions)
+    for sampling in (task.sampling, untrained_sampling(config, task.sampling)):
+        load.check_context(known, config.policy, sampling, config.max_context, questions)

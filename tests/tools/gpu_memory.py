@@ -14,12 +14,12 @@ from rezero.config import Config, load_config
 from rezero.protocol import PROMPTS
 
 GIB = 2**30
-# GiB that torch reports of the smallest card that a profile is meant for: a T4, one of 24 GB, an H200
-CARDS = {"colab_t4": 14.74, "single_gpu": 23.5, "exp_02": 139.8}
+# GiB that torch reports of the smallest card that a profile is meant for: one of 8 GB, a T4, one of 24 GB, an H200
+CARDS = {"gpu_small": 7.6, "colab_t4": 14.74, "single_gpu": 23.5, "exp_02": 139.8}
 
 
 class Shape(NamedTuple):
-    """The sizes in a Llama's config.json; embeddings are tied."""
+    """The sizes in the config.json of a Llama or Qwen2; embeddings are tied."""
 
     hidden: int
     layers: int
@@ -42,6 +42,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
+    "Qwen/Qwen2.5-0.5B-Instruct": Shape(896, 24, 14, 2, 64, 4864, 151_936),
     "unsloth/Llama-3.2-1B-Instruct": Shape(2048, 16, 32, 8, 64, 8192),
     "unsloth/Llama-3.2-3B-Instruct": Shape(3072, 28, 24, 8, 128, 8192),
 }
@@ -50,6 +51,17 @@ SHAPES = {
 def longest(config: Config) -> int:
     """Tokens of the longest episode with its prompt, at three letters per token."""
     return config.episode_tokens + sum(map(len, PROMPTS[config.prompt_style])) // 3 + 64
+
+
+def alone(config: Config) -> dict[str, float]:
+    """GiB of each part when the model itself generates, in 16 bits and with a cache of the longest episodes."""
+    shape, rows = SHAPES[config.policy], min(128, config.episodes_per_step)  # a rollout's batch
+    kept = 2 * shape.layers * shape.kv_heads * shape.head * 2  # bytes of a token's keys and values
+    return {
+        "weights": 2 * (shape.layers * sum(i * o for i, o in shape.matrices) + shape.vocabulary * shape.hidden) / GIB,
+        "keys and values": rows * longest(config) * kept / GIB,
+        "scores of a token": rows * shape.vocabulary * (2 + 4 + 4) / GIB,
+    }
 
 
 def engine(config: Config, card: float) -> dict[str, float]:
@@ -96,3 +108,5 @@ if __name__ == "__main__":
         left = size * (1 - chosen.gpu_share) - sum(training(chosen).values())
         print(f"  left: {left:.1f}; keys and values of {kv_tokens(chosen, size):,} tokens", end="; ")
         print(f"the longest episode has {longest(chosen):,}")
+        if chosen.vllm == "auto":
+            print(f"  without vLLM: {sum(alone(chosen).values()) + sum(training(chosen).values()):.1f} of {size}")

@@ -1,0 +1,101 @@
+"""What is refused before anything is loaded: names and values of commands, of notebooks' parameters and of arms."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rezero.analysis import check
+from rezero.analysis.check import OF_ARMS, check_notebooks
+from rezero.files import ROOT
+from rezero.runner.parameters import read_parameters
+from rezero.runner.run import NOTEBOOKS
+
+WRONG = [  # command, what is said
+    (["run", "02", "-p", "steps=many"], "steps = 'many' is str, want int"),
+    (["run", "02", "-p", "profile=labtop"], "02_train_grpo: unknown profile 'labtop'; allowed: "),
+    (["run", "02", "-p", "reward_set=bribes"], "02_train_grpo: unknown reward set 'bribes'; allowed: "),
+    (["run", "02", "-p", "overrides={reward_weights: {bribe: 1}}"], "unknown reward 'bribe'; allowed: "),
+    (["run", "02", "-p", "overrides={reward_weights: {'os:bribe': 1}}"], "reward 'os:bribe' cannot be loaded"),
+    (["run", "02", "-p", "overrides={reward_weights: {recovery: much}}"], "reward_weights.recovery is 'much'"),
+    (["run", "02", "-p", "overrides={engine: bm52}"], "unknown engine 'bm52'; allowed: bm25, "),
+    (["run", "02", "-p", "overrides={engine: 'no_such_module:search'}"], "No module named 'no_such_module'"),
+    (["run", "02", "-p", "overrides={policy: data/polcy}"], "no policy in "),
+    (["run", "02", "-p", "overrides={corpus: data/nowhere}"], "no corpus at "),
+    (["run", "02", "-p", "overrides={prompt_style: long}"], "unknown prompt_style 'long'; allowed: full, short"),
+    (["run", "02", "-p", "overrides={collapse: {limits: {lies: 1}}}"], "collapse.limits names 'lies'; allowed: "),
+    (["run", "02", "-p", "overrides={stepz: 1}"], "unknown field 'stepz'; allowed: "),
+    (["run", "02", "-p", "overrides={steps: 1}"], "overrides: steps is a parameter of its own"),
+    (["run", "03", "-p", "arms=[{reward_set: bribes}]"], "03_reward_ablations: arm 'bribes-0': unknown reward set"),
+    (["run", "03", "-p", "arms=[{reward: f1}]"], "no parameter 'reward'; allowed: name, profile, "),
+    (["run", "03", "-p", "elsewhere=[{name: a, overrides: {engine: bm52}}]"], "arm 'a-0': unknown engine 'bm52'"),
+    (["run", "03", "-p", "places=[{engine: bm52}]"], "place 'bm52': unknown engine 'bm52'"),
+    (["run", "03", "-p", "baseline=nothing"], "baseline 'nothing' is no arm; allowed: correctness, "),
+    (["run", "05", "-p", "collapses={a: {engine: bm52}}"], "05_collapse: 'a': unknown engine 'bm52'"),
+    (["train", "--profile", "labtop", "--run-dir", "x"], "unknown profile 'labtop'; allowed: "),
+    (["train", "--run-dir", "x", "-p", "policy=data/polcy"], "no policy in "),
+    (["warm-start", "--run-dir", "x", "-p", "reward_set=bribes"], "unknown reward set 'bribes'; allowed: "),
+    (["ask", "--profile", "labtop", "q"], "unknown profile 'labtop'; allowed: "),
+    (["ask", "--policy", "data/polcy", "q"], "no policy in "),
+    (["ask", "--engine", "bm52", "q"], "unknown engine 'bm52'; allowed: "),
+    (["ask", "--corpus", "data/nowhere", "q"], "no corpus at "),
+    (["run", "02", "-p", "overrides={engine: faulty, engine_options: {emty: 1}}"], "unknown option 'emty' for engine"),
+    (["ask", "--engine", "bm25", "--options", "{k2: 1}", "q"], "unknown option 'k2' for engine 'bm25'; allowed: "),
+    (["serve", "--engine", "bm52"], "unknown engine 'bm52'; allowed: "),
+    (["reward-lab", "--engine", "bm25", "bm52"], "unknown engine 'bm52'; allowed: "),
+    (["reward-lab", "--weights", "{bribe: 1}"], "unknown reward 'bribe'; allowed: "),
+    (["cloze", "data/nowhere", "--out", "x"], "no corpus at "),
+]
+ALL_IN_ONE = """
+import json, resource, sys
+from rezero.__main__ import main
+statuses = [main(command) for command in json.loads(sys.argv[1])]
+used = resource.getrusage(resource.RUSAGE_SELF)
+slow = sorted({"torch", "papermill", "nbformat"} & set(sys.modules))
+print(json.dumps([statuses, used.ru_utime + used.ru_stime, slow]))
+"""
+
+
+@pytest.fixture(scope="module")
+def refused():
+    """All wrong commands in one process: (statuses, CPU seconds, slow packages that were imported), lines on stderr."""
+    command = [sys.executable, "-c", ALL_IN_ONE, json.dumps([command for command, _ in WRONG])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=[" ".join(command) for command, _ in WRONG])
+def test_a_wrong_name_is_refused_in_one_line(refused, number):
+    (statuses, _, _), lines = refused
+    assert len(lines) == len(statuses) == len(WRONG)
+    assert statuses[number] == 2
+    assert lines[number].startswith("error: ") and WRONG[number][1] in lines[number]
+
+
+def test_nothing_slow_is_imported_for_a_refusal(refused):
+    (_, seconds, slow), _ = refused
+    assert slow == []
+    assert seconds < 6  # all of them together, on a loaded machine; one alone takes half a second
+
+
+def test_what_exists_only_in_the_notebook_is_not_looked_for_outside():
+    own = {"engine": "__main__:mine", "reward_weights": {"__main__:brevity": 1.0}}
+    check_notebooks({"02_train_grpo": {"profile": "laptop", "overrides": own}})
+
+
+def test_an_arm_may_have_what_notebook_02_takes():
+    assert set(OF_ARMS) == {"name", *read_parameters(NOTEBOOKS / "02_train_grpo.ipynb")}
+
+
+@pytest.mark.parametrize("file", ["notebooks/quick.yaml", "tests/smoke.yaml"])
+def test_the_parameters_that_we_ship_pass(file, monkeypatch):
+    from rezero.runner.parameters import choose_parameters, read_params_file
+    from rezero.runner.run import find_notebooks
+
+    seen = []
+    monkeypatch.setattr(check, "check_config", lambda config, real=check.check_config: seen.append(real(config)))
+    paths = {path.stem: read_parameters(path) for path in find_notebooks(["all"], NOTEBOOKS)}
+    check_notebooks(choose_parameters(paths, {file: read_params_file(file)}, list(paths)))
+    assert len(seen) >= 7  # of notebooks, arms, places and collapses
