@@ -114,37 +114,54 @@ def split_by_chunk(
 ) -> list[Question]:
     """Assign splits so that no chunk is gold in two of them, and no text stands in two, for any corpus.
 
-    Questions form a group if, directly or through others, they share a gold chunk, a nearly equal gold text
-    (`near_groups`), their own text, or the `part_of` a gold chunk, such as its document. Groups are assigned, the
-    largest first, to the split that is furthest below its share; the seed decides among groups of the same size.
-    `shares` has the share of each split; they need not add up to 1.
+    Questions form a group if, directly or through others, they share a gold chunk or the `part_of` a gold chunk, such
+    as its document. Groups are assigned, the largest first, to the split that is furthest below its share; the seed
+    decides among groups of the same size. `shares` has the share of each split; they need not add up to 1. Groups that
+    share a question's text or a nearly equal gold text (`near_groups`) then all get the split that most of them have.
     """
     for name in shares:
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is unknown; allowed: {', '.join(SPLITS)}")
-    from scipy.cluster.hierarchy import DisjointSet  # here, because most commands need questions and not scipy
+    near, parts = _passage_groups(questions), part_of or {}
+    golds, texts = [], []
+    for question in questions:
+        ids = question.gold_chunk_ids
+        golds.append([("gold", id) for id in ids] + [("part", parts[id]) for id in ids if id in parts])
+        texts.append([("text", normalized(question.text)), *(("near", near[id]) for id in ids if id in near)])
+    split_of = _filled(_connected(golds), shares, seed)
+    used, groups = {*split_of.values()}, _connected([*map(list.__add__, golds, texts)])
+    for group in groups:
+        ((split, _),) = Counter(split_of[index] for index in sorted(group)).most_common(1)
+        split_of |= dict.fromkeys(group, split)
+    if {*split_of.values()} != used:  # so few groups that one split lost its only one
+        split_of = _filled(groups, shares, seed)
+    return [replace(question, split=split_of[index]) for index, question in enumerate(questions)]
 
-    joined = DisjointSet(range(len(questions)))  # indices of questions, and what connects them
-    group_of = _passage_groups(questions)
-    for index, question in enumerate(questions):
-        keys = [("gold", gold) for gold in question.gold_chunk_ids] + [("text", normalized(question.text))]
-        for place in (group_of, part_of or {}):
-            keys += [(place is group_of, place[gold]) for gold in question.gold_chunk_ids if gold in place]
-        for key in keys:
-            joined.add(key)
-            joined.merge(index, key)
-    groups = [[one for one in group if isinstance(one, int)] for group in joined.subsets()]
+
+def _filled(groups: list[list[int]], shares: dict[str, float], seed: int) -> dict[int, str]:
+    """The split of each index, whole groups together."""
     random.Random(seed).shuffle(groups)
     groups.sort(key=len, reverse=True)
-    total = sum(shares.values()) or 1
-    wanted = {name: share / total * len(questions) for name, share in shares.items()}
-    filled: Counter = Counter()
+    total, filled = sum(shares.values()) or 1, Counter()
+    wanted = {name: share / total * sum(map(len, groups)) for name, share in shares.items()}
     split_of = {}
     for group in groups:
         split = max(shares, key=lambda name: wanted[name] - filled[name])
         filled[split] += len(group)
         split_of |= dict.fromkeys(group, split)
-    return [replace(question, split=split_of[index]) for index, question in enumerate(questions)]
+    return split_of
+
+
+def _connected(keys: list[list[Hashable]]) -> list[list[int]]:
+    """The indices of `keys` in groups that share a key, directly or through others."""
+    from scipy.cluster.hierarchy import DisjointSet  # here, because most commands need questions and not scipy
+
+    joined = DisjointSet(range(len(keys)))
+    for index, some in enumerate(keys):
+        for key in some:
+            joined.add(key)
+            joined.merge(index, key)
+    return [[one for one in group if isinstance(one, int)] for group in joined.subsets()]
 
 
 def _passage_groups(questions: Iterable[Question]) -> dict[str, int]:

@@ -45,7 +45,7 @@ def test_names_and_numbers_are_blanked_out_whole_and_follow_the_seed():
 
 @pytest.mark.parametrize(
     ("asked", "printed"),
-    [(20, "27 train, 2 dev, 6 test"), (0, "10 train, 1 dev, 4 test")],  # a corpus without questions gets cloze ones
+    [(20, "27 train, 2 dev, 6 test"), (0, "11 train, 1 dev, 3 test")],  # a corpus without questions gets cloze ones
 )
 def test_a_corpus_is_copied_and_no_held_out_passage_has_a_cloze_question(tmp_path, capsys, asked, printed):
     save_chunks(tmp_path / "in" / "chunks.jsonl", MANY)
