@@ -148,7 +148,7 @@ def advantage_shares(paid: pd.DataFrame, sets: Weightings = SETS) -> pd.DataFram
     """How much of the group advantage each reward of each weighting makes up: index (weighting, reward).
 
     The episodes of one question with one engine are a group. With c = weight x (reward - the group's mean) and A the
-    sum of c over the rewards, the share of a reward is sum(c A) / sum(A^2). Shares add up to 1; a reward with a negative
+    sum of c over the rewards, the share of a reward is sum(c A) / sum(A^2). Shares sum to 1; a reward with a negative
     one pulls against the others. Columns:
 
     - "group scaling": the mean share over groups with any advantage, which TRL's scale_rewards="group" makes alike
