@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import connection, get_context, parent_process
@@ -110,12 +109,8 @@ def run_alone(call: dict, threads: int) -> None:
     sweep_ended = parent_process().sentinel
     Thread(target=lambda: connection.wait([sweep_ended]) and os._exit(1), daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    try:
-        run_job(call)
-    except Exception:
-        with log_of(call).open("a") as log:
-            traceback.print_exc(file=log)
-        sys.exit(1)
+    sys.stderr = log_of(call).open("a")  # to which multiprocessing writes what ends the job
+    run_job(call)
 
 
 def on_ray(calls: dict, resources: dict) -> Iterator[tuple[str, dict]]:
