@@ -15,7 +15,6 @@ from rezero.config import Config, parse_config
 from rezero.evaluation.evaluate import LABELS, METRICS, Estimate, Report, evaluate, summarize
 from rezero.evaluation.stats import percentile_interval
 from rezero.evaluation.traces import read_traces, write_traces
-from rezero.files import resolve
 from rezero.policy.load import load_policy
 from rezero.questions import spread
 from rezero.task import load_task
@@ -65,7 +64,7 @@ def starting_policy(runs: Runs, config: Config) -> str | Path:
 def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Path) -> dict[str, Reports]:
     """What the starting policy and the last ones of `runs` do on dev in other places: place -> reports.
 
-    A place is a dict of fields of `Config`, named like an arm. Episodes are kept in `folder` and not played again.
+    A place is a dict of fields of `Config`, named like an arm. Episodes are written to `folder`, and played only once.
     """
     policies = {("start", 0): starting_policy(runs, config)} | {key: run / "last" for key, run in runs.items()}
     found: dict[str, Reports] = {}
@@ -75,12 +74,9 @@ def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Pat
         task = load_task(varied)
         dev = spread(task.questions["dev"], varied.eval_questions)
         for (arm, seed), policy in policies.items():
-            path = resolve(folder) / f"{arm}-{seed}--{name}.jsonl"
-            rows = read_traces(path) if path.is_file() else []
-            if [labels for labels, _ in rows] != [place] * len(dev):
-                rows = [(place, episode) for episode in evaluate(load_policy(policy), task, dev, arm).episodes]
-                write_traces(path, rows)
-            found.setdefault(name, {})[arm, seed] = summarize([episode for _, episode in rows], arm)
+            report = evaluate(load_policy(policy), task, dev, arm, reuse=True)
+            write_traces(Path(folder, f"{arm}-{seed}--{name}.jsonl"), [(place, one) for one in report.episodes])
+            found.setdefault(name, {})[arm, seed] = report
         print(f"{name}: {len(dev)} questions, {len(policies)} policies", flush=True)
     return found
 
