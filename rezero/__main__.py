@@ -100,7 +100,7 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "compare": "rezero.analysis.compare:run_compare",
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
     "ask": "rezero.extras.ask:run_ask",
-    "data import": "rezero.data.importing:import_data",
+    "data import": lambda **options: resolve_name("rezero.data.importing:import_data")(**options) and None,
     "data questions": "rezero.data.generate:make_questions",
     "data cloze": "rezero.data.splits:split_corpus",
     "data split": "rezero.data.splits:split_corpus",
@@ -118,7 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     if not command:
         parser.print_help()
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler ends a command as Ctrl-C does, cleaned up
+    # A scheduler's or `timeout`'s SIGTERM ends a command as Ctrl-C does: recorded, cleaned up, its kernel stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if not command.startswith("data "):  # whose --name and --corpus may be new, or on the hub
             resolve_name("rezero.analysis.check:check_names")(**arguments)
