@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
 from rezero.corpus import Chunk, load_chunks, save_chunks
-from rezero.files import resolve
+from rezero.files import resolve, writable
 from rezero.questions import SPLITS, Question, load_questions, save_questions, split_by_chunk
 from rezero.text import STOP_WORDS
 
@@ -57,7 +57,10 @@ def add_cloze(corpus: str, out: str, n: int, dev: float, test: float, seed: int)
     """
     if min(dev, test) < 0 or dev + test >= 1:
         raise ValueError(f"--dev {dev} and --test {test}; want shares from 0 that add up to less than 1")
-    source, folder = resolve(corpus), resolve(out)
+    source, folder = resolve(corpus), writable(out)
+    there = [path for path in (folder / "chunks.jsonl", folder / "questions.jsonl") if path.is_file()]
+    if there and (folder == source or '"cloze-' not in there[-1].read_text("utf-8")):
+        raise ValueError(f"{there[-1]} exists, and this command did not write it; want another --out")
     chunks, asked = load_chunks(source), source / "questions.jsonl"
     questions = load_questions(asked, chunks) if asked.is_file() else []
     shares = {"train": 1 - dev - test, "dev": dev, "test": test}

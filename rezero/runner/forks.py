@@ -1,6 +1,6 @@
 """Run the jobs of a sweep in forks of one process that has imported what their notebook imports.
 
-`sweep.side_by_side` starts `python -m rezero.runner.forks` and writes a line of JSON to it: the imports, the jobs, and
+`sweep.side_by_side` starts `main` in a process of its own and writes a line of JSON to it: the imports, the jobs, and
 how many run at once. The answer is a line per job that has ended. When its standard input ends, because the sweep was
 interrupted or killed, it ends itself and all jobs.
 """
@@ -93,7 +93,3 @@ def main() -> None:
             name, process = running.pop(ready)
             process.join()
             print(json.dumps([name, process.exitcode]), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
-from rezero.files import read_json, resolve
+from rezero.files import ROOT, read_json, resolve
 from rezero.runner.machine import cpu_share, kernel_environment, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_cells, read_parameters, read_params_file
 from rezero.runner.run import NOTEBOOKS, run, safe_name
@@ -44,7 +44,7 @@ def sweep(
         used, run_dir = choose_parameters(parameters, {f"job {name!r}": given}), folder / safe_name(name, "job")
         if (run_dir / "params.yaml").is_file():
             check_unchanged(run_dir, read_params_file(run_dir / "params.yaml"), used)
-        places = {"notebooks": str(notebook.parent), "runs": str(folder)}
+        places = {"notebooks": str(notebook.parent), "runs": str(folder), "root": str(ROOT)}
         calls[name] = dict(chosen=[notebook.stem], flags=used[notebook.stem], run_id=name, **places)
     folder.mkdir(parents=True, exist_ok=True)
     if launcher == "ray":
@@ -63,7 +63,11 @@ def sweep(
 
 
 def run_job(call: dict) -> dict:
-    """Call `run`; returns the entry of run.json with status, seconds and error."""
+    """Call `run`; returns the entry of run.json with status, seconds and error. `root` is the clone of the sweep."""
+    call = dict(call)
+    root = call.pop("root")
+    if root != str(ROOT):
+        raise RuntimeError(f"this process imported the rezero of {ROOT}, the sweep that of {root}")
     run_dir = Path(call["runs"]) / call["run_id"]
     with run_dir.with_name(f"{run_dir.name}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
         status = run(**call, resume=(run_dir / "params.yaml").is_file())
@@ -84,7 +88,8 @@ def side_by_side(calls: dict[str, dict], notebook: Path, threads: int) -> Iterat
     logs = Path(notebook if not calls else next(iter(calls.values()))["runs"]) / "*.log"
     print(f"{len(calls)} jobs, {workers} at once; what they print goes to {logs}", flush=True)
     env = os.environ | kernel_environment(logs.parent) | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "rezero.runner.forks"]
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from rezero.runner.forks import main; main()"
+    command = [sys.executable, "-c", start]  # by its path, because another clone may be installed
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     left = dict(calls)
     with subprocess.Popen(command, **pipes, env=env, cwd=notebook.parent, start_new_session=True) as process:
