@@ -9,6 +9,7 @@ field for an episode, so every query counts as the first of one.
 import asyncio
 import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -25,13 +26,43 @@ from rezero.search.base import Hit, SearchError, needs
 with needs("serve", "serving"):
     import uvicorn
     from fastapi import FastAPI, HTTPException, Request, Response
+    from starlette.requests import ClientDisconnect
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 say = partial(print, flush=True)
-MAX_BODY = 64 * 2**20  # bytes of a request
+MAX_BODY = 16 * 2**20  # bytes of a request
+PATIENCE = 10.0  # seconds in which a request's head must come, and then its body
+SLICE = 32  # queries searched at once; between slices, other requests have their turn
 
 
-def serve(name: str, corpus: str, options: dict, host: str, port: int, **limits: int) -> None:
+class Connection(AutoHTTPProtocol):
+    """A connection that is closed when a request's head does not come in time, however slowly it trickles in."""
+
+    timer = None
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self.timer = self.loop.call_later(PATIENCE, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle and not self.cycle.response_complete:  # the head is there; `read` waits for the body
+            self.timer.cancel()
+        elif self.timer.cancelled():
+            self.timer = self.loop.call_later(PATIENCE, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.timer.cancel()
+        super().connection_lost(exc)
+
+
+def serve(engine: str, corpus: str, options: dict, host: str, port: int, **limits: int) -> None:
     """Serve an engine until SIGINT or SIGTERM. Port 0 is any free one; `limits` are those of `make_app`."""
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port {port}; want 0 to {2**16 - 1}")
+    for limit, value in limits.items():
+        if not 0 < value < 2**31:
+            raise ValueError(f"--{limit.replace('_', '-')} {value}; want at least 1")
     file = find_chunks(corpus) if corpus else None  # before anything listens
     listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small replies wait 40 ms for an ACK
@@ -39,16 +70,18 @@ def serve(name: str, corpus: str, options: dict, host: str, port: int, **limits:
     # uvicorn handles both signals itself, and raises them once more when it has closed its connections.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    app = make_app(name, **limits)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5))
+    app = make_app(engine, **limits)
+    settings = dict(log_level="warning", access_log=False, timeout_graceful_shutdown=2, http=Connection, ws="none")
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not record.msg.startswith("Cancel"))  # "stopped" says it
+    server = app.state.server = uvicorn.Server(uvicorn.Config(app, **settings))
 
     def load() -> None:
         start = perf_counter()
         try:
             chunks = load_chunks(file) if file else []
             app.state.passages = len(chunks)
-            say(f"{perf_counter() - start:.1f} s: indexing {len(chunks)} passages for {name}")
-            app.state.engine = build_engine(name, chunks, **options)
+            say(f"{perf_counter() - start:.1f} s: indexing {len(chunks)} passages for {engine}")
+            app.state.engine = build_engine(engine, chunks, **options)
         except BaseException:
             server.should_exit = True
             raise
@@ -57,16 +90,17 @@ def serve(name: str, corpus: str, options: dict, host: str, port: int, **limits:
 
     loading = app.state.worker.submit(load)
     server.run([listener])
+    if loading.done():
+        loading.result()
     say("stopped")
-    if not loading.done():
-        os._exit(0)  # nothing else ends a thread that builds an index
-    loading.result()
+    os._exit(0)  # nothing else ends a thread that builds an index or searches
 
 
-def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_000) -> FastAPI:
+def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_000, max_characters=1_000_000) -> FastAPI:
     """The server without its engine: until `app.state.engine` is set, /retrieve answers 503.
 
-    `topk` is used where that of a request is null; `max_length` counts the characters of a query.
+    `topk` is used where that of a request is null; `max_length` counts the characters of a query, `max_characters` those
+    of all queries of a request. A request whose client is gone is not searched any further.
     """
 
     class Asked(BaseModel, strict=True):
@@ -75,7 +109,7 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
         return_scores: bool | None = Field(None, strict=False)  # 1 and 0 are allowed, as by Search-R1
 
     app = FastAPI(title="rezero")
-    app.state.engine, app.state.passages = None, None
+    app.state.engine, app.state.passages, app.state.server = None, None, None
     app.state.worker = ThreadPoolExecutor(1)  # one thread loads and searches, so that engines need not be thread-safe
 
     @app.get("/health")
@@ -85,13 +119,26 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
 
     @app.post("/retrieve")
     async def retrieve(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except asyncio.CancelledError:  # by uvicorn, when it has waited long enough for the last requests
+            raise HTTPException(503, "the server has stopped") from None
+
+    async def answer(request: Request) -> Response:
         if app.state.engine is None:
             raise HTTPException(503, "the index is still being loaded; see /health", {"Retry-After": "5"})
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY:
-                raise HTTPException(422, f"the request has more than {MAX_BODY} bytes")
+        asked, found = parse(await read(request)), []
+        for start in range(0, len(asked.queries), SLICE):
+            if await request.is_disconnected() or app.state.server.should_exit:
+                raise HTTPException(503, "the client is gone, or the server stops")
+            queries = asked.queries[start : start + SLICE]
+            try:
+                found.append(await asyncio.get_running_loop().run_in_executor(app.state.worker, search, asked, queries))
+            except SearchError as error:
+                raise HTTPException(502, f"the engine {name} failed: {error}") from error
+        return Response(f'{{"result": [{", ".join(found)}]}}', media_type="application/json")
+
+    def parse(body: bytes) -> Asked:
         try:
             asked = Asked.model_validate(json.loads(body))
         except ValidationError as error:
@@ -100,19 +147,35 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
             raise HTTPException(422, f"{place} is {wrong['input']!r:.40}; {wrong['msg']}") from error
         except (ValueError, RecursionError) as error:
             raise HTTPException(422, f"the request is not JSON: {error}") from error
-        longest = max(map(len, asked.queries), default=0)
-        if longest > max_length:
-            raise HTTPException(422, f"a query has {longest} characters; at most {max_length} are allowed")
-        search = partial(app.state.engine.search, asked.queries, asked.topk or topk)
-        try:
-            found = await asyncio.get_running_loop().run_in_executor(app.state.worker, search)
-        except SearchError as error:
-            raise HTTPException(502, f"the engine {name} failed: {error}") from error
-        result = [[item(hit, asked.return_scores) for hit in hits] for hits in found]
+        lengths = [len(query) for query in asked.queries]
+        for what, most, length in (("a query", max_length, max(lengths, default=0)),
+                                   ("all queries together", max_characters, sum(lengths))):  # fmt: skip
+            if length > most:
+                raise HTTPException(422, f"{what}: {length} characters; at most {most} are allowed")
+        return asked
+
+    def search(asked: Asked, queries: list[str]) -> str:
+        hits = app.state.engine.search(queries, asked.topk or topk)
         # json.dumps escapes non-ASCII characters, so that a lone surrogate of a passage stays legal.
-        return Response(json.dumps({"result": result}), media_type="application/json")
+        return json.dumps([[item(hit, asked.return_scores) for hit in one] for one in hits])[1:-1]
 
     return app
+
+
+async def read(request: Request) -> bytes:
+    """The body of a request; HTTPException if it is too long or does not come in time."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    raise HTTPException(422, f"the request has more than {MAX_BODY} bytes")
+    except TimeoutError:
+        raise HTTPException(408, f"the request was not sent within {PATIENCE:.0f} s", {"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the client is gone") from None
+    return bytes(body)
 
 
 def item(hit: Hit, scored: bool | None) -> dict:

@@ -5,6 +5,7 @@ from statistics import fmean, median
 
 from rezero.config import Collapse
 
+FIRST = 3  # steps of whose searches at least one must have worked
 STOPS = ("collapse", "stalled")  # kinds of the row of metrics.jsonl that ends a training early, with its "why"
 LIMITS = {  # metric of a step -> limit, unless `Collapse.limits` has another
     "malformed_ends": 0.5,  # share of episodes that end in malformed text
@@ -51,6 +52,20 @@ def collapse(rows: list[dict], settings: Collapse, most: dict[str, float]) -> st
         if typical > limit:
             of = f" of at most {most[metric]}" if metric in most else ""
             return f"{metric} was {typical:.3f}{of} on average over {settings.window} steps, the limit is {limit}"
+    return None
+
+
+def hopeless(rows: list[dict], ended: bool) -> str | None:
+    """Why the training cannot have worked, by the rows of its metrics.jsonl; None while it may have.
+
+    It cannot if every search of the first steps failed or if, when it has `ended`, every episode was cut by its budget.
+    """
+    steps = [row for row in rows if row["kind"] == "train"]
+    first = steps[:FIRST]
+    if first and (ended or len(first) == FIRST) and all(row.get("failed_searches") == 1 for row in first):
+        return f"every search of the first {len(first)} steps failed"
+    if steps and ended and all(row.get("cut_ends") == 1 for row in steps):
+        return f"episode_tokens cut every episode of all {len(steps)} steps; want more, or fewer and shorter turns"
     return None
 
 
