@@ -53,8 +53,6 @@ def call_run(notebooks, flags, file, launcher, run_id, resume, runs_dir) -> int:
     from rezero.runner.run import NOTEBOOKS, run
 
     sys.path[:0] = [str(NOTEBOOKS), str(ROOT)]  # where kernels look for a user's "module:function"
-    # A scheduler's or `timeout`'s SIGTERM ends a run as Ctrl-C does: recorded, and its kernel stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     flags = flags + ([f"launcher={launcher}"] if launcher else [])
     return run(
         notebooks, flags, file, run_id=run_id, resume=resume, runs=runs_dir, renamed=RENAMED, check=check_notebooks
@@ -94,11 +92,6 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
             PartialState().destroy_process_group()
 
 
-def call_import(**options) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up when a scheduler ends it
-    resolve_name("rezero.data.importing:import_data")(**options)
-
-
 def call_ask(**arguments) -> None:
     # Where scikit-learn is installed, transformers imports it for a way to generate that nothing here uses. That is a
     # fifth of the time until the answer, so transformers does not see it.
@@ -115,7 +108,7 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "warm-start": partial(call_train, only_warm=True),
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
     "ask": call_ask,
-    "data import": call_import,
+    "data import": lambda **options: resolve_name("rezero.data.importing:import_data")(**options) and None,
     "cloze": "rezero.data.cloze:add_cloze",
     "export": lambda **options: print("written:", resolve_name("rezero.extras.export:export")(**options)),
     "serve": "rezero.extras.serve:serve",
@@ -130,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     if not command:
         parser.print_help()
         return 0
+    # A scheduler's or `timeout`'s SIGTERM ends a command as Ctrl-C does: recorded, cleaned up, its kernel stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         resolve_name("rezero.analysis.check:check_names")(**arguments)
         call = CALLS[command]

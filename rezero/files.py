@@ -20,7 +20,6 @@ from pydantic import TypeAdapter, ValidationError
 from rezero.text import clean
 
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
-CURATED = ROOT / "papermill_runs/reference"  # executed copies, for readers; tests/tools/keep_reference.py writes them
 CACHE = ROOT / ".cache"  # what can be made again; it may be deleted, and need not be writable
 _adapter = cache(TypeAdapter)
 LONGEST = 64 * 2**20  # characters of a line or a field; without a limit, a damaged file would fill the memory
@@ -39,7 +38,7 @@ def resolve(path: str | Path) -> Path:
 def writable(path: str | Path) -> Path:
     """The absolute path of what a command is to write; ValueError for one inside the curated run."""
     path = resolve(path)
-    if path.resolve().is_relative_to(CURATED):
+    if path.resolve().is_relative_to(ROOT / "papermill_runs/reference"):
         raise ValueError(f"{path}: the curated run is changed by tests/tools/keep_reference.py alone; want another name")
     return path
 

@@ -413,7 +413,7 @@ def test_no_cell_runs_in_a_kernel_with_another_rezero(tmp_path, monkeypatch, mod
 
 def test_a_job_is_refused_by_another_clone(tmp_path):
     with pytest.raises(RuntimeError, match="the sweep that of /other"):
-        run_job({"root": "/other", "run_id": "x", "runs": str(tmp_path)})
+        run_job({"run_id": "x", "runs": str(tmp_path)}, "/other")
 
 
 @pytest.mark.parametrize(("source", "status"), [("1 + 1", "done"), ("raise ValueError('x' * 10_000)", "failed")])

@@ -62,7 +62,7 @@ FAILED, CUT, WORKS = {"failed_searches": 1.0}, {"cut_ends": 1.0}, {"failed_searc
     (steps(1, **WORKS) + steps(9, **FAILED), True, None),  # an outage, which resuming mends
     (steps(3), True, None),  # nobody searched: no search failed
     (steps(9, **CUT), False, None),  # it may still learn to be brief
-    (steps(9, **CUT), True, "episode_tokens cut every episode of all 9 steps"),
+    (steps(9, **CUT), True, "every episode of all 9 steps was cut by episode_tokens"),
     (steps(8, **CUT) + steps(1, **WORKS), True, None),
 ])  # fmt: skip
 def test_a_training_that_cannot_have_worked_is_told_from_one_that_may_have(rows, ended, said):

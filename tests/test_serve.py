@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import requests
@@ -126,8 +126,8 @@ def test_our_client_gets_the_engine_s_own_hits_even_many_at_once(url, engine):
         ({"queries": "oxygen"}, "queries is 'oxygen'; Input should be a valid list"),
         ({"queries": ["oxygen", None]}, "queries.1 is None; Input should be a valid string"),
         ({"queries": ["q"] * 201}, "List should have at most 200 items after validation, not 201"),
-        ({"queries": ["q", "x" * 100_001]}, "a query: 100001 characters; at most 100000"),
-        ({"queries": ["x" * 99_999] * 20}, "all queries together: 1999980 characters; at most 1000000"),
+        ({"queries": ["q", "x" * 100_001]}, "up to 100001 characters, 100002 in all; allowed: 100000 and 1000000"),
+        ({"queries": ["x" * 99_999] * 20}, "up to 99999 characters, 1999980 in all; allowed: 100000 and 1000000"),
         ({"queries": ["q"], "topk": 51}, "topk is 51; Input should be less than or equal to 50"),
         ({"queries": ["q"], "topk": 0}, "topk is 0; Input should be greater than or equal to 1"),
         ({"queries": ["q"], "topk": "3"}, "topk is '3'"),
@@ -248,11 +248,12 @@ def test_a_request_that_does_not_come_or_is_not_waited_for_holds_nothing(slow_se
     begun = time.monotonic()
     assert requests.post(url, json={"queries": ["other"]}).status_code == 200
     assert time.monotonic() - begun < 3
-    for sent, said in ((b"", b""), (HEAD, b""), (HEAD + b"\r\n{", b"HTTP/1.1 408")):
+    for sent in (b"", HEAD, HEAD + b"\r\n{"):
         with connect() as half:
             half.sendall(sent)
             begun = time.monotonic()
-            assert half.recv(100)[:12] == said
+            with suppress(ConnectionError):
+                assert half.recv(100) == b""
             assert 1.5 < time.monotonic() - begun < 6
     with connect() as drip, pytest.raises(OSError):  # a byte now and then does not help
         for byte in HEAD * 9:

@@ -61,7 +61,7 @@ def guarded(chunks):
 @pytest.mark.parametrize(("changes", "steps", "said"), [
     (dict(engine=f"{__name__}:guarded", policy="data/policy", turn_tokens=40, steps=5, save_every=5, eval_every=5), 3,
      "stopped at step 3, nothing can be learned: every search of the first 3 steps failed: 401 Unauthorized"),
-    (dict(episode_tokens=4, steps=2), 2, "stopped at step 2, .*: episode_tokens cut every episode of all 2 steps"),
+    (dict(episode_tokens=4, steps=2), 2, "stopped at step 2, .*: every episode of all 2 steps was cut by"),
 ])  # fmt: skip
 def test_a_training_that_cannot_work_ends_with_an_error(config, tmp_path, changes, steps, said, monkeypatch):
     mine = replace(config, **changes, curriculum=Curriculum(samples=0), eval_questions=2)

@@ -10,6 +10,7 @@ import os
 import string
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from rezero.evaluation.evaluate import Judge
@@ -59,7 +60,8 @@ def model_judge(backend: Backend, name: str, cache: str | Path = CACHE) -> Judge
         new = [prompt for prompt, key in keys.items() if prompt and key not in known]
         for prompt, reply in zip(new, backend(new), strict=True):
             known[keys[prompt]] = clean(reply[:MAX_ANSWER])
-            append_jsonl(cache, {"key": keys[prompt], "judge": name, "reply": known[keys[prompt]]})
+            with suppress(OSError):  # without a cache that can be written, it is done without
+                append_jsonl(cache, {"key": keys[prompt], "judge": name, "reply": known[keys[prompt]]})
         return [verdict(known[keys[prompt]]) if prompt else "wrong" for prompt in prompts]
 
     return judge

@@ -31,14 +31,12 @@ with needs("serve", "serving"):
 
 say = partial(print, flush=True)
 MAX_BODY = 16 * 2**20  # bytes of a request
-PATIENCE = 10.0  # seconds in which a request's head must come, and then its body
+PATIENCE = 10.0  # seconds in which a request must come
 SLICE = 32  # queries searched at once; between slices, other requests have their turn
 
 
 class Connection(AutoHTTPProtocol):
-    """A connection that is closed when a request's head does not come in time, however slowly it trickles in."""
-
-    timer = None
+    """A connection that ends when a request does not come in time, however slowly it trickles in."""
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
@@ -46,14 +44,10 @@ class Connection(AutoHTTPProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle and not self.cycle.response_complete:  # the head is there; `read` waits for the body
+        if self.cycle and not (self.cycle.more_body or self.cycle.response_complete):  # all of it is there
             self.timer.cancel()
         elif self.timer.cancelled():
             self.timer = self.loop.call_later(PATIENCE, self.transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.timer.cancel()
-        super().connection_lost(exc)
 
 
 def serve(engine: str, corpus: str, options: dict, host: str, port: int, **limits: int) -> None:
@@ -93,14 +87,14 @@ def serve(engine: str, corpus: str, options: dict, host: str, port: int, **limit
     if loading.done():
         loading.result()
     say("stopped")
-    os._exit(0)  # nothing else ends a thread that builds an index or searches
+    os._exit(0)  # nothing else ends a thread that works
 
 
 def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_000, max_characters=1_000_000) -> FastAPI:
     """The server without its engine: until `app.state.engine` is set, /retrieve answers 503.
 
-    `topk` is used where that of a request is null; `max_length` counts the characters of a query, `max_characters` those
-    of all queries of a request. A request whose client is gone is not searched any further.
+    `topk` is used where that of a request is null; `max_length` counts the characters of a query, `max_characters`
+    those of a request. Nothing more is searched for a client that is gone.
     """
 
     class Asked(BaseModel, strict=True):
@@ -119,27 +113,14 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
 
     @app.post("/retrieve")
     async def retrieve(request: Request) -> Response:
-        try:
-            return await answer(request)
-        except asyncio.CancelledError:  # by uvicorn, when it has waited long enough for the last requests
-            raise HTTPException(503, "the server has stopped") from None
-
-    async def answer(request: Request) -> Response:
         if app.state.engine is None:
             raise HTTPException(503, "the index is still being loaded; see /health", {"Retry-After": "5"})
-        asked, found = parse(await read(request)), []
-        for start in range(0, len(asked.queries), SLICE):
-            if await request.is_disconnected() or app.state.server.should_exit:
-                raise HTTPException(503, "the client is gone, or the server stops")
-            queries = asked.queries[start : start + SLICE]
-            try:
-                found.append(await asyncio.get_running_loop().run_in_executor(app.state.worker, search, asked, queries))
-            except SearchError as error:
-                raise HTTPException(502, f"the engine {name} failed: {error}") from error
-        return Response(f'{{"result": [{", ".join(found)}]}}', media_type="application/json")
-
-    def parse(body: bytes) -> Asked:
+        body, found = bytearray(), []
         try:
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    raise HTTPException(422, f"the request has more than {MAX_BODY} bytes")
             asked = Asked.model_validate(json.loads(body))
         except ValidationError as error:
             wrong = error.errors(include_url=False)[0]
@@ -147,12 +128,23 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
             raise HTTPException(422, f"{place} is {wrong['input']!r:.40}; {wrong['msg']}") from error
         except (ValueError, RecursionError) as error:
             raise HTTPException(422, f"the request is not JSON: {error}") from error
-        lengths = [len(query) for query in asked.queries]
-        for what, most, length in (("a query", max_length, max(lengths, default=0)),
-                                   ("all queries together", max_characters, sum(lengths))):  # fmt: skip
-            if length > most:
-                raise HTTPException(422, f"{what}: {length} characters; at most {most} are allowed")
-        return asked
+        except (ClientDisconnect, asyncio.CancelledError):
+            raise HTTPException(408, "the request did not come in time") from None
+        lengths = [len(query) for query in asked.queries] or [0]
+        if max(lengths) > max_length or sum(lengths) > max_characters:
+            has = f"the queries have up to {max(lengths)} characters, {sum(lengths)} in all"
+            raise HTTPException(422, f"{has}; allowed: {max_length} and {max_characters}")
+        try:
+            for start in range(0, len(lengths), SLICE):
+                if await request.is_disconnected() or app.state.server.should_exit:
+                    raise asyncio.CancelledError
+                some = partial(search, asked, asked.queries[start : start + SLICE])
+                found.append(await asyncio.get_running_loop().run_in_executor(app.state.worker, some))
+        except SearchError as error:
+            raise HTTPException(502, f"the engine {name} failed: {error}") from error
+        except asyncio.CancelledError:  # uvicorn cancels what has not ended soon after a signal
+            raise HTTPException(503, "the server stops") from None
+        return Response(f'{{"result": [{", ".join(filter(None, found))}]}}', media_type="application/json")
 
     def search(asked: Asked, queries: list[str]) -> str:
         hits = app.state.engine.search(queries, asked.topk or topk)
@@ -160,22 +152,6 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
         return json.dumps([[item(hit, asked.return_scores) for hit in one] for one in hits])[1:-1]
 
     return app
-
-
-async def read(request: Request) -> bytes:
-    """The body of a request; HTTPException if it is too long or does not come in time."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            async for part in request.stream():
-                body += part
-                if len(body) > MAX_BODY:
-                    raise HTTPException(422, f"the request has more than {MAX_BODY} bytes")
-    except TimeoutError:
-        raise HTTPException(408, f"the request was not sent within {PATIENCE:.0f} s", {"Connection": "close"}) from None
-    except ClientDisconnect:
-        raise HTTPException(400, "the client is gone") from None
-    return bytes(body)
 
 
 def item(hit: Hit, scored: bool | None) -> dict:

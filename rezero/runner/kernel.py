@@ -20,12 +20,10 @@ from papermill.engines import NBClientEngine, papermill_engines
 from rezero.files import ROOT, shown
 from rezero.runner.machine import MARK, kernel_environment
 
-FOUND = "__import__('os').path.realpath(__import__('rezero').__path__[0])"  # evaluated in the kernel
 DIED = "the kernel was killed, often for lack of memory, or it crashed"
 KERNEL_ARGUMENTS = [
     "--IPKernelApp.log_level=CRITICAL",  # a kernel logs the interrupt that stops it as an error
-    # PYTHONPATH, which what a kernel starts needs, cannot name a folder with a ":".
-    f"--IPKernelApp.exec_lines=import sys; sys.path.insert(0, {str(ROOT)!r})",
+    f"--IPKernelApp.exec_lines=__import__('sys').path.insert(0, {str(ROOT)!r})",  # PYTHONPATH takes no path with ":"
     # Without ipywidgets tqdm.auto prints text, whose last state is saved; a saved widget would stay at 0/50.
     '--IPKernelApp.exec_lines=__import__("sys").modules["ipywidgets"] = None',
 ]
@@ -48,10 +46,10 @@ class Client(PapermillNotebookClient):
     """papermill's client, except that no cell runs in a kernel whose `rezero` is not this one: it would write there."""
 
     def papermill_execute_cells(self) -> None:
-        request = self.kc.execute("", silent=True, user_expressions={"rezero": FOUND})
+        request = self.kc.execute("", silent=True, user_expressions={"rezero": "__import__('rezero').__path__[0]"})
         found = self.wait_for_reply(request)["content"]["user_expressions"]["rezero"]
-        if found.get("data", {}).get("text/plain") != repr(str(ROOT / "rezero")):
-            said = found.get("evalue") or found["data"]["text/plain"]
+        said = found.get("evalue") or found["data"]["text/plain"]
+        if said != repr(str(ROOT / "rezero")):
             raise RuntimeError(f"the kernel's rezero is not that of the runner, {ROOT / 'rezero'}: {said}")
         super().papermill_execute_cells()
 
@@ -100,8 +98,8 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str:
         with tempfile.TemporaryDirectory(prefix="rezero-ipython-", ignore_cleanup_errors=True) as empty:
             env["IPYTHONDIR"] = empty  # no start-up files of the user
             # The running interpreter. What the machine calls `python3` may be another: a spec in the user's home wins.
-            escaped = {name: value.replace("$", "$$") for name, value in env.items()}  # jupyter_client expands $NAME
-            spec = kernelspec.KernelSpec(**get_kernel_dict(KERNEL_ARGUMENTS), env=escaped)
+            env = {name: value.replace("$", "$$") for name, value in env.items()}  # jupyter_client expands $NAME
+            spec = kernelspec.KernelSpec(**get_kernel_dict(KERNEL_ARGUMENTS), env=env)
             options["kernel_manager_class"] = type("OwnKernel", (AsyncKernelManager,), {"kernel_spec": spec})
             papermill.execute_notebook(source, target, parameters, "rezero", **options)
     except papermill.PapermillExecutionError as error:

@@ -121,19 +121,14 @@ def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path) -> 
         error = execute(path, copy, changed | {"run_dir": shown(run_dir)})
         seconds = round(time.monotonic() - began, 1)
         entry |= {"status": "failed" if error else "done", "seconds": seconds, "error": error}
-        record_end(file, record, entry)
+        try:
+            write_text(file, json.dumps(record, indent=1))
+        except OSError:  # on a full disk it goes over the old one, whose block has room for a short error
+            entry["error"] = error[:200]
+            with file.open("r+") as old:
+                old.write(json.dumps(record, indent=1))
+                old.truncate()
         print(f"{entry['status']} after {seconds} s: {copy}", flush=True)
         if error:
             return f"{stem}, {error}"
     return ""
-
-
-def record_end(file: Path, record: dict, entry: dict) -> None:
-    """Write run.json. On a full disk it goes over the old one, whose block has room for an error that is cut short."""
-    try:
-        write_text(file, json.dumps(record, indent=1))
-    except OSError:
-        entry["error"] = entry["error"][:200]
-        with file.open("r+", encoding="utf-8") as old:
-            old.write(json.dumps(record, indent=1))
-            old.truncate()

@@ -44,7 +44,7 @@ def sweep(
         used, run_dir = choose_parameters(parameters, {f"job {name!r}": given}), folder / safe_name(name, "job")
         if (run_dir / "params.yaml").is_file():
             check_unchanged(run_dir, read_params_file(run_dir / "params.yaml"), used)
-        places = {"notebooks": str(notebook.parent), "runs": str(folder), "root": str(ROOT)}
+        places = {"notebooks": str(notebook.parent), "runs": str(folder)}
         calls[name] = dict(chosen=[notebook.stem], flags=used[notebook.stem], run_id=name, **places)
     folder.mkdir(parents=True, exist_ok=True)
     if launcher == "ray":
@@ -62,10 +62,8 @@ def sweep(
     return {name: folder / name for name in jobs}
 
 
-def run_job(call: dict) -> dict:
+def run_job(call: dict, root: str = str(ROOT)) -> dict:
     """Call `run`; returns the entry of run.json with status, seconds and error. `root` is the clone of the sweep."""
-    call = dict(call)
-    root = call.pop("root")
     if root != str(ROOT):
         raise RuntimeError(f"this process imported the rezero of {ROOT}, the sweep that of {root}")
     run_dir = Path(call["runs"]) / call["run_id"]
@@ -127,7 +125,7 @@ def on_ray(calls: dict, resources: dict) -> Iterator[tuple[str, dict]]:
         raise ImportError("launcher 'ray' needs one more package: pip install -e '.[ray]'") from error
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
     task = ray.remote(run_job).options(**resources)
-    names = {task.remote(call): name for name, call in calls.items()}
+    names = {task.remote(call, str(ROOT)): name for name, call in calls.items()}
     try:
         while names:
             (job,), _ = ray.wait(list(names))

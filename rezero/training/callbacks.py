@@ -14,11 +14,11 @@ from rezero.evaluation.traces import in_lines
 from rezero.files import append_jsonl, write_text
 from rezero.judge import exact_match
 from rezero.policy.base import Policy, save_policy
-from rezero.protocol import Episode
+from rezero.protocol import Episode, Turn
 from rezero.questions import Question
 from rezero.rollout import rollout
-from rezero.search.base import Engine, SearchError
-from rezero.search_env import first_search_misses
+from rezero.search.base import Engine
+from rezero.search_env import first_search_misses, respond
 from rezero.task import Task
 from rezero.training.checkpoints import keep_best, move_over, read_metrics
 from rezero.training.sentinel import STOPS, collapse, hopeless, stalled
@@ -148,10 +148,7 @@ class OneQuestion(TrainerCallback):
 
 
 class Sentinel(TrainerCallback):
-    """Stops a training that collapses or adds nothing (see `sentinel`) and says why; best/ has what was learned.
-
-    Of one that cannot have worked it raises a ValueError, and saves no checkpoint, so that a mended run begins anew.
-    """
+    """Stops a training that collapses or adds nothing (see `sentinel`) and says why; best/ has what was learned."""
 
     def __init__(self, run_dir: Path, settings: Collapse, most: dict[str, float], patience: int, engine: Engine):
         self.run_dir, self.settings, self.most, self.patience, self.engine = run_dir, settings, most, patience, engine
@@ -164,8 +161,9 @@ class Sentinel(TrainerCallback):
         kind = next(filter(whys.get, STOPS), None)
         ended = bool(kind) or state.global_step + args.logging_steps > state.max_steps
         (why,) = broadcast_object_list([hopeless(rows, ended)])  # waits for the main process
-        if why:
-            raise ValueError(f"stopped at step {state.global_step}, nothing can be learned: {why}{self._failure()}")
+        if why:  # no checkpoint is saved, so that the run can begin anew once the cause is mended
+            (now,) = respond([Turn("", "", "search", "test")], self.engine, 1)
+            raise ValueError(f"stopped at step {state.global_step}, nothing can be learned: {why} {now.error or ''}")
         if kind:
             row = {"kind": kind, "step": state.global_step, "why": whys[kind]}
             append_jsonl(self.run_dir / "metrics.jsonl", row)
@@ -173,10 +171,3 @@ class Sentinel(TrainerCallback):
         (stop,) = broadcast_object_list([kind is not None])
         control.should_training_stop |= stop
         control.should_save |= stop  # so that a run that is resumed stops here, too
-
-    def _failure(self) -> str:  # what the engine says now
-        try:
-            self.engine.search(["test"], 1)
-        except SearchError as error:
-            return f": {error}"
-        return ""

@@ -56,16 +56,13 @@ def collapse(rows: list[dict], settings: Collapse, most: dict[str, float]) -> st
 
 
 def hopeless(rows: list[dict], ended: bool) -> str | None:
-    """Why the training cannot have worked, by the rows of its metrics.jsonl; None while it may have.
-
-    It cannot if every search of the first steps failed or if, when it has `ended`, every episode was cut by its budget.
-    """
+    """Why nothing can have been learned, in the first steps or, once training has `ended`, in all; None if it may."""
     steps = [row for row in rows if row["kind"] == "train"]
-    first = steps[:FIRST]
-    if first and (ended or len(first) == FIRST) and all(row.get("failed_searches") == 1 for row in first):
-        return f"every search of the first {len(first)} steps failed"
-    if steps and ended and all(row.get("cut_ends") == 1 for row in steps):
-        return f"episode_tokens cut every episode of all {len(steps)} steps; want more, or fewer and shorter turns"
+    first = min(len(steps), FIRST)
+    if (ended or first == FIRST) and sum(row.get("failed_searches") == 1 for row in steps[:FIRST]) == first > 0:
+        return f"every search of the first {first} steps failed:"
+    if ended and sum(row.get("cut_ends") == 1 for row in steps) == len(steps) > 0:
+        return f"every episode of all {len(steps)} steps was cut by episode_tokens; want more of them"
     return None
 
 
