@@ -39,7 +39,7 @@ def writable(path: str | Path) -> Path:
     """The absolute path of what a command is to write; ValueError for one inside the curated run."""
     path = resolve(path)
     if path.resolve().is_relative_to(ROOT / "papermill_runs/reference"):
-        raise ValueError(f"{path}: the curated run is changed by tests/tools/keep_reference.py alone; want another name")
+        raise ValueError(f"{path}: only tests/tools/keep_reference.py changes the curated run; want another name")
     return path
 
 

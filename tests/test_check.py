@@ -49,10 +49,10 @@ WRONG = [  # command, what is said
     (["reward-lab", "--weights", "{bribe: 1}"], "unknown reward 'bribe'; allowed: "),
     (["cloze", "data/nowhere", "--out", "x"], "no corpus at "),
     (["cloze", "data/larkspur", "--out", "data/larkspur"], "questions.jsonl exists, and this command did not write it"),
-    (["run", "--resume", "--run-id", "reference"], f"{KEPT}: the curated run is changed by tests/tools/keep_"),
-    (["run", "02", "--runs-dir", "papermill_runs/reference", "--run-id", "x"], f"{KEPT}/x: the curated run"),
-    (["train", "--run-dir", "data/../papermill_runs/reference/"], "/reference: the curated run"),
-    (["cloze", "data/larkspur", "--out", "papermill_runs/reference"], f"{KEPT}: the curated run"),
+    (["run", "--resume", "--run-id", "reference"], f"{KEPT}: only tests/tools/keep_"),
+    (["run", "02", "--runs-dir", "papermill_runs/reference", "--run-id", "x"], f"{KEPT}/x: only tests/tools/keep_"),
+    (["train", "--run-dir", "data/../papermill_runs/reference/"], "/reference: only tests/tools/keep_"),
+    (["cloze", "data/larkspur", "--out", "papermill_runs/reference"], f"{KEPT}: only tests/tools/keep_"),
 ]
 ALL_IN_ONE = """
 import json, resource, sys
@@ -116,5 +116,5 @@ def test_the_parameters_that_we_ship_pass(file, monkeypatch):
 def test_no_command_writes_into_the_curated_run(command, capsys):
     before = sorted(KEPT.rglob("*"))
     assert main(command) == 2
-    assert f"{command[-1]}: the curated run is changed by tests/tools/keep_reference.py" in capsys.readouterr().err
+    assert f"{command[-1]}: only tests/tools/keep_reference.py changes the curated run" in capsys.readouterr().err
     assert sorted(KEPT.rglob("*")) == before

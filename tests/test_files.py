@@ -35,8 +35,8 @@ from rezero.files import (
     write_jsonl,
     write_text,
 )
-from rezero.search.dense import embed
 from rezero.runner.parameters import parse_yaml, read_params_file
+from rezero.search.dense import embed
 
 
 @contextmanager
@@ -305,9 +305,9 @@ def test_a_cache_that_cannot_be_written_is_done_without(use, cache, monkeypatch)
     """What stands in its place makes every write fail, also root's, who may write into a read-only folder."""
     cache.write_text("a file")
     package = write_text(cache.parent / "package" / "a.gguf", "")
-    loads = SimpleNamespace(from_pretrained=lambda *_, **__: SimpleNamespace(
-        config=SimpleNamespace(quantization_config=1), hf_quantizer=1, save_pretrained=lambda to: write_text(to / "saved", "")
-    ))  # fmt: skip
+    model = SimpleNamespace(config=SimpleNamespace(quantization_config=1), hf_quantizer=1)
+    model.save_pretrained = lambda folder: write_text(folder / "saved", "")
+    loads = SimpleNamespace(from_pretrained=lambda *_, **__: model)
     for name in ("AutoModelForCausalLM", "AutoTokenizer"):
         monkeypatch.setattr(smollm, name, loads)
     monkeypatch.setattr(smollm, "mend", lambda tokenizer: tokenizer)

@@ -123,7 +123,8 @@ def test_the_callback_stops_and_says_why(tmp_path, capsys):
         global_step, should_training_stop, should_save, is_world_process_zero = 400, False, False, True
 
     write_jsonl(tmp_path / "metrics.jsonl", evals(CURVE[:8]))
-    Sentinel(tmp_path, Collapse(), most_of(5, 40), 0, None).on_log(Namespace, Namespace, Namespace, logs={"reward": 0.0})
+    sentinel = Sentinel(tmp_path, Collapse(), most_of(5, 40), 0, None)
+    sentinel.on_log(Namespace, Namespace, Namespace, logs={"reward": 0.0})
     assert Namespace.should_training_stop and Namespace.should_save
     *_, last = read_jsonl(tmp_path / "metrics.jsonl")
     assert (last["kind"], last["step"]) == ("collapse", 400)

@@ -66,7 +66,7 @@ def serve(engine: str, corpus: str, options: dict, host: str, port: int, **limit
         signal.signal(number, signal.SIG_IGN)
     app = make_app(engine, **limits)
     settings = dict(log_level="warning", access_log=False, timeout_graceful_shutdown=2, http=Connection, ws="none")
-    logging.getLogger("uvicorn.error").addFilter(lambda record: not record.msg.startswith("Cancel"))  # "stopped" says it
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "timeout graceful shutdown" not in record.msg)
     server = app.state.server = uvicorn.Server(uvicorn.Config(app, **settings))
 
     def load() -> None:
