@@ -111,7 +111,10 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
     "ask": call_ask,
     "data import": lambda **options: resolve_name("rezero.data.importing:import_data")(**options) and None,
-    "cloze": "rezero.data.cloze:add_cloze",
+    "data questions": "rezero.data.generate:make_questions",
+    "data cloze": "rezero.data.splits:split_corpus",
+    "data split": "rezero.data.splits:split_corpus",
+    "data noise": "rezero.data.noise:make_noise",
     "export": lambda **options: print("written:", resolve_name("rezero.extras.export:export")(**options)),
     "serve": "rezero.extras.serve:serve",
 }
@@ -128,7 +131,8 @@ def main(argv: list[str] | None = None) -> int:
     # A scheduler's or `timeout`'s SIGTERM ends a command as Ctrl-C does: recorded, cleaned up, its kernel stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        resolve_name("rezero.analysis.check:check_names")(**arguments)
+        if not command.startswith("data "):  # whose --name and --corpus may be new, or on the hub
+            resolve_name("rezero.analysis.check:check_names")(**arguments)
         call = CALLS[command]
         return (resolve_name(call) if isinstance(call, str) else call)(**arguments) or 0
     except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:  # filelock's Timeout is an OSError

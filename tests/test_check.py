@@ -48,11 +48,11 @@ WRONG = [  # command, what is said
     (["reward-lab", "--engine", "bm25", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--weights", "{bribe: 1}"], "unknown reward 'bribe'; allowed: "),
     (["cloze", "data/nowhere", "--out", "x"], "no corpus at "),
-    (["cloze", "data/larkspur", "--out", "data/larkspur"], "questions.jsonl exists, and this command did not write it"),
+    (["data", "cloze", "data/larkspur", "--out", "data/larkspur"], "data/larkspur: holds the questions that are split"),
     (["run", "--resume", "--run-id", "reference"], f"{KEPT}: only tests/tools/keep_"),
     (["run", "02", "--runs-dir", "papermill_runs/reference", "--run-id", "x"], f"{KEPT}/x: only tests/tools/keep_"),
     (["train", "--run-dir", "data/../papermill_runs/reference/"], "/reference: only tests/tools/keep_"),
-    (["cloze", "data/larkspur", "--out", "papermill_runs/reference"], f"{KEPT}: only tests/tools/keep_"),
+    (["data", "split", "data/larkspur", "--out", "papermill_runs/reference"], f"{KEPT}: only tests/tools/keep_"),
 ]
 ALL_IN_ONE = """
 import json, resource, sys
