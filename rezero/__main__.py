@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock
 
 from rezero.config import RENAMED, load_config
-from rezero.files import ROOT, resolve
+from rezero.files import ROOT, writable
 from rezero.search.base import SearchError
 from rezero.text import printable, redact
 
@@ -63,7 +63,7 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
     from rezero.analysis.check import check_config
     from rezero.runner.parameters import read_flags
 
-    config, run_dir = load_config(profile, **read_flags(flags)), resolve(run_dir)
+    config, run_dir = load_config(profile, **read_flags(flags)), writable(run_dir)
     check_config(config)
     from rezero.policy.early import import_unsloth
 

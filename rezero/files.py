@@ -35,6 +35,14 @@ def resolve(path: str | Path) -> Path:
     return path if path.is_absolute() else ROOT / path
 
 
+def writable(path: str | Path) -> Path:
+    """The absolute path of what a command is to write; ValueError for one inside the curated run."""
+    path = resolve(path)
+    if path.resolve().is_relative_to(ROOT / "papermill_runs/reference"):
+        raise ValueError(f"{path}: only tests/tools/keep_reference.py changes the curated run; want another name")
+    return path
+
+
 def shown(path: Path) -> str:
     """`path` relative to the project's root if it is inside, so that a record does not name somebody's machine."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -1,6 +1,7 @@
 """What every test may use: four chunks, two questions, a tiny random model, and turns and runs of a toy."""
 
 import gc
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from rezero.search.base import Hit
 from rezero.task import Task
 from rezero.warmstart.scripted import play, searcher
 
+# A shell starts a background job with SIGINT ignored, which the processes that tests interrupt would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 gc.freeze()  # each trainer collects garbage, and would look for it among all that was imported
 

@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
+from rezero.__main__ import main
 from rezero.analysis import check
 from rezero.analysis.check import OF_ARMS, check_notebooks
 from rezero.files import ROOT
 from rezero.runner.parameters import read_parameters
 from rezero.runner.run import NOTEBOOKS
 
+KEPT = ROOT / "papermill_runs" / "reference"
 WRONG = [  # command, what is said
     (["run", "02", "-p", "steps=many"], "steps = 'many' is str, want int"),
     (["run", "02", "-p", "profile=labtop"], "02_train_grpo: unknown profile 'labtop'; allowed: "),
@@ -46,6 +48,11 @@ WRONG = [  # command, what is said
     (["reward-lab", "--engine", "bm25", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--weights", "{bribe: 1}"], "unknown reward 'bribe'; allowed: "),
     (["cloze", "data/nowhere", "--out", "x"], "no corpus at "),
+    (["data", "cloze", "data/larkspur", "--out", "data/larkspur"], "data/larkspur: holds the questions that are split"),
+    (["run", "--resume", "--run-id", "reference"], f"{KEPT}: only tests/tools/keep_"),
+    (["run", "02", "--runs-dir", "papermill_runs/reference", "--run-id", "x"], f"{KEPT}/x: only tests/tools/keep_"),
+    (["train", "--run-dir", "data/../papermill_runs/reference/"], "/reference: only tests/tools/keep_"),
+    (["data", "split", "data/larkspur", "--out", "papermill_runs/reference"], f"{KEPT}: only tests/tools/keep_"),
 ]
 ALL_IN_ONE = """
 import json, resource, sys
@@ -99,3 +106,15 @@ def test_the_parameters_that_we_ship_pass(file, monkeypatch):
     paths = {path.stem: read_parameters(path) for path in find_notebooks(["all"], NOTEBOOKS)}
     check_notebooks(choose_parameters(paths, {file: read_params_file(file)}, list(paths)))
     assert len(seen) >= 7  # of notebooks, arms, places and collapses
+
+
+@pytest.mark.parametrize("command", [
+    ["warm-start", "--run-dir", "papermill_runs/reference/smollm"],
+    ["reward-lab", "--out", "papermill_runs/reference"],
+    ["data", "import", "README.md", "--name", "../papermill_runs/reference"],
+])  # fmt: skip
+def test_no_command_writes_into_the_curated_run(command, capsys):
+    before = sorted(KEPT.rglob("*"))
+    assert main(command) == 2
+    assert f"{command[-1]}: only tests/tools/keep_reference.py changes the curated run" in capsys.readouterr().err
+    assert sorted(KEPT.rglob("*")) == before

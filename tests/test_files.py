@@ -9,11 +9,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from pypdf import PdfWriter
 
 from rezero import files
 from rezero.corpus import load_chunks
+from rezero.data.documents import read_pdf
+from rezero.extras import smollm
+from rezero.extras.model_judge import model_judge
 from rezero.files import (
     ROOT,
     append_jsonl,
@@ -29,6 +36,7 @@ from rezero.files import (
     write_text,
 )
 from rezero.runner.parameters import parse_yaml, read_params_file
+from rezero.search.dense import embed
 
 
 @contextmanager
@@ -269,3 +277,42 @@ def test_a_process_waits_for_the_one_that_makes_the_rows(cache):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: files.cached("kind", 1, make), range(4)))
     assert found == [[{"n": 1}]] * 4 and len(calls) == 1
+
+
+def embeddings(cache):
+    assert embed(["ab"], "toy", lambda texts: np.ones((1, 2), np.float32), cache / "embeddings").tolist() == [[1, 1]]
+
+
+def pages(cache):
+    file = PdfWriter()
+    file.add_blank_page(9, 9)
+    file.write(cache.parent / "a.pdf")
+    assert read_pdf(cache.parent / "a.pdf") == [""]
+
+
+def replies(cache):
+    judge = model_judge(lambda prompts: ["yes"] * len(prompts), "toy", cache / "judge" / "replies.jsonl")
+    assert judge([("q", ["a"], "a")]) == ["right"]
+
+
+def models(cache):
+    folder = Path(smollm.unpack())
+    assert (folder / "saved").is_file() and not folder.is_relative_to(ROOT)
+
+
+@pytest.mark.parametrize("use", [embeddings, pages, replies, models])
+def test_a_cache_that_cannot_be_written_is_done_without(use, cache, monkeypatch):
+    """What stands in its place makes every write fail, also root's, who may write into a read-only folder."""
+    cache.write_text("a file")
+    package = write_text(cache.parent / "package" / "a.gguf", "")
+    model = SimpleNamespace(config=SimpleNamespace(quantization_config=1), hf_quantizer=1)
+    model.save_pretrained = lambda folder: write_text(folder / "saved", "")
+    loads = SimpleNamespace(from_pretrained=lambda *_, **__: model)
+    for name in ("AutoModelForCausalLM", "AutoTokenizer"):
+        monkeypatch.setattr(smollm, name, loads)
+    monkeypatch.setattr(smollm, "mend", lambda tokenizer: tokenizer)
+    monkeypatch.setattr(smollm, "CACHE", cache)
+    monkeypatch.setattr(smollm.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(package)))
+    smollm.unpack.cache_clear()
+    use(cache)
+    assert cache.read_text() == "a file"

@@ -289,7 +289,6 @@ def test_a_folder_of_documents(tmp_path, monkeypatch, capsys, parser):
         monkeypatch.setattr(documents, "liteparse", None)
     elif not documents.liteparse:
         pytest.skip("liteparse is not installed")
-    monkeypatch.setattr(documents, "CACHE", str(tmp_path / "cache"))
     docs = tmp_path / "docs"
     pdf(docs / "b" / "hull.PDF", *PAGES)
     front = "---\ntitle: x\n---\n# Log\n\nA line\nthat goes on.\n\n```\nb = 1\n```\n<!-- no -->\n![a](b.png)"
@@ -412,7 +411,7 @@ def test_bad_input_is_named_or_read_and_leaves_nothing_half_written(tmp_path, ca
     out, err = capsys.readouterr()
     if status:
         assert re.fullmatch(f"error: .*{message}.*\n", err)
-        assert [file.name for file in tmp_path.iterdir()] == ["in"]
+        assert {file.name for file in tmp_path.iterdir()} <= {"in", "cache"}
         return
     assert re.search(message, out), out
     chunks = load_chunks(tmp_path / "out")
@@ -450,7 +449,6 @@ def test_a_second_run_gives_the_same_files_and_keeps_questions_made_since(tmp_pa
 
 
 def test_a_run_that_was_stopped_leaves_nothing_and_the_next_one_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "CACHE", str(tmp_path / "cache"))
     parsed = []
     readers = [documents._by_liteparse, documents._by_pypdf]
 

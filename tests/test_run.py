@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rezero.runner.kernel import execute
 from rezero.runner.machine import cpu_share
 from rezero.runner.parameters import choose_parameters, read_flags, read_parameters, read_params_file
 from rezero.runner.run import run
+from rezero.runner.sweep import run_job
 
 SOURCES = {
     "00_a": "lr = 1e-6\nsteps = 10",
@@ -237,6 +239,7 @@ if not os.path.exists(run_dir + "/second-time"):
 CALL = """
 import sys
 from rezero.runner.run import run
+from rezero.runner.sweep import run_job
 sys.exit(run([], ["lr=1"], None, "one", notebooks=sys.argv[1], runs=sys.argv[2]))
 """
 
@@ -367,6 +370,69 @@ def test_a_copy_that_cannot_be_written_whole_is_no_copy(tmp_path, monkeypatch):
     monkeypatch.setattr(papermill, "execute_notebook", fail)
     error = execute(write_book(tmp_path, "00_a"), copy, {})
     assert error.endswith("copy.ipynb was not written: OSError: no space left on device") and not copy.exists()
+
+
+CLONE = """
+import sys
+from pathlib import Path
+clone, books = Path(sys.argv[1]), Path(sys.argv[2])
+sys.path.insert(0, str(clone))
+from rezero.runner.run import run
+from rezero.runner.sweep import run_job
+from rezero.runner.sweep import sweep
+assert run([], run_id="one", notebooks=books, runs=books / "runs") == 0
+sweep({"a": {}, "b": {}}, books / "sweep", books / "00_where.ipynb")
+"""
+
+
+def test_what_a_clone_starts_uses_that_clone_whatever_its_path_is_called(tmp_path):
+    """A ":" separates the folders of PYTHONPATH, and jupyter_client expands $HOME in a kernel's variables."""
+    clone, books = tmp_path / "a:b $HOME {x} 'y'", tmp_path / "books"
+    shutil.copytree(ROOT / "rezero", clone / "rezero")
+    write_book(books, "00_where", "import rezero\nprint(rezero.__path__)", params="seed = 0\nrun_dir = 'none'")
+    subprocess.run([sys.executable, "-c", CLONE, str(clone), str(books)], check=True, env=os.environ | {"HOME": "/"})
+    for folder in ("runs/one", "sweep/a", "sweep/b"):
+        cells = nbformat.read(books / folder / "00_where.ipynb", as_version=4).cells
+        assert cells[-1].outputs[0].text == f"{[str(clone / 'rezero')]}\n"
+
+
+@pytest.mark.parametrize(("module", "said"), [
+    ("import sys, types; sys.modules['rezero'] = one = types.ModuleType('rezero'); one.__path__ = ['/other/rezero']",
+     "'/other/rezero'"),
+    ("import sys; sys.modules['rezero'] = None", "import of rezero halted"),
+])  # fmt: skip
+def test_no_cell_runs_in_a_kernel_with_another_rezero(tmp_path, monkeypatch, module, said):
+    traps = write_text(tmp_path / "traps" / "sitecustomize.py", module).parent
+    monkeypatch.setenv("PYTHONPATH", str(traps))
+    write_book(tmp_path / "books", "00_a", "open(run_dir + '/harm', 'w')", params="run_dir = 'none'")
+    assert run([], run_id="x", notebooks=tmp_path / "books", runs=tmp_path) == 1
+    error = read_record(tmp_path / "x")["00_a"]["error"]
+    assert "before the first cell: the kernel's rezero is not that of the runner" in error and said in error
+    assert not (tmp_path / "x" / "harm").exists()
+
+
+def test_a_job_is_refused_by_another_clone(tmp_path):
+    with pytest.raises(RuntimeError, match="the sweep that of /other"):
+        run_job({"run_id": "x", "runs": str(tmp_path)}, "/other")
+
+
+@pytest.mark.parametrize(("source", "status"), [("1 + 1", "done"), ("raise ValueError('x' * 10_000)", "failed")])
+def test_a_disk_that_fills_up_leaves_no_notebook_running(tmp_path, monkeypatch, source, status):
+    write_book(tmp_path, "00_a", source)
+    texts = []
+
+    def write(path, text):
+        if path.name == "run.json":
+            texts.append(text)
+            if len(texts) > 1:
+                raise OSError(28, "No space left on device")
+        return write_text(path, text)
+
+    monkeypatch.setattr(runner, "write_text", write)
+    assert run([], run_id="x", notebooks=tmp_path, runs=tmp_path) == (status == "failed")
+    assert json.loads(texts[0])["notebooks"]["00_a"]["status"] == "running"
+    assert read_record(tmp_path / "x")["00_a"]["status"] == status
+    assert (tmp_path / "x" / "run.json").stat().st_size < 2**10
 
 
 # A runner that is killed: what its kernel started would live on

@@ -9,7 +9,7 @@ from rezero.analysis.collapse import PUBLISHED, margins, read_runs, replay
 from rezero.config import Collapse, load_config
 from rezero.files import read_jsonl, write_jsonl, write_text
 from rezero.training.callbacks import Sentinel
-from rezero.training.sentinel import LIMITS, check_limits, collapse, most_of, stalled
+from rezero.training.sentinel import LIMITS, check_limits, collapse, hopeless, most_of, stalled
 
 CURVE = [21.9, 28.1, 28.1, 37.5, 46.9, 31.3, 12.5, 18.8, 0, 3.1, 0]  # % right at steps 50, 100, ...
 MOST = {"searches": 4, "policy_tokens": 200}
@@ -48,6 +48,26 @@ def test_each_limit_stops_when_it_is_passed_for_a_whole_window(metric):
     spike = steps(19, **{metric: 0.0}) + steps(1, **{metric: 1000 * high})
     assert said(spike) is None  # one step alone raised the mean
     assert said(steps(40, **{metric: 0.9 * LIMITS[metric] * MOST.get(metric, 1)})) is None
+
+
+FAILED, CUT, WORKS = {"failed_searches": 1.0}, {"cut_ends": 1.0}, {"failed_searches": 0.9, "cut_ends": 0.9}
+
+
+@pytest.mark.parametrize(("rows", "ended", "said"), [
+    ([], True, None),
+    (steps(2, **FAILED), False, None),
+    (steps(3, **FAILED), False, "every search of the first 3 steps failed"),
+    (steps(1, **FAILED), True, "every search of the first 1 steps failed"),
+    (steps(2, **FAILED) + steps(9, **WORKS), True, None),
+    (steps(1, **WORKS) + steps(9, **FAILED), True, None),  # an outage, which resuming mends
+    (steps(3), True, None),  # nobody searched: no search failed
+    (steps(9, **CUT), False, None),  # it may still learn to be brief
+    (steps(9, **CUT), True, "every episode of all 9 steps was cut by episode_tokens"),
+    (steps(8, **CUT) + steps(1, **WORKS), True, None),
+])  # fmt: skip
+def test_a_training_that_cannot_have_worked_is_told_from_one_that_may_have(rows, ended, said):
+    why = hopeless(evals([10]) + rows, ended)
+    assert why is None if said is None else why.startswith(said)
 
 
 def test_limits_are_parameters():
@@ -103,7 +123,8 @@ def test_the_callback_stops_and_says_why(tmp_path, capsys):
         global_step, should_training_stop, should_save, is_world_process_zero = 400, False, False, True
 
     write_jsonl(tmp_path / "metrics.jsonl", evals(CURVE[:8]))
-    Sentinel(tmp_path, Collapse(), most_of(5, 40), 0).on_log(None, Namespace, Namespace, logs={"reward": 0.0})
+    sentinel = Sentinel(tmp_path, Collapse(), most_of(5, 40), 0, None)
+    sentinel.on_log(Namespace, Namespace, Namespace, logs={"reward": 0.0})
     assert Namespace.should_training_stop and Namespace.should_save
     *_, last = read_jsonl(tmp_path / "metrics.jsonl")
     assert (last["kind"], last["step"]) == ("collapse", 400)

@@ -3,11 +3,12 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 import requests
@@ -18,7 +19,7 @@ from rezero.__main__ import main
 from rezero.corpus import Chunk, save_chunks
 from rezero.files import ROOT
 from rezero.search import build_engine
-from rezero.search.base import SearchError
+from rezero.search.base import Hits, SearchError
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
@@ -34,9 +35,9 @@ LIMITS = ["--topk", "2", "--max-topk", "50", "--max-queries", "200", "--max-leng
 
 
 @contextmanager
-def command(*args):
+def command(*args, words=(sys.executable, "-m", "rezero", "serve", "--port", "0")):
     """The command on a free port: the process, and its address."""
-    words = [sys.executable, "-m", "rezero", "serve", "--port", "0", *args]
+    words = [*words, *args]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process, re.search(r"http://\S+", process.stdout.readline() or "http://none")[0]
@@ -125,14 +126,15 @@ def test_our_client_gets_the_engine_s_own_hits_even_many_at_once(url, engine):
         ({"queries": "oxygen"}, "queries is 'oxygen'; Input should be a valid list"),
         ({"queries": ["oxygen", None]}, "queries.1 is None; Input should be a valid string"),
         ({"queries": ["q"] * 201}, "List should have at most 200 items after validation, not 201"),
-        ({"queries": ["q", "x" * 100_001]}, "a query has 100001 characters; at most 100000"),
+        ({"queries": ["q", "x" * 100_001]}, "up to 100001 characters, 100002 in all; allowed: 100000 and 1000000"),
+        ({"queries": ["x" * 99_999] * 20}, "up to 99999 characters, 1999980 in all; allowed: 100000 and 1000000"),
         ({"queries": ["q"], "topk": 51}, "topk is 51; Input should be less than or equal to 50"),
         ({"queries": ["q"], "topk": 0}, "topk is 0; Input should be greater than or equal to 1"),
         ({"queries": ["q"], "topk": "3"}, "topk is '3'"),
         ({"queries": ["q"], "topk": True}, "topk is True"),
         ({"queries": ["q"], "topk": "\ud800"}, r"topk is '\ud800'"),
         ({"queries": ["q"], "return_scores": "maybe"}, "return_scores is 'maybe'; Input should be a valid boolean"),
-        ((b" " * 2**20 for _ in range(65)), "more than 67108864 bytes"),  # in parts, without a Content-Length
+        ((b" " * 2**20 for _ in range(17)), "more than 16777216 bytes"),  # in parts, without a Content-Length
     ],
 )
 def test_a_wrong_request_is_refused_with_a_reason(post, body, reason):
@@ -198,6 +200,10 @@ def test_while_it_loads_it_answers_and_can_be_stopped():
         (["--engine", "bm52", "--corpus", "data/larkspur"], "unknown engine 'bm52'"),
         (["--engine", "bm25"], "engine 'bm25' needs at least one chunk"),
         (["--host", "127.0.0.1.1"], "error: "),
+        (["--port", "99999"], "--port 99999; want 0 to 65535"),
+        (["--port", "-1"], "--port -1; want 0 to 65535"),
+        (["--max-queries", "0"], "--max-queries 0; want at least 1"),
+        (["--max-characters", "-5"], "--max-characters -5; want at least 1"),
     ],
 )
 def test_the_command_refuses_wrong_arguments(args, reason, monkeypatch, capsys):
@@ -205,3 +211,64 @@ def test_the_command_refuses_wrong_arguments(args, reason, monkeypatch, capsys):
     assert main(["serve", "--port", "0", *args]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and reason in said.err and "ready" not in said.out
+
+
+def slow(chunks):
+    """An engine that takes a third of a second for a batch, and prints that it was asked."""
+
+    def search(queries, k, contexts):
+        print("asked for", len(queries), flush=True)
+        time.sleep(0.3)
+        return [Hits() for _ in queries]
+
+    return search
+
+
+HEAD = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n"
+
+
+@pytest.fixture
+def slow_server():
+    """A server with `slow` that waits for 2 seconds for a request: the process, its address, and a new connection."""
+    start = "import sys; from rezero.extras import serve; serve.PATIENCE = 2; from rezero.__main__ import main; main()"
+    words = [sys.executable, "-c", start, "serve", "--port", "0", "--engine", "tests.test_serve:slow"]
+    with command("--corpus", "data/larkspur", words=words) as (process, address):
+        while not process.stdout.readline().endswith("ready\n"):
+            pass
+        host, port = address.removeprefix("http://").split(":")
+        yield process, f"{address}/retrieve", lambda: socket.create_connection((host, int(port)), timeout=10)
+
+
+def test_a_request_that_does_not_come_or_is_not_waited_for_holds_nothing(slow_server):
+    process, url, connect = slow_server
+    many = json.dumps({"queries": [f"q{i}" for i in range(4000)]}).encode()
+    with connect() as gone:  # asks for 40 seconds of work, and leaves
+        gone.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(many) + many)
+        assert process.stdout.readline() == "asked for 32\n"
+    begun = time.monotonic()
+    assert requests.post(url, json={"queries": ["other"]}).status_code == 200
+    assert time.monotonic() - begun < 3
+    for sent in (b"", HEAD, HEAD + b"\r\n{"):
+        with connect() as half:
+            half.sendall(sent)
+            begun = time.monotonic()
+            with suppress(ConnectionError):
+                assert half.recv(100) == b""
+            assert 1.5 < time.monotonic() - begun < 6
+    with connect() as drip, pytest.raises(OSError):  # a byte now and then does not help
+        for byte in HEAD * 9:
+            drip.sendall(bytes([byte]))
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_in_the_middle_of_requests_without_a_traceback(slow_server, number):
+    process, _, connect = slow_server
+    many = json.dumps({"queries": [f"q{i}" for i in range(4000)]}).encode()
+    with connect() as asking, connect() as half:
+        half.sendall(HEAD + b"\r\n{")
+        asking.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(many) + many)
+        process.stdout.readline()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=5)
+    assert (process.returncode, out.splitlines()[-1], err) == (0, "stopped", "")

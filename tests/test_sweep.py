@@ -141,7 +141,8 @@ def test_ray_gets_a_task_per_job(places, monkeypatch):
             assert resources == {"num_gpus": 1}
             return self
 
-        def remote(self, call):
+        def remote(self, call, root):
+            assert root == str(ROOT)
             started.append(call["run_id"])
             return f"task {call['run_id']}"
 

@@ -21,7 +21,7 @@ from rezero.protocol import build_prompt
 from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.search import build_engine
-from rezero.search.base import Hit, Hits
+from rezero.search.base import Hit, Hits, SearchError
 from rezero.training import callbacks, curriculum, grpo
 from rezero.training import train as training
 from rezero.training.curriculum import draw_questions, measure_difficulty
@@ -48,6 +48,37 @@ def test_a_reward_and_an_engine_of_a_user_train_by_their_names(config, tmp_path)
     (row,) = metrics_of(tmp_path / "run", "train")
     assert row[f"rewards/{__name__}:marks"] == row["reward"] == 2 * row["searches"] > 0  # k=2 passages per search
     assert row["rewards/correctness"] == 0
+
+
+KEY = []  # of `guarded`, empty: it answers 401
+
+
+def guarded(chunks):
+    working = build_engine("bm25", chunks)
+
+    def search(queries, k, contexts):
+        if not KEY:
+            raise SearchError("401 Unauthorized")
+        return working.search(queries, k)
+
+    return search
+
+
+@pytest.mark.parametrize(("changes", "steps", "said"), [
+    (dict(engine=f"{__name__}:guarded", policy="data/policy", turn_tokens=40, steps=5, save_every=5, eval_every=5), 3,
+     "stopped at step 3, nothing can be learned: every search of the first 3 steps failed: 401 Unauthorized"),
+    (dict(episode_tokens=4, steps=2), 2, "stopped at step 2, .*: every episode of all 2 steps was cut by"),
+])  # fmt: skip
+def test_a_training_that_cannot_work_ends_with_an_error(config, tmp_path, changes, steps, said, monkeypatch):
+    mine = replace(config, **changes, curriculum=Curriculum(samples=0), eval_questions=2)
+    with pytest.raises(ValueError, match=said):
+        train(mine, tmp_path / "run")
+    assert len(metrics_of(tmp_path / "run", "train")) == steps
+    monkeypatch.setitem(globals(), "KEY", ["secret"])
+    if mine.engine != config.engine:  # mended
+        train(mine, tmp_path / "run")
+        rows = metrics_of(tmp_path / "run", "train")
+        assert [(row["step"], row.get("failed_searches", 0.0)) for row in rows] == [(n, 0.0) for n in range(1, 6)]
 
 
 def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):

@@ -64,14 +64,14 @@ def check_config(config: Config) -> None:
 
 
 def check_names(
-    profile="", policy="", engine="", corpus="", weights=None, reward_set="", options=None, engines=(), name="", **_
+    profile="", policy="", engine="", corpus="", weights=None, reward_set="", options=None, engines=(), **_
 ) -> None:
-    """Check those of a command's arguments that name something (`name`: an engine); an empty one is a default."""
+    """Check those of a command's arguments that name something; an empty one is a default."""
     if profile:
         read_profile(profile)
     if policy and not (resolve(policy) / "best").is_dir():  # which a run's folder has
         check_policy_name(policy)
-    for one in {engine, name, *engines} - {""}:
+    for one in {engine, *engines} - {""}:
         if not one.startswith(IN_KERNEL):
             check_options(one, options or {})
     if corpus and not resolve(corpus).exists():

@@ -15,7 +15,7 @@ from rezero.analysis import plots
 from rezero.config import load_config
 from rezero.evaluation.stats import paired_bootstrap
 from rezero.evaluation.traces import Row, read_traces
-from rezero.files import resolve, write_text
+from rezero.files import writable, write_text
 from rezero.names import load_function
 from rezero.protocol import neutralize, parse_turn
 from rezero.questions import Question, spread
@@ -174,6 +174,7 @@ def advantage_shares(paid: pd.DataFrame, sets: Weightings = SETS) -> pd.DataFram
 
 def run_lab(engines: list[str], questions: int, traces: str | None, weights: dict | None, out: str | Path) -> None:
     """Print what the lab finds on so many dev questions (0: all) or in traces, with `weights` as one more weighting."""
+    out = writable(out)
     sets = SETS | ({"yours": reward_weights("", weights)} if weights else {})
     if traces:
         read = read_traces(traces)
@@ -196,6 +197,6 @@ def run_lab(engines: list[str], questions: int, traces: str | None, weights: dic
     shares = advantage_shares(paid if traces else contenders(paid), sets)
     print("shares of the group advantage:", shares.round(2).to_string(), sep="\n")
     plots.style()
-    path = write_text(resolve(out) / "pay.csv", table.to_csv())
+    path = write_text(out / "pay.csv", table.to_csv())
     plots.heat_map(table, found).figure.savefig(path.with_suffix(".png"), dpi=150)
     print(f"written: {path}, {path.with_suffix('.png')}")

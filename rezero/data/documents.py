@@ -1,9 +1,7 @@
 """Documents as passages: Markdown, plain text, HTML and PDF."""
 
-import json
 import logging
 import re
-from hashlib import blake2b
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pypdf
 
 from rezero.data.chunking import FENCE, Cut, chunk_document
 from rezero.data.records import Dropped, Items, Source
-from rezero.files import open_text, resolve, write_text
+from rezero.files import cached, digest, open_text
 from rezero.text import clean
 
 try:
@@ -20,7 +18,6 @@ except ImportError:
     liteparse = None
 
 LARGEST = 512 * 2**20  # bytes of a text, which is read at once
-CACHE = ".cache/pages"  # what PDFs hold, so that an import that was stopped goes on where it was
 FRONT = r"\A---\n.*?\n---\n"
 NOISE = re.compile(FRONT + r"|<!--.*?-->|!\[[^\]\n]*\]\([^)\n]*\)|```\w*\s*```", re.DOTALL)  # comments, images, no code
 # A line that goes on: not at a blank line, a heading, a list, a table, a quotation or in code.
@@ -107,11 +104,9 @@ def read_html(path: Path) -> list[str]:
 def read_pdf(path: Path) -> list[str]:
     """The text of each page: as Markdown by liteparse if it is installed, else plain by pypdf."""
     data, parser = path.read_bytes(), _by_liteparse if liteparse else _by_pypdf
-    kept = resolve(CACHE) / f"{blake2b(data, digest_size=12).hexdigest()}{parser.__name__}.json"
-    if not kept.is_file():
-        write_text(kept, json.dumps(parser(path)))
-    pages = json.loads(kept.read_text("utf-8"))
-    return [clean(re.sub(r"(?<=[a-z])-\n(?=[a-z])", "", NOISE.sub("", page))) for page in pages]  # divided words
+    # Kept, so that an import that was stopped goes on where it was.
+    rows = cached("pages", [digest(data), parser.__name__], lambda: ({"text": page} for page in parser(path)))
+    return [clean(re.sub(r"(?<=[a-z])-\n(?=[a-z])", "", NOISE.sub("", row["text"]))) for row in rows]  # divided words
 
 
 def _by_liteparse(path: Path) -> list[str]:

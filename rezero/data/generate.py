@@ -19,7 +19,7 @@ from rezero.data.cloze import ASK, BLANK, NAME, cloze_questions
 from rezero.data.splits import checked_shares, divide, write_corpus
 from rezero.data.validation import Candidate, Known, check, difficulty, rule_table
 from rezero.extras.language_model import Backend, cached, named_backend
-from rezero.files import resolve, shown, write_jsonl
+from rezero.files import shown, writable, write_jsonl
 from rezero.judge import normalize
 from rezero.questions import Question, load_questions
 from rezero.text import STOP_WORDS
@@ -45,7 +45,7 @@ def make_questions(
     `difficulty` that are refused as well. Replies are kept in the cache, so a run that stopped goes on where it was.
     """
     source, rng = find_chunks(corpus).parent, random.Random(seed)
-    folder, chunks, old = resolve(out) if out else source, load_chunks(corpus), []
+    folder, chunks, old = writable(out or source), load_chunks(corpus), []
     if (source / "questions.jsonl").is_file():
         old = [q for q in load_questions(source / "questions.jsonl", chunks) if not q.id.startswith(MADE)]
     if old and folder == source:

@@ -18,7 +18,7 @@ from rezero.data.chunking import Cut
 from rezero.data.documents import DOCUMENTS, read_documents
 from rezero.data.records import ROWS, Dropped, Items, Source, file_rows, hub_rows
 from rezero.data.sets import answered, beir, corpus_folder, hotpot, musique, passages, squad
-from rezero.files import resolve, shown, write_jsonl, write_text
+from rezero.files import resolve, shown, writable, write_jsonl, write_text
 from rezero.questions import SPLITS, Question, save_questions
 from rezero.search import build_engine
 from rezero.text import clean, normalized
@@ -48,7 +48,7 @@ def import_data(path: str, name: str, format="", corpus="", subset=None, size=10
     holds the passages of questions that come without. `size` and `overlap` count characters or, with a `tokenizer`
     (tokenizer.json or its folder), tokens. A run over the same files gives the same ids and replaces the last one.
     """
-    cut, folder = Cut(size, overlap, token_counter(tokenizer)), resolve("data") / name
+    cut, folder = Cut(size, overlap, token_counter(tokenizer)), writable(resolve("data") / name)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "import.json").is_file():
         raise ValueError(f"{folder}: holds files that no import wrote; want another --name")
     looked = [look(corpus)] * bool(corpus) + [look(path, subset, format)]

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 
 from rezero.corpus import Chunk, find_chunks, load_chunks, save_chunks
 from rezero.data.cloze import cloze_questions
-from rezero.files import resolve, shown
+from rezero.files import shown, writable
 from rezero.questions import SPLITS, Question, load_questions, save_questions, split_by_chunk
 from rezero.text import near_groups
 
@@ -48,7 +48,9 @@ def divide(
 
 def write_corpus(out: str, chunks: list[Chunk], questions: list[Question]) -> None:
     """Write a corpus folder and print what is in it."""
-    folder = resolve(out)
+    folder = writable(out)
+    if (folder / "chunks.jsonl").is_file() and load_chunks(folder) != chunks:
+        raise ValueError(f"{folder}: holds another corpus; want another --out")
     save_chunks(folder / "chunks.jsonl", chunks)
     save_questions(folder / "questions.jsonl", questions)
     counts = Counter(question.split for question in questions)
@@ -63,6 +65,8 @@ def split_corpus(corpus: str, out: str, dev: float, test: float, by: str, seed: 
     their sections or documents. Without questions, the cloze questions are those that are split.
     """
     shares, asked = checked_shares(dev, test), find_chunks(corpus).parent / "questions.jsonl"
+    if asked.is_file() and writable(out).resolve() == asked.parent.resolve():
+        raise ValueError(f"{out}: holds the questions that are split; want another --out")
     chunks = load_chunks(corpus)
     questions = load_questions(asked, chunks) if asked.is_file() else []
     made = divide(questions or cloze_questions(chunks, cloze, seed), shares, by, chunks, seed)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 from rezero.config import Config, parse_config
 from rezero.evaluation.evaluate import LABELS
-from rezero.files import read_json, resolve, shown, write_text
+from rezero.files import read_json, resolve, shown, writable, write_text
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import adapter_config
 from rezero.policy.load import load_adapter, load_policy
@@ -37,7 +37,7 @@ def export(run: str | Path, out: str | Path = "", gguf: bool = False) -> Path:
     `gguf` converts the model for llama.cpp, too. Nothing leaves this machine.
     """
     run = find_run(run)
-    out = resolve(out) if out else run / "export"
+    out = writable(out or run / "export")
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another --out, or delete it")
     converter = find_converter() if gguf else None

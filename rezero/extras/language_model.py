@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -39,7 +40,8 @@ def cached(backend: Backend, name: str, cache: str | Path, longest: int | None =
         bar = tqdm(new, unit=" prompts", disable=None if len(new) > 1 else True)
         for prompt, reply in zip(bar, backend(new), strict=True):
             known[keys[prompt]] = clean(reply[:longest])
-            append_jsonl(cache, {"key": keys[prompt], "model": name, "reply": known[keys[prompt]]})
+            with suppress(OSError):  # without a cache that can be written, it is done without
+                append_jsonl(cache, {"key": keys[prompt], "model": name, "reply": known[keys[prompt]]})
         return [known[keys[prompt]] for prompt in prompts]
 
     return replies

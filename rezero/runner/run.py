@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from rezero.files import ROOT, append_text, read_json, resolve, shown, write_text
+from rezero.files import ROOT, append_text, read_json, resolve, shown, writable, write_text
 from rezero.runner.machine import describe_machine, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_flags, read_parameters, read_params_file
 
@@ -86,7 +86,7 @@ def find_run_dir(run_id: str | None, runs: Path, resume: bool) -> Path:
     if run_id is None:
         revision = output_of("git", "rev-parse", "--short", "HEAD") or "nogit"
         run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{revision}"
-    run_dir = runs / safe_name(run_id, "--run-id")
+    run_dir = writable(runs / safe_name(run_id, "--run-id"))
     if resume and not (run_dir / "params.yaml").is_file():
         raise ValueError(f"{run_dir} holds no params.yaml; --resume needs the --run-id of the run to go on with")
     if not resume and {path.name for path in run_dir.glob("[!.]*")} - {"lock"}:
@@ -121,7 +121,13 @@ def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path) -> 
         error = execute(path, copy, changed | {"run_dir": shown(run_dir)})
         seconds = round(time.monotonic() - began, 1)
         entry |= {"status": "failed" if error else "done", "seconds": seconds, "error": error}
-        write_text(file, json.dumps(record, indent=1))
+        try:
+            write_text(file, json.dumps(record, indent=1))
+        except OSError:  # on a full disk it goes over the old one, whose block has room for a short error
+            entry["error"] = error[:200]
+            with file.open("r+") as old:
+                old.write(json.dumps(record, indent=1))
+                old.truncate()
         print(f"{entry['status']} after {seconds} s: {copy}", flush=True)
         if error:
             return f"{stem}, {error}"

@@ -8,7 +8,7 @@ from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from threading import Thread
 
-from rezero.files import read_json, resolve
+from rezero.files import ROOT, read_json, resolve
 from rezero.runner.machine import cpu_share, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_parameters, read_params_file
 from rezero.runner.run import NOTEBOOKS, run, safe_name
@@ -61,8 +61,10 @@ def sweep(
     return {name: folder / name for name in jobs}
 
 
-def run_job(call: dict) -> dict:
-    """Call `run`; returns the entry of run.json with status, seconds and error."""
+def run_job(call: dict, root: str = str(ROOT)) -> dict:
+    """Call `run`; returns the entry of run.json with status, seconds and error. `root` is the clone of the sweep."""
+    if root != str(ROOT):
+        raise RuntimeError(f"this process imported the rezero of {ROOT}, the sweep that of {root}")
     resume = Path(call["runs"], call["run_id"], "params.yaml").is_file()
     with log_of(call).open("a") as log, redirect_stdout(log), redirect_stderr(log):
         status = run(**call, resume=resume)
@@ -124,7 +126,7 @@ def on_ray(calls: dict, resources: dict) -> Iterator[tuple[str, dict]]:
         raise ImportError("launcher 'ray' needs one more package: pip install -e '.[ray]'") from error
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
     task = ray.remote(run_job).options(**resources)
-    names = {task.remote(call): name for name, call in calls.items()}
+    names = {task.remote(call, str(ROOT)): name for name, call in calls.items()}
     try:
         while names:
             (job,), _ = ray.wait(list(names))

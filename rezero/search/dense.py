@@ -3,6 +3,7 @@
 import hashlib
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache as once
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,19 +125,18 @@ def embed(texts: list[str], name: str, encode: Callable, cache: str | Path | Non
     text_of = dict(zip(keys, texts, strict=True))
     folder, known = cache and resolve(cache) / name, {}
     for path in sorted(folder.glob("*.safetensors")) if folder else ():
-        try:
+        with suppress(OSError, SafetensorError):  # what is damaged is made again
             kept = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is not a readable embedding cache; delete it ({error})") from error
-        known |= {key: kept[key] for key in text_of.keys() & kept.keys()}
+            known |= {key: kept[key] for key in text_of.keys() & kept.keys()}
     missing = [key for key in text_of if key not in known]
     for start in tqdm(range(0, len(missing), BATCH), desc=f"embed with {name}", delay=1):
         some = missing[start : start + BATCH]
         fresh = dict(zip(some, encode([text_of[key] for key in some]), strict=True))
         known.update(fresh)
         if folder:  # a batch becomes a file of its own, so that two processes that encode at once lose nothing
-            folder.mkdir(parents=True, exist_ok=True)
             temporary = folder / f"{uuid.uuid4()}.tmp"
-            save_file(fresh, temporary)
-            temporary.replace(folder / f"{hashlib.sha256(''.join(some).encode()).hexdigest()}.safetensors")
+            with suppress(OSError, SafetensorError):  # without a cache that can be written, it is done without
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(fresh, temporary)
+                temporary.replace(folder / f"{hashlib.sha256(''.join(some).encode()).hexdigest()}.safetensors")
     return np.stack([known[key] for key in keys])

@@ -14,13 +14,14 @@ from rezero.evaluation.traces import in_lines
 from rezero.files import append_jsonl, write_text
 from rezero.judge import exact_match
 from rezero.policy.base import Policy, save_policy
-from rezero.protocol import Episode
+from rezero.protocol import Episode, Turn
 from rezero.questions import Question
 from rezero.rollout import rollout
-from rezero.search_env import first_search_misses
+from rezero.search.base import Engine
+from rezero.search_env import first_search_misses, respond
 from rezero.task import Task
 from rezero.training.checkpoints import keep_best, move_over, read_metrics
-from rezero.training.sentinel import STOPS, collapse, stalled
+from rezero.training.sentinel import STOPS, collapse, hopeless, stalled
 
 LOGGED = {name: name for name in ("reward", "reward_std", "entropy", "kl", "grad_norm", "learning_rate")}
 LOGGED |= {"frac_reward_zero_std": "zero_variance_groups", "completions/mean_length": "policy_tokens"}  # TRL's -> ours
@@ -28,12 +29,15 @@ LOGGED |= {"frac_reward_zero_std": "zero_variance_groups", "completions/mean_len
 
 def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
     """What sampled episodes were like: metric -> values whose mean, over all processes, is the step's metric."""
+    answered = [turn for e in episodes for turn in e.searches if turn.information is not None]  # not the last turn's
     return {
         "accuracy": [float(exact_match(e.answer, e.question.answers)) for e in episodes],
         "searches": [float(len(e.searches)) for e in episodes],
         "evidence": [float(e.evidence_search is not None) for e in episodes],
         "malformed_turns": [float(turn.action == "malformed") for e in episodes for turn in e.turns],
         "malformed_ends": [float(e.outcome == "malformed") for e in episodes],
+        "cut_ends": [float(e.outcome == "token_limit") for e in episodes],
+        "failed_searches": [float(turn.error is not None) for turn in answered],
         "retried": [float(e.retried) for e in episodes if e.missed],
     }
 
@@ -153,8 +157,8 @@ class OneQuestion(TrainerCallback):
 class Sentinel(TrainerCallback):
     """Stops a training that collapses or adds nothing (see `sentinel`) and says why; best/ has what was learned."""
 
-    def __init__(self, run_dir: Path, settings: Collapse, most: dict[str, float], patience: int):
-        self.run_dir, self.settings, self.most, self.patience = run_dir, settings, most, patience
+    def __init__(self, run_dir: Path, settings: Collapse, most: dict[str, float], patience: int, engine: Engine):
+        self.run_dir, self.settings, self.most, self.patience, self.engine = run_dir, settings, most, patience, engine
 
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" not in (logs or {}):
@@ -162,10 +166,15 @@ class Sentinel(TrainerCallback):
         rows = read_metrics(self.run_dir) if state.is_world_process_zero else []
         whys = dict(zip(STOPS, (collapse(rows, self.settings, self.most), stalled(rows, self.patience)), strict=True))
         kind = next(filter(whys.get, STOPS), None)
+        ended = bool(kind) or state.global_step + args.logging_steps > state.max_steps
+        (why,) = broadcast_object_list([hopeless(rows, ended)])  # waits for the main process
+        if why:  # no checkpoint is saved, so that the run can begin anew once the cause is mended
+            (now,) = respond([Turn("", "", "search", "test")], self.engine, 1)
+            raise ValueError(f"stopped at step {state.global_step}, nothing can be learned: {why} {now.error or ''}")
         if kind:
             row = {"kind": kind, "step": state.global_step, "why": whys[kind]}
             append_jsonl(self.run_dir / "metrics.jsonl", row)
             print(f"stopped at step {row['step']}, the best policy on dev is kept: {row['why']}", flush=True)
-        (stop,) = broadcast_object_list([kind is not None])  # waits for the main process
+        (stop,) = broadcast_object_list([kind is not None])
         control.should_training_stop |= stop
         control.should_save |= stop  # so that a run that is resumed stops here, too

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from rezero.config import Config, parse_config
-from rezero.files import read_json, read_jsonl, write_jsonl, write_text
+from rezero.files import read_json, read_jsonl, writable, write_jsonl, write_text
 from rezero.policy.base import not_written, same_modes
 
 PARTS = ("trainer_state.json", "*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
@@ -19,7 +19,10 @@ PARTS = ("trainer_state.json", "*.safetensors", "optimizer.pt", "scheduler.pt", 
 
 def record_config(run_dir: Path, config: Config, resume: bool = True) -> None:
     """Write config.json to a run's folder; with `resume`, ValueError if it records another configuration."""
-    path = run_dir / "config.json"
+    path = writable(run_dir) / "config.json"
+    left = [name for name in ("metrics.jsonl", "best", "checkpoints") if (run_dir / name).exists()]
+    if resume and left and not path.is_file():
+        raise ValueError(f"{path} is missing beside {left[0]}; choose another run folder, or resume=False")
     if resume and path.is_file():
         values = read_json(path)
         try:  # fields that the record does not have are at their defaults

@@ -5,6 +5,7 @@ from statistics import fmean, median
 
 from rezero.config import Collapse
 
+FIRST = 3  # steps of whose searches at least one must have worked
 STOPS = ("collapse", "stalled")  # kinds of the row of metrics.jsonl that ends a training early, with its "why"
 LIMITS = {  # metric of a step -> limit, unless `Collapse.limits` has another
     "malformed_ends": 0.5,  # share of episodes that end in malformed text
@@ -51,6 +52,17 @@ def collapse(rows: list[dict], settings: Collapse, most: dict[str, float]) -> st
         if typical > limit:
             of = f" of at most {most[metric]}" if metric in most else ""
             return f"{metric} was {typical:.3f}{of} on average over {settings.window} steps, the limit is {limit}"
+    return None
+
+
+def hopeless(rows: list[dict], ended: bool) -> str | None:
+    """Why nothing can have been learned, in the first steps or, once training has `ended`, in all; None if it may."""
+    steps = [row for row in rows if row["kind"] == "train"]
+    first = min(len(steps), FIRST)
+    if (ended or first == FIRST) and sum(row.get("failed_searches") == 1 for row in steps[:FIRST]) == first > 0:
+        return f"every search of the first {first} steps failed:"
+    if ended and sum(row.get("cut_ends") == 1 for row in steps) == len(steps) > 0:
+        return f"every episode of all {len(steps)} steps was cut by episode_tokens; want more of them"
     return None
 
 

@@ -79,7 +79,7 @@ def train(
         trainer.add_callback(DevEvaluation(policy, task, dev, run_dir, config.eval_every))
         trainer.add_callback(OneQuestion(policy, task, dev, config.eval_every, config.seed))
         most = most_of(config.max_turns, config.turn_tokens)
-        trainer.add_callback(Sentinel(run_dir, config.collapse, most, config.patience))
+        trainer.add_callback(Sentinel(run_dir, config.collapse, most, config.patience, task.engine))
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except Exception as error:

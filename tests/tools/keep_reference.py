@@ -7,13 +7,12 @@ With a name it is kept as reference/NAME. If papermill_runs/README.md has the li
 """
 
 import argparse
-import json
 import re
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
-from rezero.files import ROOT, resolve, write_text
+from rezero.files import ROOT, read_json, resolve, write_text
 from rezero.runner.run import safe_name
 
 KEPT = ["*.ipynb", "params.yaml", "environment.txt", "run.json", "metrics.jsonl", "warm.jsonl", "test_ledger.jsonl"]
@@ -26,36 +25,60 @@ def keep_as_reference(run_id: str, name: str = "", runs: str = "papermill_runs")
     """Copy a run's notebooks, records and tables to <runs>/reference, and its summary.txt into the README.
 
     With a `name` they go to <runs>/reference/<name>, and the summary to <runs>/README.md if it has a place there. What
-    was kept before is deleted only when everything new is copied.
+    was kept before is moved aside, into a folder beside the runs, and back again if anything goes wrong.
 
-    Raises FileNotFoundError if the run does not exist or wrote no summary, ValueError for an unsafe name or a README
-    without the two lines between which the summary stands.
+    Raises FileNotFoundError if the run does not exist or wrote no summary, ValueError for an unsafe name, a run that is
+    part of the reference or has unfinished notebooks, or a README without the lines between which the summary stands.
     """
-    run, target = resolve(runs) / safe_name(run_id, "run"), resolve(runs) / "reference"
-    if run == target:
+    runs = resolve(runs).resolve()
+    reference, run = runs / "reference", (runs / safe_name(run_id, "run")).resolve()
+    target = reference / safe_name(name, "--name") if name else reference
+    if run.is_relative_to(reference):
         raise ValueError(f"{run} is the reference itself; want the id of a run")
-    if name:
-        target /= safe_name(name, "--name")
+    if target.resolve() != target:
+        raise ValueError(f"{target} is a link to {target.resolve()}; want a folder")
     summary = run / ("run.json" if name else "summary.txt")
     if not summary.is_file():
         raise FileNotFoundError(f"{summary} does not exist; a run writes run.json, and notebook 02 summary.txt")
-    readme = resolve(runs) / "README.md" if name else ROOT / "README.md"
+    for notebook, entry in read_json(run / "run.json")["notebooks"].items():
+        if entry["status"] != "done":
+            raise ValueError(f"{run / 'run.json'}: {notebook} is {entry['status']!r}; want a run that is done")
+    readme = runs / "README.md" if name else ROOT / "README.md"
     text = readme.read_text("utf-8") if readme.is_file() else ""
     before, start, rest = text.partition(START.format(name and f"/{name}"))
     _, end, after = rest.partition(END)
     if not name and not (start and end):
         raise ValueError(f"{readme}: the lines {START.format('')!r} and {END!r} must frame the summary")
-    target.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target, prefix=".new-") as new:
+    if start and end:
+        facts, shown = describe(run) if name else "", (run / "summary.txt").read_text("utf-8")
+        text = f"{before}{start}\n```\n{facts}{shown}```\n{end}{after}"
+    with TemporaryDirectory(dir=runs, prefix=".new-") as new:
         for path in kept_in(run):
             shutil.copy(path, new)
-        for path in kept_in(target):
-            path.unlink()
-        for path in kept_in(Path(new)):
-            path.replace(target / path.name)
+        exchange(Path(new), target, Path(mkdtemp(dir=runs, prefix=f".before-{target.name}-")))
     if start and end:
-        facts, shown = describe(target) if name else "", (target / "summary.txt").read_text("utf-8")
-        write_text(readme, f"{before}{start}\n```\n{facts}{shown}```\n{end}{after}")
+        write_text(readme, text)
+
+
+def exchange(new: Path, target: Path, aside: Path) -> None:
+    """Move what was kept in `target` to `aside` and the files of `new` to `target`, or, after an error, nothing."""
+    made, moved = not target.is_dir(), []
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for source, folder in ((target, aside), (new, target)):
+            for path in kept_in(source):
+                moved.append((path, path.rename(folder / path.name)))
+    except BaseException:
+        for path, now in reversed(moved):
+            now.rename(path)
+        if made and target.is_dir():
+            target.rmdir()
+        aside.rmdir()
+        raise
+    if any(aside.iterdir()):
+        print(f"what was kept before is in {aside}")
+    else:
+        aside.rmdir()
 
 
 def describe(folder: Path) -> str:
@@ -64,7 +87,7 @@ def describe(folder: Path) -> str:
     for name in FACTS:
         found = re.findall(rf"^{name}(?:: |==)(.+)$", said, re.MULTILINE)
         facts += [f"{name}: {' and '.join(found)}"] if found else []
-    for name, entry in json.loads((folder / "run.json").read_text("utf-8"))["notebooks"].items():
+    for name, entry in read_json(folder / "run.json")["notebooks"].items():
         facts.append(f"{name}: {entry['status']}, {entry['seconds']} s")
     return "\n".join([*facts, "", ""])
 
