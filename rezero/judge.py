@@ -5,10 +5,11 @@
 
 import re
 import string
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache, partial
+
+from rezero.text import fold, pieces
 
 _SMALL = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen""".split()
@@ -42,7 +43,8 @@ def _date(match: re.Match) -> str:
     return f"{int(day or day_second)} {month} "
 
 
-_SIGNS = str.maketrans({**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’“”", "'"), "%": " percent"})
+_QUOTES = "‘’‚‛“”„‟«»‹›「」『』《》〈〉【】。、・·…¿¡،؛؟।"  # and the punctuation of other scripts
+_SIGNS = str.maketrans({**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys(_QUOTES, "'"), "%": " percent"})
 _MONTH = _any([*MONTHS, *(month[:3] for month in MONTHS), "sept"])
 _DAY = r"(0?[1-9]|[12][0-9]|3[01])(?:st|nd|rd|th)?"
 _ALONE, _ENDS = r"(?<![\w.,:/-])", r"(?![\w.,:/-])"  # before and after a number that is not part of a longer one
@@ -86,10 +88,10 @@ def normalize(text: str) -> str:
     before = None
     while text != before:  # one rule's output may match another rule: repeated until nothing changes
         before = text
-        text = unicodedata.normalize("NFC", text.lower()).translate(_SIGNS)
+        text = fold(text.lower()).translate(_SIGNS)
         for pattern, replacement in _RULES:
             text = pattern.sub(replacement, text)
-        text = " ".join(text.split())
+        text = " ".join(pieces(text, 1).split())
     return text
 
 
