@@ -6,7 +6,9 @@ that the policy is told about, and the reason why each episode ended.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from time import perf_counter
 
 import torch
@@ -54,16 +56,18 @@ def rollout(
     training = policy.model.training
     policy.model.eval()  # in training mode with gradient checkpointing it would keep no cache, and read no context
     try:
-        starts = range(0, len(questions), batch_size)
-        for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):
-            batch = []
-            for question in questions[start : start + batch_size]:
-                prompt = build_prompt(question.text, sampling.prompt_style)
-                batch.append(_Running(question, prompt, policy.prompt_ids(prompt)))
-            _run(policy, engine, batch, sampling, generator, {} if seconds is None else seconds)
-            for one in batch:
-                tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
-                episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
+        merged = resolve_name("rezero.extras.merge:merged")
+        with nullcontext() if policy.backend else merged(policy.model):
+            starts = range(0, len(questions), batch_size)
+            for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):
+                batch = []
+                for question in questions[start : start + batch_size]:
+                    prompt = build_prompt(question.text, sampling.prompt_style)
+                    batch.append(_Running(question, prompt, policy.prompt_ids(prompt)))
+                _run(policy, engine, batch, sampling, generator, {} if seconds is None else seconds)
+                for one in batch:
+                    tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
+                    episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
     finally:
         policy.model.train(training)
     return episodes

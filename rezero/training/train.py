@@ -75,7 +75,7 @@ def train(
         arguments = grpo_config(config, weights, run_dir)
         trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping)
         dev = spread(task.questions["dev"], config.eval_questions)
-        trainer.add_callback(MetricsLog(run_dir, trainer.seconds))
+        trainer.add_callback(MetricsLog(run_dir, trainer.seconds, trainer.tokens))
         trainer.add_callback(DevEvaluation(policy, task, dev, run_dir, config.eval_every))
         trainer.add_callback(OneQuestion(policy, task, dev, config.eval_every, config.seed))
         most = most_of(config.max_turns, config.turn_tokens)
