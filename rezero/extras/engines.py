@@ -15,7 +15,7 @@ from rezero.search import Count, Inner, Number, Share, build_inner
 from rezero.search.base import Engine, Hit, Hits, Search, SearchContext, chance, indexed_text, needs, ranked, top
 from rezero.search.bm25 import words
 from rezero.search.dense import CACHE, Embedder, embed, load_embedder, unit
-from rezero.text import LETTER, clean, fold, pieces
+from rezero.text import WORD, clean, fold, pieces
 
 WORDS = "porter unicode61 categories 'L* N* Co Mn Mc'"  # FTS5's default would cut words at vowel signs (Mn, Mc)
 TERM = re.compile(r'(-?)(title:(?=\S))?(?:"([^"]*)"|(\S+))')
@@ -30,9 +30,7 @@ def keyword(chunks: Sequence[Chunk]) -> Search:
     """
     store = sqlite3.connect(":memory:", check_same_thread=False)
     store.execute(f"CREATE VIRTUAL TABLE passages USING fts5(title, text, content='', tokenize=\"{WORDS}\")")
-    rows = (
-        (position, pieces(clean(chunk.title), 2), pieces(clean(chunk.text), 2)) for position, chunk in enumerate(chunks)
-    )
+    rows = ((i, pieces(clean(chunk.title), 2), pieces(clean(chunk.text), 2)) for i, chunk in enumerate(chunks))
     store.executemany("INSERT INTO passages(rowid, title, text) VALUES (?, ?, ?)", rows)
 
     def find(query: str, k: int) -> list[tuple[int, float]]:
@@ -72,9 +70,7 @@ def parse(query: str) -> tuple[list[str], list[str], list[str]]:
             operator = ""
     ranking = [term for alternatives in needed for term in alternatives]
     for text in [*plain, operator]:  # a plain word with punctuation inside is several; a lone operator is a word
-        ranking += [
-            quoted("", word) for word in re.findall(rf"{LETTER}+", pieces(text, 2)) if any(map(str.isalnum, word))
-        ]
+        ranking += [quoted("", word) for word in WORD.findall(pieces(text, 2)) if any(map(str.isalnum, word))]
     return list(dict.fromkeys(ranking)), [f"({' OR '.join(alternatives)})" for alternatives in needed], banned
 
 

@@ -28,7 +28,7 @@ def bm25(
     backend: Backend = "auto",
     language: Language = "english",
 ) -> Search:
-    """BM25 as Lucene computes it (Kamphuis et al. 2020), over the `words` of a `language`.
+    """BM25 as Lucene computes it (Kamphuis et al. 2020), over the `words` of a `language` ("none": unstemmed).
 
     `backend` is "bm25s"; "tantivy" (see `extras.large`), with k1 1.2 and b 0.75; or "auto": tantivy above 100,000
     passages if it is installed and k1 and b are the defaults, else bm25s.
@@ -61,8 +61,6 @@ def words(texts: list[str], language: Language = "english") -> list[list[str]]:
     Scripts that are written without spaces, and Korean, are cut into overlapping pairs of characters.
     """
     stemmer = None if language == "none" else Stemmer.Stemmer(language)
-    omitted = getattr(stopwords, f"STOPWORDS_{language.upper()}", ())
-    if language == "english":
-        omitted = [*stopwords.STOPWORDS_EN, "i"]
+    omitted = getattr(stopwords, f"STOPWORDS_{'EN' if language == 'english' else language.upper()}", ())
     texts = [pieces(text, 2) for text in texts]
     return bm25s.tokenize(texts, True, TOKEN, omitted, stemmer, return_ids=False, show_progress=False)
