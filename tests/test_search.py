@@ -178,6 +178,12 @@ def test_words_of_all_scripts_are_found(name, options):
     assert engine.search(["it's", "中华"], 1) == [[], []]  # neither "s" nor a character of a pair is a word
 
 
+def test_letters_that_stand_alone_are_words_unless_they_are_cut_off_or_mean_little():
+    assert bm25.words(["I can't say it's vitamin C (B?) of l'eau, d’été, a 5 x2_"]) == [
+        ["can", "say", "vitamin", "c", "b", "eau", "été", "x2_"]
+    ]
+
+
 @pytest.mark.parametrize(
     ("language", "text", "query"),
     [

@@ -56,11 +56,11 @@ def bm25(
 
 
 def words(texts: list[str], language: Language = "english") -> list[list[str]]:
-    """The Snowball stems of each text's words, in order, without the stop words of `language` and single digits.
+    """The Snowball stems of each text's words, in order, without stop words of `language`, "I" and single digits.
 
     Scripts that are written without spaces, and Korean, are cut into overlapping pairs of characters.
     """
     stemmer = None if language == "none" else Stemmer.Stemmer(language)
-    omitted = getattr(stopwords, f"STOPWORDS_{'EN' if language == 'english' else language.upper()}", ())
+    known = getattr(stopwords, f"STOPWORDS_{'EN' if language == 'english' else language.upper()}", ())
     texts = [pieces(text, 2) for text in texts]
-    return bm25s.tokenize(texts, True, TOKEN, omitted, stemmer, return_ids=False, show_progress=False)
+    return bm25s.tokenize(texts, True, TOKEN, ["i", *known], stemmer, return_ids=False, show_progress=False)
