@@ -4,7 +4,6 @@ import json
 import os
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
