@@ -7,7 +7,6 @@ from typing import Literal
 
 import bm25s
 import Stemmer
-from bm25s import stopwords
 
 from rezero.corpus import Chunk
 from rezero.search import NotNegative, Share
@@ -61,6 +60,6 @@ def words(texts: list[str], language: Language = "english") -> list[list[str]]:
     Scripts that are written without spaces, and Korean, are cut into overlapping pairs of characters.
     """
     stemmer = None if language == "none" else Stemmer.Stemmer(language)
-    known = getattr(stopwords, f"STOPWORDS_{'EN' if language == 'english' else language.upper()}", ())
+    known = getattr(bm25s.stopwords, f"STOPWORDS_{'EN' if language == 'english' else language.upper()}", ())
     texts = [pieces(text, 2) for text in texts]
     return bm25s.tokenize(texts, True, TOKEN, ["i", *known], stemmer, return_ids=False, show_progress=False)
