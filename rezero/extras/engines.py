@@ -15,24 +15,25 @@ from rezero.search import Count, Inner, Number, Share, build_inner
 from rezero.search.base import Engine, Hit, Hits, Search, SearchContext, chance, indexed_text, needs, ranked, top
 from rezero.search.bm25 import words
 from rezero.search.dense import CACHE, Embedder, embed, load_embedder, unit
-from rezero.text import clean
+from rezero.text import WORD, clean, fold, pieces
 
+WORDS = "porter unicode61 categories 'L* N* Co Mn Mc'"  # FTS5's default would cut words at vowel signs (Mn, Mc)
 TERM = re.compile(r'(-?)(title:(?=\S))?(?:"([^"]*)"|(\S+))')
 
 
 def keyword(chunks: Sequence[Chunk]) -> Search:
-    """Words with operators that are honoured, ranked by BM25 (k1 1.2, b 0.75, Porter stems) in SQLite's FTS5.
+    """Words with operators that are honoured, ranked by BM25 (k1 1.2, b 0.75, English Porter stems) in SQLite's FTS5.
 
     A passage must have every "phrase", every `title:word`, both sides of AND and one side of OR (which binds closer),
     and no `-word`. Plain words only rank; without an operator one of them is enough.
     """
     store = sqlite3.connect(":memory:", check_same_thread=False)
-    store.execute("CREATE VIRTUAL TABLE passages USING fts5(title, text, content='', tokenize='porter unicode61')")
-    rows = ((position, clean(chunk.title), clean(chunk.text)) for position, chunk in enumerate(chunks))
+    store.execute(f"CREATE VIRTUAL TABLE passages USING fts5(title, text, content='', tokenize=\"{WORDS}\")")
+    rows = ((i, pieces(clean(chunk.title), 2), pieces(clean(chunk.text), 2)) for i, chunk in enumerate(chunks))
     store.executemany("INSERT INTO passages(rowid, title, text) VALUES (?, ?, ?)", rows)
 
     def find(query: str, k: int) -> list[tuple[int, float]]:
-        terms, needed, banned = parse(query.replace("\0", " "))
+        terms, needed, banned = parse(fold(query).replace("\0", " "))
         sql, values = "SELECT rowid, -rank FROM passages WHERE passages MATCH ?", [" OR ".join(terms)]
         for among, expression in (("IN", " AND ".join(needed)), ("NOT IN", " OR ".join(banned))):
             if expression:
@@ -52,31 +53,29 @@ def parse(query: str) -> tuple[list[str], list[str], list[str]]:
         text = phrase or word
         if word in ("AND", "OR") and last is not None and not (minus or field):
             operator = word
-            continue
-        if not any(map(str.isalnum, text)):
-            continue
-        if operator and last is plain and not minus:  # its left side is needed, too
-            needed.append([quoted("", plain.pop())])
-        if minus:
-            banned.append(quoted(field, text))
-        elif operator == "OR":
-            needed[-1].append(quoted(field, text))
-        elif operator or field or phrase:
-            needed.append([quoted(field, text)])
-        else:
-            plain.append(text)
-        if not minus:
-            last = needed if operator or field or phrase else plain
-        operator = ""
+        elif any(map(str.isalnum, text)):
+            if minus:
+                banned.append(quoted(field, text))
+            else:
+                if operator and last is plain:  # its left side is needed, too
+                    needed.append([quoted("", plain.pop())])
+                last = needed if operator or field or phrase else plain
+                if last is plain:
+                    plain.append(text)
+                elif operator == "OR":
+                    needed[-1].append(quoted(field, text))
+                else:
+                    needed.append([quoted(field, text)])
+            operator = ""
     ranking = [term for alternatives in needed for term in alternatives]
     for text in [*plain, operator]:  # a plain word with punctuation inside is several; a lone operator is a word
-        ranking += [quoted("", word) for word in re.findall(r"\w+", text) if any(map(str.isalnum, word))]
+        ranking += [quoted("", word) for word in WORD.findall(pieces(text, 2)) if any(map(str.isalnum, word))]
     return list(dict.fromkeys(ranking)), [f"({' OR '.join(alternatives)})" for alternatives in needed], banned
 
 
 def quoted(field: str, text: str) -> str:
     """One FTS5 phrase of at most 100 words (more take seconds). Inside its quotes nothing is an operator."""
-    doubled = " ".join(text.split()[:100]).replace('"', '""')
+    doubled = " ".join(pieces(text, 2).split()[:100]).replace('"', '""')
     return f'{field} "{doubled}"'.strip()
 
 
@@ -127,9 +126,9 @@ def rerank(
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences and lines of at least four words, or else the text."""
-    parts = [part.strip() for part in re.split(r"(?<=[.!?;])\s+|\n+", text)]
-    return [part for part in parts if len(part.split()) >= 4] or [text]
+    """The sentences and lines of at least four words, or the text if there is none."""
+    parts = [part.strip() for part in re.split(r"(?<=[.!?;])\s+|(?<=[。！？])|\n+", text)]
+    return [part for part in parts if len(pieces(part, 2).split()) >= 4] or [text]
 
 
 def trim(chunks: Sequence[Chunk], engine: Inner = "bm25", sentences: Count = 1, whole: Number = 1) -> Search:
