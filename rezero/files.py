@@ -90,7 +90,7 @@ def append_jsonl(path: str | Path, row: dict) -> Path:
 
 
 def append_text(path: str | Path, lines: str) -> Path:
-    """Append `lines` in one write, or nothing (on an OSError, which names the file); cut off an unfinished last line."""
+    """Append `lines` in one write, or nothing (on an OSError, which names the file). An unfinished last line is cut."""
     path, left = resolve(path), memoryview(lines.encode())
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
