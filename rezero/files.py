@@ -90,10 +90,7 @@ def append_jsonl(path: str | Path, row: dict) -> Path:
 
 
 def append_text(path: str | Path, lines: str) -> Path:
-    """Append `lines` in one write, or nothing (on an OSError, which names the file).
-
-    A last line that a killed process left unfinished is first cut off, with a warning.
-    """
+    """Append `lines` in one write, or nothing (on an OSError, which names the file). An unfinished last line is cut."""
     path, left = resolve(path), memoryview(lines.encode())
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +114,7 @@ def append_text(path: str | Path, lines: str) -> Path:
 def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
     """The objects of a JSON Lines file, in order; blank lines are skipped. ValueError names file and line.
 
-    `appended`: the file grew line by line, so a damaged last line is what a killed process left behind. It is skipped
-    with a warning. Any other damage is an error, as it is in a file that was written at once.
+    `appended`: the file grew line by line, so a damaged last line, left by a killed process, is skipped with a warning.
     """
     return (row for _, row in numbered_rows(path, appended))
 
@@ -269,9 +265,8 @@ def refusal(place: str, error: dict) -> str:
 def cached(kind: str, key: object, make: Callable[[], Iterable[dict]]) -> list[dict]:
     """The rows of `make`, from .cache/<kind>/ if they were made before with an equal `key`; None: always made.
 
-    `key` names all that the rows depend on, as plain data or dataclasses of it; the package's code is added here. Who
-    wants rows that another process is making waits for it. A damaged file is made again, and without room for a file
-    nothing is kept.
+    `key` names all that the rows depend on, as plain data or dataclasses of it; the package's code is added here. Rows
+    that another process is making are waited for. A damaged file is made again; one that cannot be written is not kept.
     """
     path = CACHE / kind / f"{digest(json.dumps([key, _code()], default=vars, sort_keys=True))}.jsonl"
     with ExitStack() as stack:

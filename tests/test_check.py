@@ -47,7 +47,7 @@ WRONG = [  # command, what is said
     (["serve", "--engine", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--engine", "bm25", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--weights", "{bribe: 1}"], "unknown reward 'bribe'; allowed: "),
-    (["cloze", "data/nowhere", "--out", "x"], "no corpus at "),
+    (["data", "cloze", "data/nowhere", "--out", "x"], "data/nowhere: cannot read chunks"),
     (["data", "cloze", "data/larkspur", "--out", "data/larkspur"], "data/larkspur: holds the questions that are split"),
     (["run", "--resume", "--run-id", "reference"], f"{KEPT}: only tests/tools/keep_"),
     (["run", "02", "--runs-dir", "papermill_runs/reference", "--run-id", "x"], f"{KEPT}/x: only tests/tools/keep_"),
@@ -108,13 +108,17 @@ def test_the_parameters_that_we_ship_pass(file, monkeypatch):
     assert len(seen) >= 7  # of notebooks, arms, places and collapses
 
 
-@pytest.mark.parametrize("command", [
-    ["warm-start", "--run-dir", "papermill_runs/reference/smollm"],
-    ["reward-lab", "--out", "papermill_runs/reference"],
-    ["data", "import", "README.md", "--name", "../papermill_runs/reference"],
+@pytest.mark.parametrize(("command", "said"), [
+    (["warm-start", "--run-dir", "papermill_runs/reference/smollm"], "/smollm: only tests/tools/keep_reference.py"),
+    (["reward-lab", "--out", "papermill_runs/reference"], "/reference: only tests/tools/keep_reference.py changes the"),
+    (["data", "import", "README.md", "--name", "../papermill_runs/reference"], "/reference: only tests/tools/keep_"),
+    (["data", "noise", "data/larkspur"], "data/larkspur/noise.jsonl exists; delete it to make another"),
 ])  # fmt: skip
-def test_no_command_writes_into_the_curated_run(command, capsys):
-    before = sorted(KEPT.rglob("*"))
+def test_no_command_overwrites_what_is_not_its_own(command, said, capsys):
+    folders = (KEPT, ROOT / "data" / "larkspur")
+    found = [path for folder in folders for path in folder.rglob("*") if path.suffix != ".pyc"]
+    before = [path.stat().st_mtime_ns for path in found]
     assert main(command) == 2
-    assert f"{command[-1]}: only tests/tools/keep_reference.py changes the curated run" in capsys.readouterr().err
-    assert sorted(KEPT.rglob("*")) == before
+    assert said in capsys.readouterr().err
+    assert found == [path for folder in folders for path in folder.rglob("*") if path.suffix != ".pyc"]
+    assert before == [path.stat().st_mtime_ns for path in found]

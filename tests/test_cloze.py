@@ -136,6 +136,7 @@ def test_what_a_model_says_is_labelled(tmp_path, monkeypatch, reply, kind):
     save_chunks(tmp_path / "chunks.jsonl", [Chunk("a", "Larch", TEXT)])
     assert main(["data", "noise", str(tmp_path), "--model", "m", "--keep", kind]) == 0
     assert [(row["kind"], row["text"]) for row in read_jsonl(tmp_path / "noise.jsonl")] == [(kind, reply)]
+    (tmp_path / "noise.jsonl").unlink()
     others = [one for one in ("paraphrase", "refusal") if one != kind]
     assert main(["data", "noise", str(tmp_path), "--model", "m", "--keep", *others]) == 2
 

