@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Literal, get_args
 
 import numpy as np
 
-from rezero.corpus import Chunk, read_id
-from rezero.files import numbered_rows, parse_record, write_jsonl
+from rezero.corpus import Chunk
+from rezero.files import numbered_rows, parse_record, read_jsonl, write_jsonl
 
 Kind = Literal["direct", "reworded", "alias", "two-hop"]
 Split = Literal["train", "dev", "test"]
@@ -43,19 +44,14 @@ class Question:
 def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> list[Question]:
     """Read questions from JSON Lines; with `chunks`, fill in `gold_texts`.
 
-    The fields are ours or AutoDidact's: {"id": chunk id, "question", "answer"}. There the second question of chunk 17
-    gets the id "17.2". ValueError for a wrong field, a repeated id, or a gold chunk that does not exist, names file and
-    line.
+    The fields are those of `Question`, or AutoDidact's (`data.shapes`). ValueError for a wrong field, a repeated id, or
+    a gold chunk that does not exist, names file and line.
     """
     texts = None if chunks is None else {chunk.id: chunk.text for chunk in chunks}
-    counts: Counter = Counter()
+    others = "question" in next(read_jsonl(path), {})
+    rows = resolve_name("rezero.data.shapes:autodidact_questions")(path) if others else numbered_rows(path)
     questions: dict[str, Question] = {}
-    for where, row in numbered_rows(path):
-        if "question" in row:
-            gold = read_id(row.get("id"), where)
-            counts[gold] += 1
-            row = {"text": row["question"], "answers": [row.get("answer")], "gold_chunk_ids": [gold]}
-            row["id"] = f"{gold}.{counts[gold]}"
+    for where, row in rows:
         try:
             question = _with_gold_texts(parse_record(row, Question), texts)
         except ValueError as error:

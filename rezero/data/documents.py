@@ -11,7 +11,8 @@ import pypdf
 
 from rezero.data.chunking import FENCE, Cut, chunk_document
 from rezero.data.records import Dropped, Items, Source
-from rezero.files import open_text, resolve, write_text
+from rezero.data.shapes import open_text
+from rezero.files import resolve, write_text
 from rezero.text import clean
 
 try:

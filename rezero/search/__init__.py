@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from rezero.corpus import Chunk
 from rezero.files import digest, refusal
-from rezero.names import load_function
+from rezero.names import AboveZero, Count, NotNegative, Number, Share, load_function  # noqa: F401 (types of options)
 from rezero.search.base import Engine
 
 ENGINES = {  # name -> function; its module is imported when the engine is built
@@ -37,12 +37,6 @@ ENGINES = {  # name -> function; its module is imported when the engine is built
     "qdrant": "rezero.extras.remote:qdrant",
 }
 REMOTE = {"http", "web", "opensearch", "qdrant"}  # may be built without chunks
-# Types for the options of engines, which `check_options` compares with the annotations of an engine's arguments
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-AboveZero = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Number = Annotated[int, Field(ge=0)]
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
