@@ -19,9 +19,9 @@ Number = Annotated[int, Field(ge=0)]
 
 
 def load_function(name: str, known: Mapping[str, Callable | str], what: str) -> Callable:
-    """The function that `name` stands for: a key of `known`, or "module:function" (in a notebook "__main__:function").
+    """The function of `name`: a key of `known`, or "module:function" (in a notebook "__main__:function"), imported now.
 
-    A value of `known` may be "module:function", too: it is imported only now. ValueError calls the function a `what`.
+    ValueError calls the function a `what`.
     """
     found = known.get(name, name)
     if callable(found):

@@ -3,13 +3,13 @@
 import random
 from collections import defaultdict
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from rezero.config import WarmStart
 from rezero.protocol import Episode, Turn, neutralize
 from rezero.questions import Question
-from rezero.search.base import Engine, SearchError
-from rezero.search_env import first_search_misses, seen_after_each_query
+from rezero.search.base import Engine, SearchContext, SearchError
+from rezero.search_env import first_search_misses
 from rezero.task import Task
 from rezero.text import keywords
 from rezero.warmstart.scripted import MISSED, SENTENCE_END, Thought, asked_stems, play, quote, searcher, stems
@@ -96,3 +96,14 @@ def nearest(question: Question, turn: Turn) -> str:
     first_shared = next((place for place, word in enumerate(words) if stems(word) & asked), 0)
     start = max(0, min(first_shared, len(words) - MAX_WORDS))
     return " ".join(words[start : start + MAX_WORDS]).rstrip(".,;")
+
+
+def seen_after_each_query(question: Question, engine: Engine, k: int) -> list[set[str]]:
+    """Ids of all chunks seen after a search for the question's words, and after each further search for a rewrite.
+
+    One set per query, each of which contains the one before. SearchError if the engine fails.
+    """
+    queries = [keywords(question.text), *question.rewrites]
+    contexts = [SearchContext(question.id, turn) for turn in range(1, len(queries) + 1)]
+    found = [{hit.chunk_id for hit in hits} for hits in engine.search(queries, k, contexts)]
+    return list(accumulate(found, set.union))
