@@ -108,17 +108,18 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise ValueError for fields that contradict each other: the libraries fail late, or silently go on."""
-        if self.backend == "unsloth" and not (self.lora_rank and self.max_context):
-            has = f"lora_rank={self.lora_rank} and max_context={self.max_context}"
-            raise ValueError(f"backend='unsloth' needs {has} above 0")
-        if self.load_in_4bit and self.backend != "unsloth":
-            raise ValueError(f"load_in_4bit=True needs backend='unsloth'; it is {self.backend!r}")
-        if self.warm_start.steps and not self.lora_rank:
-            raise ValueError(f"warm_start.steps={self.warm_start.steps} trains an adapter: lora_rank=0 must be above 0")
-        if self.episodes_per_step % self.micro_batch:
-            product = f"{self.questions_per_step} x {self.num_generations} = {self.episodes_per_step}"
-            whole = f"questions_per_step x num_generations = {product}"
-            raise ValueError(f"micro_batch={self.micro_batch} must divide {whole}")
+        unsloth, product = self.backend == "unsloth", f"{self.questions_per_step} x {self.num_generations}"
+        has = f"lora_rank={self.lora_rank} and max_context={self.max_context}"
+        warm = f"warm_start.steps={self.warm_start.steps} trains an adapter"
+        whole = f"questions_per_step x num_generations = {product} = {self.episodes_per_step}"
+        for wrong, said in (
+            (unsloth and not (self.lora_rank and self.max_context), f"backend='unsloth' needs {has} above 0"),
+            (self.load_in_4bit and not unsloth, f"load_in_4bit=True needs backend='unsloth'; it is {self.backend!r}"),
+            (self.warm_start.steps and not self.lora_rank, f"{warm}: lora_rank=0 must be above 0"),
+            (self.episodes_per_step % self.micro_batch, f"micro_batch={self.micro_batch} must divide {whole}"),
+        ):
+            if wrong:
+                raise ValueError(said)
 
     def to_dict(self) -> dict:
         return asdict(self)

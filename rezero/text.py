@@ -39,10 +39,9 @@ _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|AUTH)$")  # names of environ
 
 
 def redact(text: str) -> str:
-    """`text`, for example of a server's error, without the user and password of URLs and without known secrets.
+    """`text`, such as a server's error, without user and password in URLs and without secrets, however encoded.
 
-    Known are the values of environment variables whose names end in KEY, TOKEN, SECRET, PASSWORD or AUTH, if they have
-    at least 4 characters, and the password in one of the form "user:password"; also in base64, a URL or JSON.
+    Secrets have at least 4 characters and stand in environment variables (`_SECRET`), perhaps as "user:password".
     """
     secrets = [value for name, value in os.environ.items() if _SECRET.search(name.upper())]
     secrets += [value.partition(":")[2] for value in secrets]

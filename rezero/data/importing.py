@@ -41,14 +41,14 @@ FOLDERS = ("beir", "rezero", "autodidact")
 HITS = 100  # passages of BM25 among which the gold one of a question with answers only is looked for
 
 
-def import_data(path: str, name: str, format="", corpus="", subset=None, size=1000, overlap=0, tokenizer="") -> Path:
-    """Write what stands at `path` to data/<name>/, or to the folder `name` if that is absolute, and print a summary.
+def import_data(path: str, folder: str, format="", corpus="", subset=None, size=1000, overlap=0, tokenizer="") -> Path:
+    """Write what stands at `path` to data/<folder>/, or to `folder` if that is absolute, and print a summary.
 
     `path` is a file, a folder or a data set's name on the Hugging Face hub (`subset` is its configuration); `corpus`
     holds the passages of questions that come without. `size` and `overlap` count characters or, with a `tokenizer`
     (tokenizer.json or its folder), tokens. A run over the same files gives the same ids and replaces the last one.
     """
-    cut, folder = Cut(size, overlap, token_counter(tokenizer)), resolve("data") / name
+    cut, folder = Cut(size, overlap, token_counter(tokenizer)), resolve("data") / folder
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "import.json").is_file():
         raise ValueError(f"{folder}: holds files that no import wrote; want another --name")
     looked = [look(corpus)] * bool(corpus) + [look(path, subset, format)]

@@ -64,13 +64,3 @@ def score(episode: Episode, weights: dict[str, float]) -> tuple[float, dict[str,
     values = {name: load_reward(name)(episode) for name in weights}
     values = {name: None if value != value else value for name, value in values.items()}
     return sum(weights[name] * value for name, value in values.items() if value is not None), values
-
-
-def table(episodes: dict[str, Episode]):
-    """What each named episode earns, as a DataFrame: one row per reward, then one per reward set (weighted sums)."""
-    from pandas import DataFrame  # late, because names of rewards are checked before anything slow is imported
-
-    rows = {name: [reward(episode) for episode in episodes.values()] for name, reward in REWARDS.items()}
-    for name, weights in REWARD_SETS.items():
-        rows[f"set {name}"] = [score(episode, weights)[0] for episode in episodes.values()]
-    return DataFrame.from_dict(rows, orient="index", columns=list(episodes)).round(3)

@@ -122,13 +122,11 @@ def search_diversity(episode: Episode) -> float:
     """How different the queries are: 0 without a query, 0.2 for one, else the sum of these terms, clipped to [0, 1].
 
     - 0.2 per distinct normalized query, at most 0.4
-    - 0.4 (1 - mean similarity of all pairs), where similarity is difflib's ratio of the normalized queries, times
-      max(0.3, 1 - 0.2 per operator that only one of the two has)
+    - 0.4 (1 - mean similarity of all pairs): difflib's ratio times max(0.3, 1 - 0.2 per operator that only one has)
     - 0.05 per distinct operator, at most 0.15, and 0.05 times the share of queries with an operator
     - minus 0.1 per pair with a ratio between 0.8 and 1 (0.05 from two operators on), and 0.2 per repetition
-
-    Quirks: hyphens count as operators ("wake-up"), "site:" and quotes are paid although the engine ignored them, and
-    "OR" leaves the word "or" behind. Gamed by queries that differ from each other and ignore the question.
+    Quirks: hyphens count as operators ("wake-up"), and operators are paid although the engine ignored them. Gamed by
+    queries that differ from each other and ignore the question.
     """
     queries = [query for turn in episode.turns for query in PLAIN_SEARCH.findall(turn.text)]
     if len(queries) < 2:
@@ -160,7 +158,6 @@ def similarity(a: str, b: str) -> float:
 
 
 def question_of(episode: Episode) -> Question:
-    """The question; ValueError for an episode without one, where a reward compares with answers or gold chunks."""
     if episode.question is None:
         raise ValueError("this reward compares with a question's answers or gold chunks; the episode has no question")
     return episode.question
@@ -173,7 +170,6 @@ def _golds(episode: Episode) -> list[tuple[str, str]]:
 
 
 def _retrieved(episode: Episode, chunk_id: str, text: str) -> bool:
-    """Whether some search retrieved `text`, or the chunk of that id where the text is unknown ("")."""
     for turn in episode.turns:
         found = any(text in hit.text if text else hit.chunk_id == chunk_id for hit in turn.hits)
         if found or (not turn.hits and holds(turn.information or "", text)):
