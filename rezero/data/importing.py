@@ -41,14 +41,14 @@ FOLDERS = ("beir", "rezero", "autodidact")
 HITS = 100  # passages of BM25 among which the gold one of a question with answers only is looked for
 
 
-def import_data(path: str, folder: str, format="", corpus="", subset=None, size=1000, overlap=0, tokenizer="") -> Path:
-    """Write what stands at `path` to data/<folder>/, or to `folder` if that is absolute, and print a summary.
+def import_data(path: str, name: str, format="", corpus="", subset=None, size=1000, overlap=0, tokenizer="") -> Path:
+    """Write what stands at `path` to data/<name>/, or to the folder `name` if that is absolute, and print a summary.
 
     `path` is a file, a folder or a data set's name on the Hugging Face hub (`subset` is its configuration); `corpus`
     holds the passages of questions that come without. `size` and `overlap` count characters or, with a `tokenizer`
     (tokenizer.json or its folder), tokens. A run over the same files gives the same ids and replaces the last one.
     """
-    cut, folder = Cut(size, overlap, token_counter(tokenizer)), resolve("data") / folder
+    cut, folder = Cut(size, overlap, token_counter(tokenizer)), resolve("data") / name
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "import.json").is_file():
         raise ValueError(f"{folder}: holds files that no import wrote; want another --name")
     looked = [look(corpus)] * bool(corpus) + [look(path, subset, format)]
@@ -219,7 +219,8 @@ def summary(found: str, kept: Kept, questions: list[Question]) -> Iterator[str]:
     golds = [question.gold_chunk_ids for question in questions]
     yield f"read as {found}"
     yield f"passages    {len(kept.ids)}, {kept.total / len(kept.ids):.0f} characters on average, {kept.longest} at most"
-    yield f"questions   {len(questions)}" + (f", {named}" if questions else "; `python -m rezero cloze` makes some")
+    made = "; `python -m rezero data questions` or `data cloze` makes some"
+    yield f"questions   {len(questions)}" + (f", {named}" if questions else made)
     yield f"gold links  {sum(map(len, golds))}, to {len(set(chain.from_iterable(golds)))} passages"
     yield f"dropped     {len(kept.dropped)}" + (", each with its reason in dropped.jsonl" if kept.dropped else "")
     places = defaultdict(list)
