@@ -58,3 +58,10 @@ def find_chunks(path: str | Path) -> Path:
         hint = f"; did you mean {below}?" if below else ""
         raise FileNotFoundError(f"{path}: holds no corpus; want one of {', '.join(names)}{hint}")
     return here[0]
+
+
+def split_contents(contents: str) -> tuple[str, str]:
+    """(title, text) of Search-R1's `"Title"\\ntext`. If the first line is not quoted, all of it is text."""
+    first, newline, text = contents.partition("\n")
+    quoted = len(first) >= 2 and first.startswith('"') and first.endswith('"')
+    return (first[1:-1], text) if newline and quoted else ("", contents)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from rezero.corpus import Chunk
+from rezero.corpus import Chunk, split_contents
 from rezero.files import LONGEST, numbered_lines, numbered_rows, readable
 from rezero.text import printable
 
@@ -93,13 +93,6 @@ def read_id(id) -> str:
     if isinstance(id, bool) or not isinstance(id, str | int) or not str(id).strip():
         raise ValueError(f"the id is {id!r:.80}; want text or an integer, not blank")
     return str(id)
-
-
-def split_contents(contents: str) -> tuple[str, str]:
-    """(title, text) of Search-R1's `"Title"\\ntext`. If the first line is not quoted, all of it is text."""
-    first, newline, text = contents.partition("\n")
-    quoted = len(first) >= 2 and first.startswith('"') and first.endswith('"')
-    return (first[1:-1], text) if newline and quoted else ("", contents)
 
 
 def parse_columns(row: dict) -> Chunk:

@@ -18,8 +18,7 @@ from urllib.parse import quote, urlsplit
 import urllib3
 from pydantic import AfterValidator
 
-from rezero.corpus import Chunk
-from rezero.data.shapes import split_contents
+from rezero.corpus import Chunk, split_contents
 from rezero.search import AboveZero, Count, Number
 from rezero.search.base import Hit, Hits, Search, SearchError, indexed_text, needs
 from rezero.search.dense import CACHE, Embedder, embed, load_embedder, unit
