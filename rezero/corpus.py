@@ -50,7 +50,7 @@ def load_chunks(path: str | Path) -> list[Chunk]:
 def find_chunks(path: str | Path) -> Path:
     """The file of chunks that `path` is or, as a corpus folder, holds. An error names the corpora one level below."""
     path, names = readable(path), ("chunks.jsonl", "chunks.csv")
-    if not path.is_dir():
+    if path.is_file():
         return path
     here = [path / name for name in names if (path / name).is_file()]
     if not here:

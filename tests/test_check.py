@@ -45,7 +45,7 @@ WRONG = [  # command, what is said
     (["serve", "--engine", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--engine", "bm25", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--weights", "{bribe: 1}"], "unknown reward 'bribe'; allowed: "),
-    (["data", "cloze", "data/nowhere", "--out", "x"], "no corpus at "),
+    (["data", "cloze", "data/nowhere", "--out", "x"], "nowhere: holds no corpus; want one of "),
 ]
 ALL_IN_ONE = """
 import json, resource, sys
