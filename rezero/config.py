@@ -132,8 +132,7 @@ MERGED = ("grpo", "warm_start", "curriculum", "collapse")  # an override of thes
 def load_config(profile: str = "laptop", **overrides) -> Config:
     """A profile with some fields replaced; an override of None leaves the profile's value.
 
-    Entries of `grpo`, `warm_start`, `curriculum` and `collapse` are replaced one by one, other dicts as a whole.
-    ValueError for an unknown profile or field, or a value of another type, names what is allowed.
+    Entries of the fields in `MERGED` are replaced one by one, other dicts as a whole. ValueError says what is allowed.
     """
     for name in overrides.keys() & RENAMED.keys():
         raise ValueError(f"{name} is now set by overrides {{{RENAMED[name]}}}")
@@ -142,7 +141,7 @@ def load_config(profile: str = "laptop", **overrides) -> Config:
 
 
 def parse_config(values: dict, where: str) -> Config:
-    """`values` as a `Config`; ValueError names `where` and the field."""
+    """`values` as a `Config`; ValueError names `where`."""
     try:
         config = parse_record(values, Config)
     except (ValueError, TypeError) as error:  # json's TypeError names what is no plain value

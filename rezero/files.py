@@ -99,8 +99,7 @@ def append_text(path: str | Path, lines: str) -> Path:
 def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
     """The objects of a JSON Lines file, in order; blank lines are skipped. ValueError names file and line.
 
-    `appended`: the file grew line by line, so a damaged last line is what a killed process left behind. It is skipped
-    with a warning. Any other damage is an error, as it is in a file that was written at once.
+    `appended`: the file grew line by line, so a damaged last line is what a killed process left; a warning says so.
     """
     return (row for _, row in numbered_rows(path, appended))
 
@@ -176,10 +175,7 @@ def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterat
 
 
 def parse_record(row: dict, kind: type):
-    """Plain data as the dataclass `kind`: lists become tuples, nested objects dataclasses, as the fields' types say.
-
-    ValueError for a field that is missing, unknown or of another type: one line with its value and what is allowed.
-    """
+    """Plain data as the dataclass `kind` and those inside it; ValueError in one line for what its types forbid."""
     try:
         return _adapter(kind).validate_json(json.dumps(row), strict=True, extra="forbid")
     except RecursionError:
@@ -207,9 +203,8 @@ def refusal(place: str, error: dict) -> str:
 def cached(kind: str, key: object, make: Callable[[], Iterable[dict]]) -> list[dict]:
     """The rows of `make`, from .cache/<kind>/ if they were made before with an equal `key`; None: always made.
 
-    `key` names all that the rows depend on, as plain data or dataclasses of it; the package's code is added here. Who
-    wants rows that another process is making waits for it. A damaged file is made again, and without room for a file
-    nothing is kept.
+    `key` names all that the rows depend on, as plain data or dataclasses; the package's code is added here. Who wants
+    rows that another process is making waits for it. A damaged file is made again; without room, nothing is kept.
     """
     if key is None:
         return list(make())

@@ -166,8 +166,8 @@ def build_prompt(question: str, style: str = "full") -> list[dict]:
 def parse_turn(text: str) -> Turn:
     """Read one assistant message as a `Turn`.
 
-    The action is what stands outside the thoughts. A search together with an answer, neither of them, or a thought
-    that never closes makes the turn malformed. Of several searches, which only transcripts have, the first is run.
+    The action stands outside the thoughts. A search with an answer, neither, or a thought that never closes makes the
+    turn malformed. Of several searches, which only transcripts have, the first is run.
     """
     text = clean(text)
     thought = "\n".join(part.strip() for part in _THOUGHT.findall(text))

@@ -1,6 +1,5 @@
 """Questions over a corpus: the record, reading and writing it, and splits that do not leak."""
 
-import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,15 +8,12 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Literal, get_args
 
-import numpy as np
-
 from rezero.corpus import Chunk
 from rezero.files import numbered_rows, parse_record, read_jsonl, resolve, write_jsonl
 
 Kind = Literal["direct", "reworded", "alias", "two-hop"]
 Split = Literal["train", "dev", "test"]
 KINDS, SPLITS = get_args(Kind), get_args(Split)
-SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}  # of a file that names no splits
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,7 @@ class Question:
     # They measure the room to retry and feed the scripted searcher; no policy ever sees them.
     rewrites: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        """ValueError for a gold chunk that is named twice: its evidence would never be complete."""
+    def __post_init__(self) -> None:  # of a gold chunk that is named twice, the evidence would never be complete
         if len(set(self.gold_chunk_ids)) < len(self.gold_chunk_ids):
             raise ValueError(f"gold_chunk_ids is {list(self.gold_chunk_ids)!r:.80}; want each id once")
 
@@ -85,22 +80,6 @@ def save_questions(path: str | Path, questions: Iterable[Question]) -> Path:
     for row in rows:
         del row["gold_texts"]
     return write_jsonl(path, rows)
-
-
-def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Question]:
-    """Questions with the splits that they are used in.
-
-    "disjoint", "given": the splits of the file or, where all are "train" because it names none, by chunk (`data.leaks`)
-    with `SHARES`; what differs is how `load_task` takes it if they leak.
-    "by_row": as in the published code, `train_test_split(test_size=0.1, seed=42)` of the library datasets: a tenth of
-    the rows is test, even if it shares a chunk with train, and there is no dev.
-    """
-    if how == "by_row":
-        order = np.random.default_rng(42).permutation(len(questions))
-        test = set(order[: math.ceil(0.1 * len(questions))].tolist())
-        return [replace(q, split="test" if row in test else "train") for row, q in enumerate(questions)]
-    unsplit = all(question.split == "train" for question in questions)
-    return resolve_name("rezero.data.leaks:split_by_chunk")(questions, SHARES) if unsplit else questions
 
 
 def spread(questions: list[Question], n: int, seed: int = 0) -> list[Question]:

@@ -9,7 +9,7 @@ from rezero.config import Config
 from rezero.corpus import load_chunks
 from rezero.files import append_jsonl, resolve
 from rezero.protocol import Sampling
-from rezero.questions import SPLITS, Question, assign_splits, load_questions, spread
+from rezero.questions import SPLITS, Question, load_questions, spread
 from rezero.search import build_engine, check_options
 from rezero.search.base import Engine
 
@@ -27,19 +27,16 @@ class Task:
 
 
 def load_task(config: Config) -> Task:
-    """Load corpus, questions and engine. With split="by_row" there is no dev; the test questions stand in for it.
-
-    ValueError for splits that `data.leaks.check_splits` refuses.
-    """
+    """Load corpus, questions and engine; ValueError for splits that `data.leaks.check_splits` refuses."""
     check_options(config.engine, config.engine_options)  # before anything is loaded
-    chunks = load_chunks(config.corpus)
+    chunks, leaks = load_chunks(config.corpus), resolve_name("rezero.data.leaks")
     file = resolve(config.corpus) / "questions.jsonl"
-    questions = assign_splits(load_questions(file, chunks), config.split)
+    questions = leaks.assign_splits(load_questions(file, chunks), config.split)
     splits = {name: [q for q in questions if q.split == name] for name in SPLITS}
-    resolve_name("rezero.data.leaks:check_splits")(splits, file, config.split)
+    leaks.check_splits(splits, file, config.split)
     sealed = tuple(splits.pop("test"))
     if config.split == "by_row":
-        splits["dev"] = list(sealed)  # the published runs chose their checkpoint on test
+        splits["dev"] = list(sealed)  # it has none; the published runs chose their checkpoint on test
     sampling = Sampling(**{name: getattr(config, name) for name in Sampling.__dataclass_fields__})
     return Task(build_engine(config.engine, chunks, **config.engine_options), splits, sampling, sealed)
 

@@ -9,8 +9,28 @@ from itertools import combinations
 from math import ceil
 from pathlib import Path
 
+import numpy as np
+
 from rezero.questions import SPLITS, Question
 from rezero.text import normalized
+
+SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}  # of a file that names no splits
+
+
+def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Question]:
+    """Questions with the splits that they are used in.
+
+    "disjoint", "given": the splits of the file or, where all are "train" because it names none, by chunk with
+    `SHARES`; what differs is how `check_splits` takes it if they leak.
+    "by_row": as in the published code, `train_test_split(test_size=0.1, seed=42)` of the library datasets: a tenth of
+    the rows is test, even if it shares a chunk with train, and there is no dev.
+    """
+    if how == "by_row":
+        order = np.random.default_rng(42).permutation(len(questions))
+        test = set(order[: ceil(0.1 * len(questions))].tolist())
+        return [replace(q, split="test" if row in test else "train") for row, q in enumerate(questions)]
+    unsplit = all(question.split == "train" for question in questions)
+    return split_by_chunk(questions, SHARES) if unsplit else questions
 
 
 def check_splits(splits: dict[str, list[Question]], file: Path, how: str) -> None:

@@ -1,8 +1,7 @@
 """Search engines: `build_engine(name, chunks, **options).search(queries, k)` returns one `Hits` per query.
 
-An engine is a function `(chunks, option=default, …) -> search`, and `search(queries, k, contexts)` returns the `Hits`
-of each query; most leave all but the ranking to `base.ranked`. A new one is named in `ENGINES`, or given as
-"module:function".
+An engine is a function `(chunks, option=default, …) -> search`, whose `search(queries, k, contexts)` returns the `Hits`
+of each query; `base.ranked` makes one of a ranking. A new one is named in `ENGINES`, or given as "module:function".
 """
 
 import inspect

@@ -56,9 +56,9 @@ def dense(
 def nearest(fast, store, queries, k: int) -> list[list[tuple[int, float]]]:
     """Per query, pairs (position, score) of the `k` nearest rows, best first, ties by position.
 
-    FAISS's scores change in the last digits with the size of the batch, so those of candidates are computed again, pair
-    by pair. Of rows that tie for the last place it returns arbitrary ones, so it is asked for more until the tie ends.
-    `fast` is searched, perhaps on a GPU; `store` holds the same rows on the CPU. `queries`: float32 (n, d).
+    FAISS's scores change in the last digits with the size of the batch, so candidates are scored again, pair by pair.
+    Of rows that tie for the last place it returns arbitrary ones, so it is asked for more until the tie ends. `fast` is
+    searched, perhaps on a GPU; `store` holds the same rows on the CPU. `queries`: float32 (n, d).
     """
     score = resolve_name("rezero.extras.large:score_again")
     found: list = [None] * len(queries)
@@ -79,7 +79,6 @@ def nearest(fast, store, queries, k: int) -> list[list[tuple[int, float]]]:
 
 
 def load_embedder(name: str) -> Callable:
-    """The `encode` of an embedder of `EMBEDDERS`, or of any "module:function" that returns one."""
     return load_function(name, EMBEDDERS, "embedder")()
 
 
