@@ -72,10 +72,7 @@ def append_jsonl(path: str | Path, row: dict) -> Path:
 
 
 def append_text(path: str | Path, lines: str) -> Path:
-    """Append `lines` in one write, or nothing (on an OSError, which names the file).
-
-    A last line that a killed process left unfinished is first cut off, with a warning.
-    """
+    """Append `lines`, or nothing (OSError); a line that a killed process left unfinished is cut off, with a warning."""
     path, left = resolve(path), memoryview(lines.encode())
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,7 @@ Number = Annotated[int, Field(ge=0)]
 
 
 def load_function(name: str, known: Mapping[str, Callable | str], what: str) -> Callable:
-    """The function of `name`: a key of `known`, or "module:function" (in a notebook "__main__:function"), imported now.
-
-    ValueError calls the function a `what`.
-    """
+    """The function of `name`: a key of `known`, or "module:function", imported now. ValueError calls it a `what`."""
     found = known.get(name, name)
     if callable(found):
         return found
