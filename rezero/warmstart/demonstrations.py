@@ -40,6 +40,17 @@ def scripted_episodes(task: Task, settings: WarmStart, seed: int) -> list[Episod
     return play(script, questions, task.engine, seed=seed, **played)
 
 
+def seen_after_each_query(question: Question, engine: Engine, k: int) -> list[set[str]]:
+    """Ids of all chunks seen after a search for the question's words, and after each further search for a rewrite.
+
+    One set per query, each of which contains the one before. SearchError if the engine fails.
+    """
+    queries = [keywords(question.text), *question.rewrites]
+    contexts = [SearchContext(question.id, turn) for turn in range(1, len(queries) + 1)]
+    found = [{hit.chunk_id for hit in hits} for hits in engine.search(queries, k, contexts)]
+    return list(accumulate(found, set.union))
+
+
 def to_the_point(question: Question, engine: Engine, k: int) -> Question:
     """`question` with only those rewrites that retrieve a gold chunk which no query before them retrieved.
 
@@ -96,14 +107,3 @@ def nearest(question: Question, turn: Turn) -> str:
     first_shared = next((place for place, word in enumerate(words) if stems(word) & asked), 0)
     start = max(0, min(first_shared, len(words) - MAX_WORDS))
     return " ".join(words[start : start + MAX_WORDS]).rstrip(".,;")
-
-
-def seen_after_each_query(question: Question, engine: Engine, k: int) -> list[set[str]]:
-    """Ids of all chunks seen after a search for the question's words, and after each further search for a rewrite.
-
-    One set per query, each of which contains the one before. SearchError if the engine fails.
-    """
-    queries = [keywords(question.text), *question.rewrites]
-    contexts = [SearchContext(question.id, turn) for turn in range(1, len(queries) + 1)]
-    found = [{hit.chunk_id for hit in hits} for hits in engine.search(queries, k, contexts)]
-    return list(accumulate(found, set.union))
