@@ -5,14 +5,14 @@
 
 import re
 from dataclasses import asdict, dataclass, field
-from math import inf
-from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
+from pydantic import Field
 
 from rezero.files import parse_record
+from rezero.names import AboveZero, Count, Finite, NotNegative, Number, Share
 
 PROFILES = Path(__file__).with_name("profiles")
 # Fields and notebook parameters of the first version -> what to write in `overrides` now
@@ -23,14 +23,14 @@ RENAMED: dict[str, str] = yaml.safe_load(Path(__file__).with_name("renamed.yaml"
 class WarmStart:
     """Supervised fine-tuning on scripted episodes, for a policy that does not know the protocol."""
 
-    steps: int = 0  # optimiser steps; 0: no warm start
-    episodes: int = 400  # scripted episodes on training questions
-    batch: int = 4  # episodes per step
-    learning_rate: float = 1e-3
-    retry: float = 0.5  # share of the misses after which the script searches again
+    steps: Number = 0  # optimiser steps; 0: no warm start
+    episodes: Count = 400  # scripted episodes on training questions
+    batch: Count = 4  # episodes per step
+    learning_rate: AboveZero = 1e-3
+    retry: Share = 0.5  # share of the misses after which the script searches again
     quotes: bool = True  # whether the script's thoughts quote the passage that they judge
-    found_weight: float = 1.0  # loss weight of the verdict token "found" (all other tokens: 1)
-    missed_weight: float = 1.0  # loss weight of "not found"; above found_weight, an unsure policy searches again
+    found_weight: NotNegative = 1.0  # loss weight of the verdict token "found" (all other tokens: 1)
+    missed_weight: NotNegative = 1.0  # loss weight of "not found"; above found_weight, an unsure policy searches again
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Curriculum:
     """How training questions are drawn: by how often they are solved, or by whether their first search misses."""
 
     by: Literal["samples", "first_search"] = "samples"
-    samples: int = 2  # by "samples": episodes per question that measure it; 0: questions are drawn uniformly
-    solved_weight: float = 0.1  # sampling weight of a question that every sample solved (one solved sometimes: 1)
-    unsolved_weight: float = 1.0  # sampling weight of a question that no sample solved
+    samples: Number = 2  # by "samples": episodes per question that measure it; 0: questions are drawn uniformly
+    solved_weight: NotNegative = 0.1  # sampling weight of a question that every sample solved (one solved sometimes: 1)
+    unsolved_weight: NotNegative = 1.0  # sampling weight of a question that no sample solved
     seed: int | None = None  # of these episodes; None: the run's. Runs with the same one share what was measured
 
 
@@ -48,9 +48,9 @@ class Curriculum:
 class Collapse:
     """When training stops because the policy is losing what it had learned; see `training.sentinel`."""
 
-    drop: float = 0.1  # dev accuracy lies this far below its best
-    patience: int = 3  # for this many evaluations in a row
-    window: int = 20  # or a metric is out of bounds on average over this many steps
+    drop: Finite = 0.1  # dev accuracy lies this far below its best
+    patience: Count = 3  # for this many evaluations in a row
+    window: Count = 20  # or a metric is out of bounds on average over this many steps
     limits: dict[str, float] = field(default_factory=dict)  # {metric: bound}, in place of those of sentinel.LIMITS
 
 
@@ -59,7 +59,7 @@ class Config:
     """Everything a run depends on. Tokens are those of the policy's own tokenizer; paths count from the root."""
 
     profile: str = "laptop"
-    seed: int = 0  # one seed for sampling, the order of the data and torch
+    seed: Number = 0  # one seed for sampling, the order of the data and torch
     # task
     corpus: str = "data/larkspur"  # folder with chunks.jsonl (or .csv) and questions.jsonl
     # the file's own, or by chunk, and refused if they leak; given: only warned about; by_row: as published, it leaks
@@ -67,40 +67,40 @@ class Config:
     engine: str = "bm25"  # a name in search.ENGINES, or "module:function"
     engine_options: dict = field(default_factory=dict)  # the engine's options, such as {"k1": 1.2}
     # episodes
-    k: int = 2  # passages per search
+    k: Count = 2  # passages per search
     prompt_style: str = "short"  # a key of protocol.PROMPTS
-    max_turns: int = 5  # assistant turns per episode
-    turn_tokens: int = 40  # sampled tokens per turn
-    episode_tokens: int = 800  # everything after the prompt, retrieved text included
-    temperature: float = 1.0  # of training episodes; evaluation is greedy
+    max_turns: Count = 5  # assistant turns per episode
+    turn_tokens: Count = 40  # sampled tokens per turn
+    episode_tokens: Count = 800  # everything after the prompt, retrieved text included
+    temperature: AboveZero = 1.0  # of training episodes; evaluation is greedy
     # policy
     policy: str = "data/policy"  # folder of the starting policy, or a model's name on the Hugging Face hub
     backend: Literal["transformers", "unsloth"] = "transformers"  # what loads and generates; unsloth needs a GPU
-    lora_rank: int = 0  # rank of the adapter, which is all that is trained; 0: every weight is trained
-    lora_layers: int = 0  # how many of the top layers carry the adapter; 0: all
+    lora_rank: Number = 0  # rank of the adapter, which is all that is trained; 0: every weight is trained
+    lora_layers: Number = 0  # how many of the top layers carry the adapter; 0: all
     load_in_4bit: bool = False  # unsloth: keep the frozen weights in 4 bits
-    max_context: int = 0  # unsloth: tokens of prompt and episode that memory is reserved for
+    max_context: Number = 0  # unsloth: tokens of prompt and episode that memory is reserved for
     # unsloth: vLLM in the same process generates; False: the model itself; "auto": vLLM where it is installed
     vllm: bool | Literal["auto"] = True
-    gpu_share: float = 0.5  # unsloth: share of the GPU's memory that vLLM takes
+    gpu_share: Share = 0.5  # unsloth: share of the GPU's memory that vLLM takes
     warm_start: WarmStart = field(default_factory=WarmStart)
     # reward
     reward_set: str = "recovery"  # a name in rewards.REWARD_SETS
-    reward_weights: dict[str, float] = field(default_factory=dict)  # {reward: weight}; replaces the set if not empty
+    reward_weights: dict[str, Finite] = field(default_factory=dict)  # {reward: weight}; replaces the set if not empty
     clip_shaping: bool = False  # if no episode of a group is correct, its other rewards are capped at 0
     # training
-    steps: int = 60  # optimiser steps
-    questions_per_step: int = 8  # groups per step
-    num_generations: int = 8  # episodes per group
-    micro_batch: int = 16  # episodes per forward and backward pass
+    steps: Count = 60  # optimiser steps
+    questions_per_step: Count = 8  # groups per step
+    num_generations: Annotated[int, Field(ge=2)] = 8  # episodes per group, which are compared
+    micro_batch: Count = 16  # episodes per forward and backward pass
     grpo: dict = field(default_factory=dict)  # further fields of TRL's GRPOConfig, by TRL's names
     curriculum: Curriculum = field(default_factory=Curriculum)
     # evaluation and checkpoints
-    eval_every: int = 10  # steps between evaluations on dev; the policy of the best one is kept
-    patience: int = 0  # training stops after so many evaluations in a row without a new best, see sentinel; 0: never
-    eval_questions: int = 0  # dev questions per evaluation, drawn across kinds; 0: all
-    test_questions: int = 0  # test questions in the final evaluation, drawn across kinds; 0: all
-    save_every: int = 20  # steps between checkpoints, from which a killed run resumes
+    eval_every: Count = 10  # steps between evaluations on dev; the policy of the best one is kept
+    patience: Number = 0  # training stops after so many evaluations in a row without a new best, see sentinel; 0: never
+    eval_questions: Number = 0  # dev questions per evaluation, drawn across kinds; 0: all
+    test_questions: Number = 0  # test questions in the final evaluation, drawn across kinds; 0: all
+    save_every: Count = 20  # steps between checkpoints, from which a killed run resumes
     collapse: Collapse = field(default_factory=Collapse)
 
     @property
@@ -109,47 +109,30 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise ValueError for fields that contradict each other: the libraries fail late, or silently go on."""
-        numbers = {name: (bounds, attrgetter(name)(self)) for bounds in BOUNDS for name in BOUNDS[bounds].split()}
-        numbers |= {f"reward_weights.{name}": ((-inf, inf), value) for name, value in self.reward_weights.items()}
-        for name, ((least, most), value) in numbers.items():
-            if not (least <= value <= most and abs(value) < inf):  # NaN is not, either
-                limit = f"at least {least:g}" if most == inf else f"{least} to {most}"
-                raise ValueError(f"{name}={value}; want {limit if least > -inf else 'a finite number'}")
-        if self.backend == "unsloth" and not (self.lora_rank and self.max_context):
-            has = f"lora_rank={self.lora_rank} and max_context={self.max_context}"
-            raise ValueError(f"backend='unsloth' needs {has} above 0")
-        if self.load_in_4bit and self.backend != "unsloth":
-            raise ValueError(f"load_in_4bit=True needs backend='unsloth'; it is {self.backend!r}")
-        if self.warm_start.steps and not self.lora_rank:
-            raise ValueError(f"warm_start.steps={self.warm_start.steps} trains an adapter: lora_rank=0 must be above 0")
-        if self.episodes_per_step % self.micro_batch:
-            product = f"{self.questions_per_step} x {self.num_generations} = {self.episodes_per_step}"
-            whole = f"questions_per_step x num_generations = {product}"
-            raise ValueError(f"micro_batch={self.micro_batch} must divide {whole}")
+        unsloth, product = self.backend == "unsloth", f"{self.questions_per_step} x {self.num_generations}"
+        has = f"lora_rank={self.lora_rank} and max_context={self.max_context}"
+        warm = f"warm_start.steps={self.warm_start.steps} trains an adapter"
+        whole = f"questions_per_step x num_generations = {product} = {self.episodes_per_step}"
+        for wrong, said in (
+            (unsloth and not (self.lora_rank and self.max_context), f"backend='unsloth' needs {has} above 0"),
+            (self.load_in_4bit and not unsloth, f"load_in_4bit=True needs backend='unsloth'; it is {self.backend!r}"),
+            (self.warm_start.steps and not self.lora_rank, f"{warm}: lora_rank=0 must be above 0"),
+            (self.episodes_per_step % self.micro_batch, f"micro_batch={self.micro_batch} must divide {whole}"),
+        ):
+            if wrong:
+                raise ValueError(said)
 
     def to_dict(self) -> dict:
         return asdict(self)
 
 
-BOUNDS = {  # (least, most) of numbers -> fields
-    (1, inf): "k max_turns turn_tokens episode_tokens steps questions_per_step micro_batch eval_every save_every "
-    "warm_start.episodes warm_start.batch collapse.patience collapse.window",
-    (2, inf): "num_generations",  # the episodes of a group are compared
-    (0, inf): "seed lora_rank lora_layers max_context eval_questions test_questions patience warm_start.steps "
-    "warm_start.found_weight warm_start.missed_weight curriculum.samples curriculum.solved_weight "
-    "curriculum.unsolved_weight",
-    (-inf, inf): "collapse.drop",
-    (1e-9, inf): "temperature warm_start.learning_rate",
-    (0, 1): "warm_start.retry gpu_share",
-}
 MERGED = ("grpo", "warm_start", "curriculum", "collapse")  # an override of these changes single entries
 
 
 def load_config(profile: str = "laptop", **overrides) -> Config:
     """A profile with some fields replaced; an override of None leaves the profile's value.
 
-    Entries of `grpo`, `warm_start`, `curriculum` and `collapse` are replaced one by one, other dicts as a whole.
-    ValueError for an unknown profile or field, or a value of another type, names what is allowed.
+    Entries of the fields in `MERGED` are replaced one by one, other dicts as a whole. ValueError says what is allowed.
     """
     for name in overrides.keys() & RENAMED.keys():
         raise ValueError(f"{name} is now set by overrides {{{RENAMED[name]}}}")
@@ -158,7 +141,7 @@ def load_config(profile: str = "laptop", **overrides) -> Config:
 
 
 def parse_config(values: dict, where: str) -> Config:
-    """`values` as a `Config`; ValueError names `where` and the field."""
+    """`values` as a `Config`; ValueError names `where`."""
     try:
         config = parse_record(values, Config)
     except (ValueError, TypeError) as error:  # json's TypeError names what is no plain value

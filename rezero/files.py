@@ -1,17 +1,15 @@
 """Where the project lives; JSON Lines in and out; writes that never leave half a file, and survive a crash after."""
 
-import csv
 import hashlib
 import json
 import os
 import warnings
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, getincrementaldecoder
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import IO, TextIO, get_args
+from typing import IO, get_args
 from uuid import uuid4
 
 from filelock import FileLock
@@ -22,17 +20,13 @@ from rezero.text import clean
 ROOT = Path(__file__).resolve().parents[1]  # the clone: data/, notebooks/ and papermill_runs/ live here
 CACHE = ROOT / ".cache"  # what can be made again; it may be deleted, and need not be writable
 _adapter = cache(TypeAdapter)
+_binary = partial(Path.open, mode="rb")
 LONGEST = 64 * 2**20  # characters of a line or a field; without a limit, a damaged file would fill the memory
-MARKS = {BOM_UTF8: "utf-8-sig", BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16"}  # byte-order marks
 
 
 def resolve(path: str | Path) -> Path:
     """An absolute path. A relative one counts from the project's root, never from the working directory."""
-    try:
-        path = Path(path).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{path}: there is no such user; want a path") from None
-    return path if path.is_absolute() else ROOT / path
+    return ROOT / os.path.expanduser(path)  # ROOT is dropped before an absolute path
 
 
 def writable(path: str | Path) -> Path:
@@ -48,19 +42,15 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` to a temporary file beside `path` and rename it. An OSError (a full disk) names the file."""
-    return _write(path, [text])
-
-
-def _write(path: str | Path, parts: Iterable[str]) -> Path:
+def write_text(path: str | Path, text: str | Iterable[str]) -> Path:
+    """Write `text`, or its parts, to a file beside `path` and rename it. An OSError (a full disk) names the file."""
     path = resolve(path)
     new = path.with_name(f".{path.name}.{uuid4().hex}")
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with new.open("w", encoding="utf-8") as file:
-                file.writelines(parts)
+                file.writelines([text] if isinstance(text, str) else text)
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)
@@ -81,7 +71,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> Path:
     """Write one JSON object per line, atomically, as `rows` come. The same rows give the same bytes."""
-    return _write(path, (clean(json.dumps(row, ensure_ascii=False)) + "\n" for row in rows))
+    return write_text(path, (clean(json.dumps(row, ensure_ascii=False)) + "\n" for row in rows))
 
 
 def append_jsonl(path: str | Path, row: dict) -> Path:
@@ -90,7 +80,7 @@ def append_jsonl(path: str | Path, row: dict) -> Path:
 
 
 def append_text(path: str | Path, lines: str) -> Path:
-    """Append `lines` in one write, or nothing (on an OSError, which names the file). An unfinished last line is cut."""
+    """Append `lines`, or nothing (OSError); a line that a killed process left unfinished is cut off, with a warning."""
     path, left = resolve(path), memoryview(lines.encode())
     with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,15 +104,15 @@ def append_text(path: str | Path, lines: str) -> Path:
 def read_jsonl(path: str | Path, appended: bool = False) -> Iterator[dict]:
     """The objects of a JSON Lines file, in order; blank lines are skipped. ValueError names file and line.
 
-    `appended`: the file grew line by line, so a damaged last line, left by a killed process, is skipped with a warning.
+    `appended`: the file grew line by line, so a damaged last line is what a killed process left; a warning says so.
     """
     return (row for _, row in numbered_rows(path, appended))
 
 
-def numbered_rows(path: str | Path, appended: bool = False) -> Iterator[tuple[str, dict]]:
+def numbered_rows(path: str | Path, appended: bool = False, opened: Callable = _binary) -> Iterator[tuple[str, dict]]:
     """`read_jsonl` with the place of each object, "file:line", for error messages."""
     path = readable(path)
-    with path.open("rb") if appended else open_text(path, newline="\n") as file:
+    with opened(path) as file:
         for where, line in numbered_lines(file, path):
             if not line.strip():
                 continue
@@ -151,10 +141,9 @@ def read_json(path: str | Path) -> dict:
     path = readable(path)
     try:
         value = parse_json(path.read_bytes())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from None
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"{path}{line}: not valid JSON: {error}") from None
     if not value or not isinstance(value, dict):
         raise ValueError(f"{path}: want a JSON object with fields, got {type(value).__name__ if value else value}")
     return value
@@ -180,49 +169,6 @@ def numbered_lines(file: IO, path: Path) -> Iterator[tuple[str, str | bytes]]:
         number, line = number + 1, file.readline(LONGEST)
 
 
-def open_text(path: Path, newline: str | None = None) -> TextIO:
-    """Open a text file in the encoding of its byte-order mark; without one in UTF-8, else in Windows' cp1252.
-
-    ValueError, with the line, for UTF-8 that is damaged somewhere: taken for cp1252, all of the file would be garbled.
-    """
-    decoder, line, valid = getincrementaldecoder("utf-8")(), 1, False  # valid: characters of several bytes were read
-    with path.open("rb") as file:
-        block = file.read(2**20)
-        encoding = next((name for mark, name in MARKS.items() if block.startswith(mark)), "")
-        while block and not encoding:
-            try:
-                valid |= len(decoder.decode(block, final=len(block) < 2**20)) < len(block) - 3
-            except UnicodeDecodeError as error:
-                text = block.decode("utf-8", "replace")
-                if valid or sum(character > "\x7f" for character in text) > 2 * text.count("\ufffd"):
-                    line += error.object[: error.start].count(b"\n")
-                    raise ValueError(f"{path}:{line}: not UTF-8, as the text around it is: {error.reason}") from None
-                encoding = "cp1252"
-            line += block.count(b"\n")
-            block = file.read(2**20)
-    return path.open(encoding=encoding or "utf-8", errors="replace", newline=newline)
-
-
-def csv_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
-    """The rows of a CSV file as `numbered_rows` gives those of JSON Lines. Its header tells the delimiter: , ; tab |"""
-    path = readable(path)
-    csv.field_size_limit(LONGEST)
-    with open_text(path, newline="") as file:
-        header = file.readline(LONGEST)
-        delimiter = max(",;\t|", key=header.count)
-        file.seek(0)
-        lines = (line for _, line in numbered_lines(file, path))
-        rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
-        try:
-            for row in rows:
-                where, extra = f"{path}:{rows.line_num}", len(row.pop(None, ()))
-                if extra:
-                    raise ValueError(f"{where}: {extra} fields too many; a field with {delimiter!r} in it wants quotes")
-                yield where, row
-        except csv.Error as error:
-            raise ValueError(f"{path}:{rows.reader.line_num}: not valid CSV: {error}") from None
-
-
 def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterator[tuple[str, object]]:
     """Pairs (file:line, record) of a JSON Lines file whose lines hold the fields of the dataclass `kind`."""
     for where, row in numbered_rows(path, appended):
@@ -234,10 +180,7 @@ def read_records(path: str | Path, kind: type, appended: bool = False) -> Iterat
 
 
 def parse_record(row: dict, kind: type):
-    """Plain data as the dataclass `kind`: lists become tuples, nested objects dataclasses, as the fields' types say.
-
-    ValueError for a field that is missing, unknown or of another type: one line with its value and what is allowed.
-    """
+    """Plain data as the dataclass `kind` and those inside it; ValueError in one line for what its types forbid."""
     try:
         return _adapter(kind).validate_json(json.dumps(row), strict=True, extra="forbid")
     except RecursionError:
@@ -245,8 +188,6 @@ def parse_record(row: dict, kind: type):
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))[:80]
-    if first["type"] == "missing":
-        raise ValueError(f"{place} is missing")
     if first["type"] == "unexpected_keyword_argument":
         for name in first["loc"][:-1]:
             kind = {one.name: one.type for one in fields(kind)}.get(name, kind)
@@ -257,6 +198,8 @@ def parse_record(row: dict, kind: type):
 
 def refusal(place: str, error: dict) -> str:
     """One of pydantic's errors in our words: the value at `place`, and what is wanted there."""
+    if error["type"] == "missing":
+        return f"{place} is missing"
     wanted = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     own = not place or error["type"] == "value_error"  # a message of ours, which is complete
     return wanted if own else f"{place} is {error['input']!r:.80}; want {wanted}"
@@ -265,22 +208,22 @@ def refusal(place: str, error: dict) -> str:
 def cached(kind: str, key: object, make: Callable[[], Iterable[dict]]) -> list[dict]:
     """The rows of `make`, from .cache/<kind>/ if they were made before with an equal `key`; None: always made.
 
-    `key` names all that the rows depend on, as plain data or dataclasses of it; the package's code is added here. Rows
-    that another process is making are waited for. A damaged file is made again; one that cannot be written is not kept.
+    `key` names all that the rows depend on, as plain data or dataclasses; the package's code is added here. Who wants
+    rows that another process is making waits for it. A damaged file is made again; without room, nothing is kept.
     """
+    if key is None:
+        return list(make())
     path = CACHE / kind / f"{digest(json.dumps([key, _code()], default=vars, sort_keys=True))}.jsonl"
     with ExitStack() as stack:
-        if key is not None:
-            with suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(path.with_suffix(".lock")))
-            with suppress(OSError, ValueError):
-                return list(read_jsonl(path))
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_suffix(".lock")))
+        with suppress(OSError, ValueError):
+            return list(read_jsonl(path))
         rows = list(make())
-        if key is not None:
-            with suppress(OSError):
-                write_jsonl(path, rows)
-        return rows
+        with suppress(OSError):
+            write_jsonl(path, rows)
+    return rows
 
 
 def digest(*parts: str | bytes) -> str:

@@ -1,18 +1,25 @@
-"""Names in a configuration: a key of a literal dict, any function as "module:function", or where a policy is."""
+"""What may stand in a configuration: numbers in their bounds, names of functions, where a policy is."""
 
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Annotated
+
+from pydantic import Field
 
 from rezero.files import resolve
 
+Share = Annotated[float, Field(ge=0, le=1)]  # NaN lies in no bounds
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=0)]
+
 
 def load_function(name: str, known: Mapping[str, Callable | str], what: str) -> Callable:
-    """The function that `name` stands for: a key of `known`, or "module:function" (in a notebook "__main__:function").
-
-    A value of `known` may be "module:function", too: it is imported only now. ValueError calls the function a `what`.
-    """
+    """The function of `name`: a key of `known`, or "module:function", imported now. ValueError calls it a `what`."""
     found = known.get(name, name)
     if callable(found):
         return found

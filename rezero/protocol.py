@@ -1,12 +1,11 @@
-"""The text-tag protocol: prompts, one assistant turn of text to a `Turn`, a transcript to an `Episode`.
+"""The text-tag protocol: prompts, one assistant turn of text to a `Turn`, turns as an `Episode`.
 
 Each assistant turn thinks in `<think>…</think>` and then does exactly one of `<search>query</search>` or
-`<answer>text</answer>`; a search is answered by `<information>…</information>` (ReZero, arXiv 2504.11001). Everything
-after the rollout reads `Episode`s; nothing parses a joined transcript a second time.
+`<answer>text</answer>`; a search is answered by `<information>…</information>` (ReZero, arXiv 2504.11001).
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Literal
@@ -31,7 +30,6 @@ CORRECTION = "That turn was not understood: after the thought, write exactly one
 
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _THOUGHT = re.compile(r"<think>(.*?)</think>", re.DOTALL)
-_INFORMATION = re.compile(r"^\s*<information>\n?(.*?)\n?</information>\s*$", re.DOTALL)
 _TAG_START = re.compile(rf"[<＜﹤](?=[/|｜!]?[A-Za-z_|｜-]|\s*/?\s*(?:{'|'.join(NAMES)})\b)")
 
 
@@ -74,16 +72,9 @@ class Episode:
 
     An episode from a rollout also carries its token ids: `prompt_ids`, `completion_ids` (all turns and all retrieved
     text) and `env_mask`, as long as `completion_ids`, 1 where the policy chose the token and 0 where the environment
-    did.
-
-    Whether a search failed is decided here and nowhere else. An episode
-
-    - *missed* when, after its first search, gold passages were still unseen;
-    - *retried* when it missed and then searched again;
-    - *recovered* when it missed and later searches brought all that was unseen.
-
-    A question with several gold passages needs all of them: with one passage of two, an answer would still be a guess,
-    and to search again is still the right decision. Hence a first search that brings some of the gold is a miss, too.
+    did. Whether a search failed is decided here and nowhere else, by `missed`, `retried` and `recovered`. A question
+    with several gold passages needs all of them: with one of two, an answer would still be a guess, and to search again
+    is still the right decision. Hence a first search that brings some of the gold is a miss, too.
     """
 
     question: Question | None
@@ -101,7 +92,6 @@ class Episode:
 
     @property
     def searches(self) -> tuple[Turn, ...]:
-        """The turns that searched, in order."""
         return tuple(turn for turn in self.turns if turn.action == "search")
 
     @property
@@ -113,10 +103,7 @@ class Episode:
         return sum(turn.action == "malformed" for turn in self.turns)
 
     def evidence(self) -> list[float]:
-        """Share of the gold chunks seen after each search, shape (searches,), never falling.
-
-        Gold is recognised by chunk id among the hits or, in a transcript that carries no hits, by its text.
-        """
+        """Share of the gold chunks seen after each search, by id among its hits or, without hits, by text."""
         if self.question is None or not self.question.gold_chunk_ids:
             return [0.0] * len(self.searches)
         golds, seen, shares = self.question.gold_chunk_ids, set(), []
@@ -151,7 +138,7 @@ class Episode:
         return self.missed and self.evidence_search is not None
 
     def to_messages(self) -> list[dict]:
-        """The episode as chat messages; the inverse of `from_messages`."""
+        """Chat messages; the inverse of `from_messages`."""
         messages = [dict(message) for message in self.prompt]
         for turn in self.turns:
             messages.append({"role": "assistant", "content": turn.text})
@@ -161,24 +148,11 @@ class Episode:
 
     @classmethod
     def from_messages(cls, transcript: list[dict] | str | dict, question: Question | None = None) -> "Episode":
-        """Read a transcript as an episode; `rezero.extras.transcripts` says how each form is read.
+        """Read chat messages, a string as Search-R1 writes it, or a row of TRL; `extras.transcripts` says how.
 
-        That is: chat messages `[{"role", "content"}, …]` with retrieved text as `user`, `tool` or `ipython` messages
-        and tool calls as searches; a string as Search-R1 writes it; a row of TRL, `{"prompt", "completion"}`, or its
-        completion alone. What a user says after the last answer is left out. ValueError names a message without a known
-        role or without text; a warning counts what was not understood.
+        ValueError names a message without a known role or without text; a warning counts what was not understood.
         """
-        prompt, messages = resolve_name("rezero.extras.transcripts:read_transcript")(transcript)
-        turns: list[Turn] = []
-        for i, message in enumerate(messages):
-            if message["role"] == "assistant":
-                turns.append(parse_turn(message["content"]))
-            elif turns and not (turns[-1].action == "answer" and all(map(_is_talk, messages[i:]))):
-                before, text = turns[-1].information, unwrap_information(message["content"])
-                turns[-1] = replace(turns[-1], information=text if before is None else f"{before}\n{text}")
-        ends = {"answer": "answered", "malformed": "malformed"}
-        outcome = ends.get(turns[-1].action, "unfinished") if turns else "unfinished"
-        return cls(question, tuple(turns), outcome, tuple(prompt))
+        return resolve_name("rezero.extras.transcripts:read_episode")(transcript, question)
 
 
 def build_prompt(question: str, style: str = "full") -> list[dict]:
@@ -192,8 +166,8 @@ def build_prompt(question: str, style: str = "full") -> list[dict]:
 def parse_turn(text: str) -> Turn:
     """Read one assistant message as a `Turn`.
 
-    The action is what stands outside the thoughts. A search together with an answer, neither of them, or a thought
-    that never closes makes the turn malformed. Of several searches, which only transcripts have, the first is run.
+    The action stands outside the thoughts. A search with an answer, neither, or a thought that never closes makes the
+    turn malformed. Of several searches, which only transcripts have, the first is run.
     """
     text = clean(text)
     thought = "\n".join(part.strip() for part in _THOUGHT.findall(text))
@@ -232,13 +206,3 @@ def format_hits(hits: list[Hit] | tuple[Hit, ...]) -> str:
 
 def wrap_information(text: str) -> str:
     return f"<information>\n{text}\n</information>"
-
-
-def _is_talk(message: dict) -> bool:
-    """Whether a message holds somebody's words, such as thanks, and no retrieved text."""
-    return message["role"] in ("user", "system", "developer") and not _INFORMATION.match(message["content"])
-
-
-def unwrap_information(content: str) -> str:
-    """The text inside one `<information>` block, or the content itself if it is not wrapped."""
-    return _INFORMATION.sub(r"\1", content)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 
 from rezero.protocol import CORRECTION, ENGINE_FAILED, Episode, Turn, format_hits, neutralize
 from rezero.questions import Question
@@ -13,8 +12,8 @@ from rezero.text import keywords
 def respond(turns: list[Turn], engine: Engine, k: int, contexts: Sequence[SearchContext] | None = None) -> list[Turn]:
     """Each turn with the environment's reply: `k` hits for a search, a correction for a malformed turn.
 
-    An engine that fails on a batch of queries is asked again query by query, so that one bad query spoils no other. The
-    turn of that query says so in `information` and `error`. Without `contexts`, each turn is the first of an episode.
+    An engine that fails on a batch of queries is asked again query by query, so that one bad query spoils no other.
+    Without `contexts`, each turn is the first of an episode.
     """
     searching = [i for i, turn in enumerate(turns) if turn.action == "search"]
     asked = [contexts[i] if contexts else SearchContext(str(i), 1) for i in searching]
@@ -45,14 +44,3 @@ def first_search_misses(questions: list[Question], engine: Engine, k: int) -> li
     turns = [Turn("", "", "search", keywords(question.text)) for question in questions]
     replies = respond(turns, engine, k, [SearchContext(question.id, 1) for question in questions])
     return [Episode(q, (turn,), "unfinished").missed for q, turn in zip(questions, replies, strict=True)]
-
-
-def seen_after_each_query(question: Question, engine: Engine, k: int) -> list[set[str]]:
-    """Ids of all chunks seen after a search for the question's words, and after each further search for a rewrite.
-
-    One set per query, each of which contains the one before. SearchError if the engine fails.
-    """
-    queries = [keywords(question.text), *question.rewrites]
-    contexts = [SearchContext(question.id, turn) for turn in range(1, len(queries) + 1)]
-    found = [{hit.chunk_id for hit in hits} for hits in engine.search(queries, k, contexts)]
-    return list(accumulate(found, set.union))

@@ -19,10 +19,11 @@ from tools.published import compare_with_published
 from rezero.__main__ import main
 from rezero.config import load_config
 from rezero.corpus import load_chunks
+from rezero.data.leaks import leakage
 from rezero.evaluation.traces import read_traces, write_traces
 from rezero.files import ROOT
 from rezero.protocol import Episode
-from rezero.questions import Question, leakage, load_questions
+from rezero.questions import Question, load_questions
 
 FILE = "notebooks/apollo13.yaml"
 GIVEN = yaml.safe_load((ROOT / FILE).read_text())["02_train_grpo"]

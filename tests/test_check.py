@@ -47,7 +47,7 @@ WRONG = [  # command, what is said
     (["serve", "--engine", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--engine", "bm25", "bm52"], "unknown engine 'bm52'; allowed: "),
     (["reward-lab", "--weights", "{bribe: 1}"], "unknown reward 'bribe'; allowed: "),
-    (["data", "cloze", "data/nowhere", "--out", "x"], "data/nowhere: cannot read chunks"),
+    (["data", "cloze", "data/nowhere", "--out", "x"], "nowhere: holds no corpus; want one of "),
     (["data", "cloze", "data/larkspur", "--out", "data/larkspur"], "data/larkspur: holds the questions that are split"),
     (["run", "--resume", "--run-id", "reference"], f"{KEPT}: only tests/tools/keep_"),
     (["run", "02", "--runs-dir", "papermill_runs/reference", "--run-id", "x"], f"{KEPT}/x: only tests/tools/keep_"),

@@ -9,10 +9,11 @@ from rezero.analysis.corpus import answered_searches, question_frame, read_corpu
 from rezero.corpus import Chunk, load_chunks, save_chunks
 from rezero.data import noise
 from rezero.data.cloze import ASK, BLANK, cloze_questions
+from rezero.data.leaks import leakage
 from rezero.data.splits import part_of
 from rezero.files import read_jsonl
 from rezero.protocol import Sampling
-from rezero.questions import Question, leakage, load_questions, save_questions
+from rezero.questions import Question, load_questions, save_questions
 from rezero.search import build_engine
 
 TEXT = """On that day the heater of tank Larch was switched on for 40 minutes without any harm.

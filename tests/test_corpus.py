@@ -39,7 +39,7 @@ def test_formats(tmp_path, name, content, want):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.parquet", "", r"c\.parquet: cannot read chunks from '\.parquet'; allowed: \.jsonl, \.csv"),
+        ("c.parquet", "PAR1", r"c\.parquet: cannot read chunks from '\.parquet'; allowed: \.jsonl, \.csv"),
         ("c.jsonl", '{"id": "a", "body": "x"}', r"c\.jsonl:1: has the fields id, body; want id,"),
         ("c.jsonl", '{"id": "a", "text": "x"}\n\n{"id": "a", "text": "y"}', r":3: the id 'a' was used"),
         ("c.jsonl", '{"id": "a", "text": " \\n"}', r"c\.jsonl:1: chunk 'a' has no text"),
@@ -56,7 +56,7 @@ def test_formats(tmp_path, name, content, want):
         ],
         ("c.csv", "chunk_id,content\n1,x\n,y\n", r"c\.csv:3: the id is ''; want text"),
         ("c.jsonl", '{"\\u001b[2J": 1}', "has the fields \ufffd\\[2J; want id"),
-        ("c.csv", "id,text\n1,x\n", r"c\.csv: has the columns id, text; want chunk_id, content, metadata"),
+        ("c.csv", "id,text\n1,x\n", r"c\.csv:2: has the columns id, text; want chunk_id, content, metadata"),
         ("c.csv", "chunk_id,content\n1,x\n1,y\n", r"c\.csv:3: the id '1' was used before"),
         (
             "c.csv",

@@ -213,7 +213,7 @@ def test_hybrid_weights_decide():
     options = {"engines": ["bm25", {"engine": "dense", "cache": None}]}
     query = "heater during flight"
     for weights, alone in (([1, 0], {"name": "bm25"}), ([0, 1], {"name": "dense", "cache": None})):
-        want = ids(build_engine(chunks=CHUNKS, **alone), query)
+        want = ids(build_engine(alone.pop("name"), CHUNKS, **alone), query)
         assert ids(build_engine("hybrid", CHUNKS, **options, weights=weights), query) == want
     (hits,) = build_engine("hybrid", CHUNKS, **options, weights=[0.5, 0.5], c=60).search(["relief valve"], 1)
     assert (hits[0].chunk_id, hits[0].score, hits.engine) == ("valve", pytest.approx(1 / 61), "hybrid")

@@ -11,10 +11,11 @@ from rezero.__main__ import main
 from rezero.corpus import Chunk, load_chunks, save_chunks
 from rezero.data import generate
 from rezero.data.generate import linked_pairs, no_json, read_reply
+from rezero.data.leaks import leakage
 from rezero.data.validation import Candidate, Known, check, difficulty, rule_table
 from rezero.files import read_jsonl
 from rezero.policy.hub import SMOLLM
-from rezero.questions import Question, leakage, load_questions, save_questions
+from rezero.questions import Question, load_questions, save_questions
 
 SUBJECTS = "Alba Brell Corin Doma Elgar Fenn Gorse Hollin Ibex Jarn".split()
 PASSAGES = [

@@ -80,8 +80,6 @@ def test_hits_are_numbered_and_inert():
     hits = [Hit("c1", "One<answer>", "text", 2.0), Hit("c2", "Two", "</information>", 1.0)]
     assert protocol.format_hits(hits).splitlines() == ["[1] One‹answer> | text", "[2] Two | ‹/information>"]
     assert protocol.format_hits([]) == protocol.NO_HITS
-    assert protocol.unwrap_information(wrap_information("a\nb")) == "a\nb"
-    assert protocol.unwrap_information("bare text of a tool") == "bare text of a tool"
 
 
 def test_evidence_of_a_two_hop_question_accumulates(questions):

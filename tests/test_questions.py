@@ -8,9 +8,10 @@ import pytest
 from datasets import Dataset
 
 from rezero.corpus import Chunk
+from rezero.data.leaks import assign_splits, leakage, split_by_chunk
 from rezero.data.validation import validate
 from rezero.files import write_jsonl
-from rezero.questions import Question, assign_splits, leakage, load_questions, save_questions, split_by_chunk, spread
+from rezero.questions import Question, load_questions, save_questions, spread
 from rezero.text import keywords, normalized
 
 CHUNKS = [Chunk(f"c{i}", "Vess", f"Passage {i}.") for i in range(1, 5)]

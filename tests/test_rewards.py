@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rezero.analysis.reward_lab import rewards_of
 from rezero.config import load_config
 from rezero.protocol import Episode, neutralize, parse_turn
 from rezero.questions import Question
-from rezero.rewards import REWARD_SETS, REWARDS, load_reward, ours, published, reward_weights, score, table
+from rezero.rewards import REWARD_SETS, REWARDS, load_reward, ours, published, reward_weights, score
 from rezero.search.base import Hit
 
 GOLD, GOLD2, OTHER = "7.1 Tanks\n\nThe relief valve froze.", "The crew came home.", "A heater welded shut."
@@ -268,7 +269,7 @@ def test_score_weighs_and_also_reports_what_has_no_weight():
     assert score(searched(HIT), {"f1": 2, HALF: 1})[0] == 2.5
     assert reward_weights("no_retry", {HALF: 0}) == {HALF: 0}
     assert reward_weights("recovery") == reward_weights("recovery", {}) == REWARD_SETS["recovery"]
-    rows = table({"found": searched(HIT), "lost": searched(MISS, answer=None)})
+    rows = rewards_of({"found": searched(HIT), "lost": searched(MISS, answer=None)})
     assert list(rows.index) == [*REWARDS, *(f"set {name}" for name in REWARD_SETS)]
     assert rows.loc["correctness"].tolist() == [1, 0] and rows.loc["set recovery"].tolist() == [6, 0]
 

@@ -11,7 +11,8 @@ from rezero.protocol import CORRECTION, NO_HITS, Episode, Sampling, parse_turn
 from rezero.rollout import rollout
 from rezero.search import build_engine
 from rezero.search.base import SearchError
-from rezero.search_env import first_search_misses, respond, seen_after_each_query
+from rezero.search_env import first_search_misses, respond
+from rezero.warmstart.demonstrations import seen_after_each_query
 
 WIDE = Sampling(k=2, max_turns=5, turn_tokens=100, episode_tokens=2000, prompt_style="short")
 SHORT = replace(WIDE, max_turns=4, turn_tokens=12, episode_tokens=120)

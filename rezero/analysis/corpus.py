@@ -6,10 +6,11 @@ import pandas as pd
 
 from rezero.corpus import Chunk, find_chunks, load_chunks
 from rezero.data.larkspur import load_generator
+from rezero.data.leaks import assign_splits
 from rezero.files import read_jsonl
 from rezero.policy.base import Policy
 from rezero.protocol import Sampling, Turn
-from rezero.questions import Question, assign_splits, load_questions
+from rezero.questions import Question, load_questions
 from rezero.search.base import Engine
 from rezero.search_env import respond
 from rezero.text import keywords

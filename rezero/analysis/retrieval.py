@@ -10,9 +10,9 @@ from pandas import Series
 
 from rezero.questions import KINDS, Question
 from rezero.search.base import Engine
-from rezero.search_env import seen_after_each_query
 from rezero.task import Task
 from rezero.text import keywords
+from rezero.warmstart.demonstrations import seen_after_each_query
 
 
 def room_to_retry(questions: list[Question], engine: Engine, k: int) -> list[dict]:

@@ -17,9 +17,9 @@ from rezero.evaluation.stats import paired_bootstrap
 from rezero.evaluation.traces import Row, read_traces
 from rezero.files import writable, write_text
 from rezero.names import load_function
-from rezero.protocol import neutralize, parse_turn
+from rezero.protocol import Episode, neutralize, parse_turn
 from rezero.questions import Question, spread
-from rezero.rewards import REWARD_SETS, REWARDS, reward_weights
+from rezero.rewards import REWARD_SETS, REWARDS, reward_weights, score
 from rezero.search.base import Engine
 from rezero.task import load_task
 from rezero.text import keywords
@@ -106,6 +106,14 @@ def pay(rows: Iterable[Row], sets: Weightings = SETS) -> pd.DataFrame:
     paid = pd.DataFrame(values, pd.MultiIndex.from_tuples(keys, names=["engine", "policy", "question"]))
     sums = {name: sum(float(weight) * paid[one] for one, weight in weights.items()) for name, weights in sets.items()}
     return pd.concat({"reward": paid, "weighting": pd.DataFrame(sums)}, axis=1)
+
+
+def rewards_of(episodes: dict[str, Episode]) -> pd.DataFrame:
+    """What each named episode earns: one row per reward, then one per reward set (weighted sums)."""
+    rows = {name: [reward(episode) for episode in episodes.values()] for name, reward in REWARDS.items()}
+    for name, weights in REWARD_SETS.items():
+        rows[f"set {name}"] = [score(episode, weights)[0] for episode in episodes.values()]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(episodes)).round(3)
 
 
 def means(paid: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,8 @@ import pypdf
 
 from rezero.data.chunking import FENCE, Cut, chunk_document
 from rezero.data.records import Dropped, Items, Source
-from rezero.files import cached, digest, open_text
+from rezero.data.shapes import open_text
+from rezero.files import cached, digest
 from rezero.text import clean
 
 try:

@@ -11,7 +11,8 @@ import datasets
 from pyarrow.parquet import ParquetFile
 
 from rezero.corpus import Chunk
-from rezero.files import LONGEST, csv_rows, numbered_rows, open_text
+from rezero.data.shapes import csv_rows, jsonl_rows, open_text
+from rezero.files import LONGEST
 from rezero.questions import Question
 
 
@@ -84,7 +85,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 ROWS = {  # ending, in lower case -> reader of (file:line, record)
-    ".jsonl": numbered_rows, ".json": json_rows, ".parquet": parquet_rows, ".csv": csv_rows, ".tsv": csv_rows,
+    ".jsonl": jsonl_rows, ".json": json_rows, ".parquet": parquet_rows, ".csv": csv_rows, ".tsv": csv_rows,
 }  # fmt: skip
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
 
-from rezero.corpus import READERS, Chunk, find_chunks, parse_chunk
+from rezero.corpus import Chunk, find_chunks
 from rezero.data.chunking import Cut, spans, stable_id
 from rezero.data.records import Dropped, Items, Row, Source, file_rows, split_of
-from rezero.files import csv_rows, numbered_rows
+from rezero.data.shapes import csv_rows, jsonl_rows, parse_chunk, read_chunks
 from rezero.questions import Question, load_questions
 from rezero.text import clean
 
@@ -154,7 +154,7 @@ def beir(source: Source, cut: Cut) -> Items:
         if isinstance(item, Chunk) and item.id in judged:
             titles[item.id] = item.title
         yield where, item
-    queries = {str(row.get("_id")): (where, row) for where, row in numbered_rows(folder / "queries.jsonl")}
+    queries = {str(row.get("_id")): (where, row) for where, row in jsonl_rows(folder / "queries.jsonl")}
     for id in sorted(queries.keys() - {id for _, id in relevant}):
         yield queries[id][0], Dropped("no passage is judged relevant", {"id": id})
     for (split, id), grades in relevant.items():
@@ -167,7 +167,7 @@ def beir(source: Source, cut: Cut) -> Items:
 
 def corpus_folder(source: Source, cut: Cut) -> Items:
     """A folder in this workspace's own format or in AutoDidact's: chunks.jsonl or .csv, perhaps questions.jsonl."""
-    path, questions = find_chunks(source.path), source.path / "questions.jsonl"
-    yield from READERS[path.suffix](path)
+    questions = source.path / "questions.jsonl"
+    yield from read_chunks(find_chunks(source.path))
     for question in load_questions(questions) if questions.is_file() else []:
         yield str(questions), question

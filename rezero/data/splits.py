@@ -8,9 +8,9 @@ from collections.abc import Hashable
 
 from rezero.corpus import Chunk, find_chunks, load_chunks, save_chunks
 from rezero.data.cloze import cloze_questions
+from rezero.data.leaks import near_groups, split_by_chunk
 from rezero.files import shown, writable
-from rezero.questions import SPLITS, Question, load_questions, save_questions, split_by_chunk
-from rezero.text import near_groups
+from rezero.questions import SPLITS, Question, load_questions, save_questions
 
 BY = ("chunk", "section", "document")
 

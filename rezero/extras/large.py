@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from rezero.corpus import Chunk
 from rezero.search.base import Rank, indexed_text, needs
 from rezero.search.bm25 import Language, words
@@ -65,3 +67,16 @@ def build_index(kind: str, vectors) -> tuple:
     if kind == "flat" and faiss.get_num_gpus():
         return store, faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, store)
     return store, store
+
+
+def score_again(store, queries, positions):
+    """The scores of the rows at `positions` (n, width), pair by pair; -1 at the position -1, which means no row."""
+    import faiss
+
+    if isinstance(store, faiss.IndexFlat):  # it can compute the scores without a copy of the rows
+        exact = np.empty(positions.shape, np.float32)
+        pointers = [faiss.swig_ptr(array) for array in (queries, exact, positions)]
+        store.compute_distance_subset(len(queries), pointers[0], positions.shape[1], pointers[1], pointers[2])
+        return exact
+    rows = store.reconstruct_batch(np.maximum(positions, 0).ravel()).reshape(*positions.shape, -1)
+    return np.where(positions < 0, -1, np.vecdot(rows, queries[:, None]))

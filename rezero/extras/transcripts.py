@@ -1,4 +1,4 @@
-"""Transcripts from elsewhere, turned into the plain chat messages that `protocol.Episode.from_messages` reads.
+"""Transcripts from elsewhere as episodes: what `protocol.Episode.from_messages` reads.
 
 A string as Search-R1 (arXiv 2503.09516) writes it does not say who wrote what. There, generation stops after a
 `</search>`, so a block of information counts as the environment's only directly after one. A block anywhere else, or in
@@ -10,8 +10,11 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 from rezero.files import parse_json
+from rezero.protocol import Episode, Turn, parse_turn
+from rezero.questions import Question
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 SEARCH_TOOL = re.compile(r"search|retriev|query|look_?up|find|google|wiki|brows", re.IGNORECASE)
@@ -226,3 +229,26 @@ def _name_and_arguments(call) -> tuple[str, dict]:
 def _parsed(value):
     """The value that a string of JSON holds; anything else as it is."""
     return parse_json(value) if isinstance(value, str) else value
+
+
+_INFORMATION = re.compile(r"^\s*<information>\n?(.*?)\n?</information>\s*$", re.DOTALL)
+
+
+def read_episode(transcript: list[dict] | str | dict, question: Question | None = None) -> Episode:
+    """The episode of a transcript that `read_transcript` reads; what a user says after the last answer is left out."""
+    prompt, messages = read_transcript(transcript)
+    turns: list[Turn] = []
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            turns.append(parse_turn(message["content"]))
+        elif turns and not (turns[-1].action == "answer" and all(map(_is_talk, messages[i:]))):
+            before, text = turns[-1].information, _INFORMATION.sub(r"\1", message["content"])
+            turns[-1] = replace(turns[-1], information=text if before is None else f"{before}\n{text}")
+    ends = {"answer": "answered", "malformed": "malformed"}
+    outcome = ends.get(turns[-1].action, "unfinished") if turns else "unfinished"
+    return Episode(question, tuple(turns), outcome, tuple(prompt))
+
+
+def _is_talk(message: dict) -> bool:
+    """Whether a message holds somebody's words, such as thanks, and no retrieved text."""
+    return message["role"] in ("user", "system", "developer") and not _INFORMATION.match(message["content"])

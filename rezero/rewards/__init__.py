@@ -1,21 +1,15 @@
-"""Rewards: pure functions `Episode -> float`. What they are called is in `REWARDS`, how they are weighed is data.
+"""Rewards: pure functions `Episode -> float`; `published` has those of the original, to the letter, `ours` the others.
 
-`published` has those of the original, to the letter, and `ours` the others; each docstring says what is paid, its range
-and how it can be gamed. To add one, write a function and name it in `REWARDS`, or give its name as "module:function".
+Each docstring says what is paid, its range and how it can be gamed. A new one is named in `REWARDS`, or given as
+"module:function".
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from rezero.names import load_function
 from rezero.protocol import Episode
 from rezero.rewards import ours, published
-
-if TYPE_CHECKING:  # imported late, because names of rewards are checked before anything else
-    from pandas import DataFrame
 
 REWARDS: dict[str, Callable[[Episode], float]] = {
     "correctness": published.correctness,
@@ -47,7 +41,6 @@ REWARD_SETS = {  # name -> {reward: weight}; a weight of 0 logs the reward witho
 
 
 def load_reward(name: str) -> Callable[[Episode], float]:
-    """The reward function of a key of `REWARDS`, or of any "module:function"; ValueError if there is none."""
     return load_function(name, REWARDS, "reward")
 
 
@@ -71,13 +64,3 @@ def score(episode: Episode, weights: dict[str, float]) -> tuple[float, dict[str,
     values = {name: load_reward(name)(episode) for name in weights}
     values = {name: None if value != value else value for name, value in values.items()}
     return sum(weights[name] * value for name, value in values.items() if value is not None), values
-
-
-def table(episodes: dict[str, Episode]) -> DataFrame:
-    """What each named episode earns: one row per reward, then one per reward set (weighted sums)."""
-    from pandas import DataFrame
-
-    rows = {name: [reward(episode) for episode in episodes.values()] for name, reward in REWARDS.items()}
-    for name, weights in REWARD_SETS.items():
-        rows[f"set {name}"] = [score(episode, weights)[0] for episode in episodes.values()]
-    return DataFrame.from_dict(rows, orient="index", columns=list(episodes)).round(3)

@@ -10,8 +10,7 @@ from rezero.rewards.published import correctness, question_of
 def retry_paper(episode: Episode) -> float:
     """The paper's wording: 0.25, at most 1, for each search after the first that follows a miss; only with an answer.
 
-    Unlike `Episode.missed`, any search but the last can miss here: it brought no new gold chunk while one was unseen.
-    So two misses, a hit and an answer earn 0.5. Gamed by missing on purpose, which is what makes a retry worth 0.25.
+    Any search but the last can miss here: it brought no new gold while some was unseen. Gamed by missing on purpose.
     """
     if episode.outcome != "answered":
         return 0.0
@@ -21,16 +20,13 @@ def retry_paper(episode: Episode) -> float:
 
 
 def recovery(episode: Episode, discount: float = 1.0) -> float:
-    """Potential-based reward for finding the evidence, however late: [0, 1], only with an answer.
+    """Potential-based reward for finding the evidence, however late: [0, 1], only with an answer, right or wrong.
 
     The potential is the share of gold chunks seen. Each search earns what it adds to that share, times `discount` for
-    every search before it, so the sum is the share seen in the end (Ng, Harada and Russell 1999). The search that
-    recovers is paid in full, a miss adds nothing that the first search could not have earned, and searches after the
-    evidence earn 0. With a `discount` below 1, finding late earns less. Group scaling divides by the standard
-    deviation: where all episodes are correct and find the gold, values of 0.9 and 1 then differ as much as 0 and 1
-    would, and teach not to retry; hence the default.
-
-    No search can game it but by finding the gold chunks. It does not ask whether the answer is right.
+    every search before it, so the sum is the share seen in the end (Ng, Harada and Russell 1999). No search can game it
+    but by finding gold. With a `discount` below 1, finding late earns less; but group scaling divides by the standard
+    deviation, so where all episodes are correct and find the gold, values of 0.9 and 1 would differ as much as 0 and 1,
+    and teach not to retry.
     """
     if episode.outcome != "answered":
         return 0.0
@@ -57,8 +53,7 @@ def f1(episode: Episode) -> float:
 def graded(episode: Episode) -> float:
     """Correctness with partial credit, [0, 1]: 1 for a correct answer in a clean turn, else at most 0.5.
 
-    A wrong answer earns 0.25 times its F1 and 0.25 times the share of gold chunks seen, so that every correct answer
-    earns more than every wrong one; no answer earns nothing. Gamed within its 0.5 by answers made of likely words.
+    A wrong answer earns 0.25 times its F1 and 0.25 times the share of gold seen. Gamed by answers of likely words.
     """
     if episode.outcome != "answered":
         return 0.0
@@ -75,10 +70,6 @@ def efficiency(episode: Episode) -> float:
 
 
 def clip_to_solved(values: list[float], episodes: list[Episode]) -> list[float]:
-    """`values`, capped at 0 where no episode on the same question is correct.
-
-    Correctness itself loses nothing by it; the other rewards then only tell correct episodes apart. The price: where
-    none is correct, nothing is learned about searching either.
-    """
+    """`values`, capped at 0 where no episode on the same question is correct; nothing is learned of searching there."""
     solved = {episode.question.id for episode in episodes if correctness(episode)}
     return [value if e.question.id in solved else min(0.0, value) for value, e in zip(values, episodes, strict=True)]

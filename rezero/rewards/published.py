@@ -1,7 +1,7 @@
-"""The rewards of the public ReZero code, to the letter: pure functions `Episode -> float`, named in `rewards.REWARDS`.
+"""The rewards of the public ReZero code, to the letter, with its quirks, which the docstrings name.
 
-The quirks of the original are kept, and each docstring names them. The functions read the text of the assistant's
-turns. Whether the environment replied to a turn is known from the episode and never read from what a passage says.
+They read the text of the assistant's turns. Whether the environment replied is known from the episode and never read
+from what a passage says.
 """
 
 import re
@@ -28,13 +28,11 @@ OPERATOR = re.compile("|".join((r"(?:site|filetype):\S+", r'"[^"]+"', r"\s+(?:OR
 
 
 def correctness(episode: Episode) -> float:
-    """1 for a correct answer in a clean last turn, else 0.
+    """1 for a correct answer in a last turn without a `<search>` or `<information>` pair, even in its thought, else 0.
 
-    A last turn is clean when nothing follows it and it has an `<answer>` pair but no `<search>` or `<information>`
-    pair, not even inside its thought. The original lets the model in training judge the whole message; here the words
-    inside `<answer>` must equal an accepted answer (`judge.exact_match`), so no thought can persuade the judge. Also
-    ours: an answer inside a thought, or after one that never closes, is none, while the original would judge it; and a
-    user's words after the answer ("thanks") do not void it.
+    The original lets the model in training judge the whole message; here the words inside `<answer>` must equal an
+    accepted answer (`judge.exact_match`), so no thought can persuade the judge. Also ours: an answer inside a thought,
+    or after one that never closes, is none; and a user's words after the answer ("thanks") do not void it.
     """
     last = episode.turns[-1] if episode.turns else None
     if last is None or last.action != "answer" or last.information is not None:
@@ -47,10 +45,9 @@ def correctness(episode: Episode) -> float:
 def keeps_format(episode: Episode) -> float:
     """1 if the last assistant message keeps the format, else 0.
 
-    The format: at least one `<think>` pair; exactly one `<answer>` pair or at least one `<search>` pair, not both; the
-    last `</think>` stands before the action; no pair that looks like information; no tag wrapped in `**`, `*` or `_`;
-    the text ends in `</search>` or `</answer>`. Quirks: only the last message counts, ending with a search is worth as
-    much as ending with an answer, and two answers beside a search pass, but two answers alone do not.
+    The format: a `<think>` pair; exactly one `<answer>` pair or at least one `<search>` pair, not both, after the last
+    `</think>` and at the end; no pair that looks like information; no tag wrapped in `**`, `*` or `_`. Quirks: ending
+    with a search is worth as much as with an answer; two answers beside a search pass, but two answers alone do not.
     """
     text = episode.turns[-1].text if episode.turns else ""
     answers, searches = len(ANSWER.findall(text)) == 1, bool(SEARCH.search(text))
@@ -63,8 +60,7 @@ def keeps_format(episode: Episode) -> float:
 def retry(episode: Episode) -> float:
     """`retry_always` if the last message has an answer, else 0 (the version of exp_02, and the last one published).
 
-    Quirks: the first search is paid as well, whether a search failed is not asked, and the answer need not be correct.
-    Gamed by five searches for anything.
+    Quirks: the first search is paid, too, and searches after a hit or before a wrong answer. Gamed by any five.
     """
     text = episode.turns[-1].text if episode.turns else ""
     return retry_always(episode) if ANSWER.search(text) else 0.0
@@ -84,10 +80,7 @@ def retry_always(episode: Episode) -> float:
 
 
 def em_chunk(episode: Episode) -> float:
-    """1 if the whole text of every gold chunk was retrieved by some search, else 0 (the headline run's version).
-
-    Quirk: no answer is needed. The original has one gold chunk per question; here a two-hop question needs both.
-    """
+    """1 if the whole text of every gold chunk was retrieved, else 0, even without an answer (the headline run's)."""
     golds = _golds(episode)
     return float(bool(golds) and all(_retrieved(episode, *gold) for gold in golds))
 
@@ -97,11 +90,8 @@ def em_chunk_last(episode: Episode) -> float:
 
     Quirk: a last paragraph may be as short as a heading ("7.1.6 Batteries"), which other chunks contain, too.
     """
-    golds = _golds(episode)
-    if not golds:
-        return 0.0
-    chunk_id, text = golds[-1]
-    return float(_retrieved(episode, chunk_id, text.rstrip().rpartition("\n\n")[2].strip()))
+    last = [(id, text.rstrip().rpartition("\n\n")[2].strip()) for id, text in _golds(episode)[-1:]]
+    return float(any(_retrieved(episode, *gold) for gold in last))
 
 
 def search_strategy(episode: Episode) -> float:
@@ -110,10 +100,8 @@ def search_strategy(episode: Episode) -> float:
     0.2 if some message thinks and searches; 0.4 if some message analyses and answers; and after the first information
     0.2 per message that thinks and searches, or per message that analyses, whichever are fewer, at most 0.4.
     Quirks: to analyse is to use one of ten words in a thought ("based", "found", "from", ...), so filler words earn
-    reward. A thought, query or answer that contains "<" or ">" does not count. Turns after a correction do not count as
-    informed until the next information. Ours: every reply to a search is information, and no other reply is. The
-    original looks at the text and the role of a reply, and takes it for none if it contains "<" or ">" or comes from
-    "tool"; here no passage and no role can change the value.
+    reward; what contains "<" or ">" does not count; nor do turns between a correction and the next information.
+    Ours: information is what answers a search, whatever its text and role, so no passage can change the value.
     """
     informed = started = concluded = False
     refined = analysed = 0
@@ -134,13 +122,11 @@ def search_diversity(episode: Episode) -> float:
     """How different the queries are: 0 without a query, 0.2 for one, else the sum of these terms, clipped to [0, 1].
 
     - 0.2 per distinct normalized query, at most 0.4
-    - 0.4 (1 - mean similarity of all pairs), where similarity is difflib's ratio of the normalized queries, times
-      max(0.3, 1 - 0.2 per operator that only one of the two has)
+    - 0.4 (1 - mean similarity of all pairs): difflib's ratio times max(0.3, 1 - 0.2 per operator that only one has)
     - 0.05 per distinct operator, at most 0.15, and 0.05 times the share of queries with an operator
     - minus 0.1 per pair with a ratio between 0.8 and 1 (0.05 from two operators on), and 0.2 per repetition
-
-    Quirks: hyphens count as operators ("wake-up"), "site:" and quotes are paid although the engine ignored them, and
-    "OR" leaves the word "or" behind. Gamed by queries that differ from each other and ignore the question.
+    Quirks: hyphens count as operators ("wake-up"), and operators are paid although the engine ignored them. Gamed by
+    queries that differ from each other and ignore the question.
     """
     queries = [query for turn in episode.turns for query in PLAIN_SEARCH.findall(turn.text)]
     if len(queries) < 2:
@@ -172,7 +158,6 @@ def similarity(a: str, b: str) -> float:
 
 
 def question_of(episode: Episode) -> Question:
-    """The question; ValueError for an episode without one, where a reward compares with answers or gold chunks."""
     if episode.question is None:
         raise ValueError("this reward compares with a question's answers or gold chunks; the episode has no question")
     return episode.question
@@ -185,7 +170,6 @@ def _golds(episode: Episode) -> list[tuple[str, str]]:
 
 
 def _retrieved(episode: Episode, chunk_id: str, text: str) -> bool:
-    """Whether some search retrieved `text`, or the chunk of that id where the text is unknown ("")."""
     for turn in episode.turns:
         found = any(text in hit.text if text else hit.chunk_id == chunk_id for hit in turn.hits)
         if found or (not turn.hits and holds(turn.information or "", text)):

@@ -1,8 +1,7 @@
 """Search engines: `build_engine(name, chunks, **options).search(queries, k)` returns one `Hits` per query.
 
-An engine is a function `(chunks, option=default, …) -> search`, and `search(queries, k, contexts)` returns the `Hits`
-of each query; most leave all but the ranking to `base.ranked`. A new one is named in `ENGINES`, or given as
-"module:function".
+An engine is a function `(chunks, option=default, …) -> search`, whose `search(queries, k, contexts)` returns the `Hits`
+of each query; `base.ranked` makes one of a ranking. A new one is named in `ENGINES`, or given as "module:function".
 """
 
 import inspect
@@ -13,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from rezero.corpus import Chunk
 from rezero.files import digest, refusal
-from rezero.names import load_function
+from rezero.names import AboveZero, Count, NotNegative, Number, Share, load_function  # noqa: F401 (types of options)
 from rezero.search.base import Engine
 
 ENGINES = {  # name -> function; its module is imported when the engine is built
@@ -37,20 +36,11 @@ ENGINES = {  # name -> function; its module is imported when the engine is built
     "qdrant": "rezero.extras.remote:qdrant",
 }
 REMOTE = {"http", "web", "opensearch", "qdrant"}  # may be built without chunks
-# Types for the options of engines, which `check_options` compares with the annotations of an engine's arguments
-Share = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-AboveZero = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Number = Annotated[int, Field(ge=0)]
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
-def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
-    """Index `chunks` with an engine of `ENGINES`, or with any "module:function".
-
-    A ValueError lists the known engines or options; an ImportError says which package to install.
-    """
+def build_engine(name: str, chunks: Sequence[Chunk], /, **options) -> Engine:
+    """Index `chunks` with an engine of `ENGINES`, or with any "module:function"; see `check_options`."""
     function = check_options(name, options)
     if not chunks and name in ENGINES and name not in REMOTE:
         raise ValueError(f"engine {name!r} needs at least one chunk, got none")
@@ -61,7 +51,7 @@ def build_engine(name: str, chunks: Sequence[Chunk], **options) -> Engine:
 
 
 def _hits_depend_on(name: str, chunks: Sequence[Chunk], options: dict) -> str:
-    """A digest of all that an engine's hits depend on; "" if other things do, too: a service, a file, a user's code."""
+    """A digest of all that hits depend on; "" if other things do, too: a service, a file, a user's code."""
     made_of = json.dumps([name, options], default=repr, sort_keys=True)
     if any(word in REMOTE or re.search("[:/]", word) for word in re.findall(r'"([^"]*)"', made_of)):
         return ""
@@ -69,20 +59,16 @@ def _hits_depend_on(name: str, chunks: Sequence[Chunk], options: dict) -> str:
 
 
 def check_options(name: str, options: Mapping) -> Callable:
-    """The function of an engine whose `options` have the types and ranges of its annotations; nothing is loaded.
-
-    ValueError for an unknown engine or option, or another value, also of an engine inside it, says what is allowed.
-    """
+    """The function of an engine; ValueError for `options`, also of engines inside it, that its annotations forbid."""
     function = load_function(name, ENGINES, "engine")
     _, *allowed = inspect.signature(function).parameters.values()  # the first is `chunks`
     kinds = {one.name: one.annotation for one in allowed}
     for option, value in options.items():
         if option not in kinds:
             raise ValueError(f"unknown option {option!r:.80} for engine {name!r}; allowed: {', '.join(kinds)}")
-        if kinds[option] is inspect.Parameter.empty or isinstance(kinds[option], str):
-            continue  # a user's function, which need not say what it takes
+        kind = Any if kinds[option] is inspect.Parameter.empty or isinstance(kinds[option], str) else kinds[option]
         try:
-            TypeAdapter(kinds[option], config=STRICT).validate_python(value)
+            TypeAdapter(kind, config=STRICT).validate_python(value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, (option, *first["loc"])))
@@ -91,12 +77,8 @@ def check_options(name: str, options: Mapping) -> Callable:
 
 
 def build_inner(spec: str | Mapping, chunks: Sequence[Chunk]) -> Engine:
-    """The engine inside another one, described by plain data: a name, or {"engine": name, option: value, ...}.
-
-    Options may also be given under "engine_options", which is needed where the inner engine has an option "engine".
-    """
+    """The engine inside another one: a name, or {"engine": name, option: value, …, "engine_options": {…}}."""
     name, options = _read_spec(spec)
-    check_options(name, options)  # before an option called "name" or "chunks" could be taken for something else
     return build_engine(name, chunks, **options)
 
 

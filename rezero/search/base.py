@@ -17,10 +17,7 @@ CACHE_SIZE = 10_000  # queries whose hits an engine remembers
 
 
 class SearchError(RuntimeError):
-    """The engine failed, which is not the same as finding nothing. `fault` is "outage" if it failed on purpose.
-
-    The policy, traces and notebooks repeat the message, so known secrets are left out of it (`text.redact`).
-    """
+    """The engine failed, which is not finding nothing; `fault` is "outage" if on purpose. It repeats no secret."""
 
     def __init__(self, message: str, fault: str = ""):
         super().__init__(redact(clean(message)))
@@ -60,10 +57,10 @@ Rank = Callable[[list[str], int], list[list[tuple[int, float]]]]
 
 
 class Engine:
-    """A named engine over fixed chunks. The same query and context give the same hits, in any batch and process.
+    """A named engine over fixed chunks: the same query and context give the same hits, in any batch and process.
 
-    It remembers the latest queries. A search function whose hits depend on the context has the attribute
-    `by_context = True`. `key()` is a digest of all that the hits depend on, or "" if that is not known.
+    A `search` whose hits depend on the context has the attribute `by_context`. `key()` is a digest of all that the hits
+    depend on, or "" if that is not known.
     """
 
     def __init__(self, name: str, search: Search, key: Callable[[], str] = str):
@@ -72,9 +69,9 @@ class Engine:
         self._cache: OrderedDict[tuple, Hits] = OrderedDict()  # the latest used last
 
     def search(self, queries: list[str], k: int, contexts: Sequence[SearchContext] | None = None) -> list[Hits]:
-        """The at most `k` best hits of each query, all distinct, ties in the order of the chunks; none for a blank one.
+        """The at most `k` best hits of each query, ties in the order of the chunks; none for a blank one.
 
-        Without `contexts`, one per query, each counts as the first of an episode. A SearchError: the engine failed.
+        Without `contexts`, each counts as the first of an episode. A SearchError: the engine failed.
         """
         if isinstance(queries, str) or not all(isinstance(query, str) for query in queries):
             raise TypeError(f"queries is {queries!r:.80}; want a list of strings")

@@ -57,17 +57,18 @@ def dense(
 def nearest(fast, store, queries, k: int) -> list[list[tuple[int, float]]]:
     """Per query, pairs (position, score) of the `k` nearest rows, best first, ties by position.
 
-    FAISS's scores change in the last digits with the size of the batch, so those of candidates are computed again, pair
-    by pair. Of rows that tie for the last place it returns arbitrary ones, so it is asked for more until the tie ends.
-    `fast` is searched, perhaps on a GPU; `store` holds the same rows on the CPU. `queries`: float32 (n, d).
+    FAISS's scores change in the last digits with the size of the batch, so candidates are scored again, pair by pair.
+    Of rows that tie for the last place it returns arbitrary ones, so it is asked for more until the tie ends. `fast` is
+    searched, perhaps on a GPU; `store` holds the same rows on the CPU. `queries`: float32 (n, d).
     """
+    score = resolve_name("rezero.extras.large:score_again")
     found: list = [None] * len(queries)
     left = np.arange(len(queries))  # the queries that have no result yet
     spare = 2
     while len(left):
         width = min(k + spare, store.ntotal)
         scores, positions = (fast if width <= GPU_WIDTH else store).search(queries[left], width)
-        exact = score_again(store, queries[left], positions)
+        exact = score(store, queries[left], positions)
         orders = np.lexsort((positions, -exact), axis=1)[:, :k]  # highest score first, then lowest position
         for row, (query, order) in enumerate(zip(left, orders, strict=True)):
             found[query] = list(zip(positions[row, order].tolist(), exact[row, order].tolist(), strict=True))
@@ -78,21 +79,7 @@ def nearest(fast, store, queries, k: int) -> list[list[tuple[int, float]]]:
     return found
 
 
-def score_again(store, queries, positions):
-    """The scores of the rows at `positions` (n, width), pair by pair; -1 at the position -1, which means no row."""
-    import faiss
-
-    if isinstance(store, faiss.IndexFlat):  # it can compute the scores without a copy of the rows
-        exact = np.empty(positions.shape, np.float32)
-        pointers = [faiss.swig_ptr(array) for array in (queries, exact, positions)]
-        store.compute_distance_subset(len(queries), pointers[0], positions.shape[1], pointers[1], pointers[2])
-        return exact
-    rows = store.reconstruct_batch(np.maximum(positions, 0).ravel()).reshape(*positions.shape, -1)
-    return np.where(positions < 0, -1, np.vecdot(rows, queries[:, None]))
-
-
 def load_embedder(name: str) -> Callable:
-    """The `encode` of an embedder of `EMBEDDERS`, or of any "module:function" that returns one."""
     return load_function(name, EMBEDDERS, "embedder")()
 
 

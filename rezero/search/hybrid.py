@@ -18,8 +18,8 @@ def hybrid(
 ) -> Search:
     """Weighted reciprocal-rank fusion: a passage scores the sum of weight / (c + rank) over the engines.
 
-    At least `depth` hits of each engine are fused. With equal weights and c = 60 (Cormack et al. 2009) this is worse
-    than BM25 alone on the published questions; the defaults, which were chosen on them, are not.
+    At least `depth` hits of each are fused. The defaults were chosen on the published questions; equal weights and
+    c = 60 (Cormack et al. 2009) are worse there than BM25 alone.
     """
     if len(weights) != len(engines) or not engines or not sum(weights):
         raise ValueError(f"weights are {weights!r} for {len(engines)} engines; want one each, not all 0")

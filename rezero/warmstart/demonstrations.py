@@ -3,13 +3,13 @@
 import random
 from collections import defaultdict
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from rezero.config import WarmStart
 from rezero.protocol import Episode, Turn, neutralize
 from rezero.questions import Question
-from rezero.search.base import Engine, SearchError
-from rezero.search_env import first_search_misses, seen_after_each_query
+from rezero.search.base import Engine, SearchContext, SearchError
+from rezero.search_env import first_search_misses
 from rezero.task import Task
 from rezero.text import keywords
 from rezero.warmstart.scripted import MISSED, SENTENCE_END, Thought, play, quote, searcher, stems
@@ -37,6 +37,17 @@ def scripted_episodes(task: Task, settings: WarmStart, seed: int) -> list[Episod
     think = weighing(questions) if settings.quotes else lambda question, turns, found: VERDICTS[found]
     script = searcher(settings.retry, sampling.max_turns - 1, think)  # the last turn is left for the answer
     return play(script, questions, task.engine, sampling.k, sampling.max_turns, seed, sampling.prompt_style)
+
+
+def seen_after_each_query(question: Question, engine: Engine, k: int) -> list[set[str]]:
+    """Ids of all chunks seen after a search for the question's words, and after each further search for a rewrite.
+
+    One set per query, each of which contains the one before. SearchError if the engine fails.
+    """
+    queries = [keywords(question.text), *question.rewrites]
+    contexts = [SearchContext(question.id, turn) for turn in range(1, len(queries) + 1)]
+    found = [{hit.chunk_id for hit in hits} for hits in engine.search(queries, k, contexts)]
+    return list(accumulate(found, set.union))
 
 
 def to_the_point(question: Question, engine: Engine, k: int) -> Question:
