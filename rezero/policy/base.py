@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rezero.files import digest, resolve
-from rezero.policy.sampling import Generation, check_cache, takes_masks
+from rezero.policy.sampling import Generation, check_cache
 from rezero.policy.template import Template
 from rezero.protocol import Sampling, closes_turn, wrap_information
 from rezero.questions import Question
@@ -76,8 +76,9 @@ class Policy:
     def start(self, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
         """Start generating from `prompts`. Temperature 0 is greedy; no generator: torch's global one draws."""
         kind = self.backend or Generation
-        if not self.backend and self.model.device.type == "cuda" and takes_masks(self.model):
-            kind = resolve_name("rezero.extras.slots:SlotGeneration")
+        if not self.backend and self.model.device.type == "cuda":
+            slots = resolve_name("rezero.extras.slots")
+            kind = slots.SlotGeneration if slots.takes_masks(self.model) else Generation
         return kind(self, prompts, temperature, generator)
 
 

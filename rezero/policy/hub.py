@@ -14,7 +14,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
 from rezero.policy.base import naming_damage
-from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
 from rezero.policy.template import Template
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -29,13 +28,14 @@ def load_base(name: str, dtype: torch.dtype | None = None) -> tuple[PreTrainedMo
     tokenizer, model = read_model(name, AutoModelForCausalLM.from_pretrained, dtype=dtype or best_dtype())
     model.name_or_path = model.config._name_or_path = name  # an adapter records this, not the cache's folder
     if not torch.cuda.is_available():
-        use_grouped_attention(model)
+        resolve_name("rezero.extras.fast_cpu:use_grouped_attention")(model)
     return to_hardware(model).eval(), tokenizer
 
 
 def to_hardware(model: PreTrainedModel) -> PreTrainedModel:
     """`model` on the GPU if there is one of NVIDIA or AMD, with its soft cap."""
-    keep_soft_cap(model)
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # "sdpa" of transformers leaves Gemma 2's cap out without a word
     if torch.cuda.is_available():
         # On padded batches in bfloat16 all gradients of cuDNN's attention were NaN (H100, torch 2.11).
         torch.backends.cuda.enable_cudnn_sdp(False)
