@@ -30,6 +30,7 @@ class _Running:
     ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
     outcome: str | None = None
+    reply: list[int] = field(default_factory=list)  # to the last turn
 
     def add(self, ids: list[int], mask: int) -> None:
         self.ids += ids
@@ -55,15 +56,14 @@ def rollout(
     episodes: list[Episode] = []
     training = policy.model.training
     policy.model.eval()  # in training mode with gradient checkpointing it would keep no cache, and read no context
+    merged = nullcontext if policy.backend else resolve_name("rezero.extras.merge:merged")
     try:
-        merged = resolve_name("rezero.extras.merge:merged")
-        with nullcontext() if policy.backend else merged(policy.model):
+        with merged(policy.model):
             starts = range(0, len(questions), batch_size)
             for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):
-                batch = []
-                for question in questions[start : start + batch_size]:
-                    prompt = build_prompt(question.text, sampling.prompt_style)
-                    batch.append(_Running(question, prompt, policy.prompt_ids(prompt)))
+                asked = questions[start : start + batch_size]
+                prompts = [build_prompt(question.text, sampling.prompt_style) for question in asked]
+                batch = list(map(_Running, asked, prompts, map(policy.prompt_ids, prompts)))
                 _run(policy, engine, batch, sampling, generator, {} if seconds is None else seconds)
                 for one in batch:
                     tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
@@ -97,25 +97,22 @@ def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, 
         clock = _lap(seconds, "generation", clock)
         for state, ids, left in zip(active, sampled, room, strict=True):
             _take_turn(policy, state, ids[:left], last=number == sampling.max_turns)
-        going = [i for i, state in enumerate(active) if state.outcome is None]
-        contexts = [SearchContext(active[i].question.id, number) for i in going]
-        replies = respond([active[i].turns[-1] for i in going], engine, sampling.k, contexts)
+        going = [state for state in active if state.outcome is None]
+        contexts = [SearchContext(state.question.id, number) for state in going]
+        replies = respond([state.turns[-1] for state in going], engine, sampling.k, contexts)
         clock = _lap(seconds, "search", clock)
-        kept, news = [], []
-        for i, turn in zip(going, replies, strict=True):
-            state = active[i]
-            new = policy.information_ids(turn.information, state.ids)
-            if len(state.ids) + len(new) >= sampling.episode_tokens:
+        for state, turn in zip(going, replies, strict=True):
+            state.reply = policy.information_ids(turn.information, state.ids)
+            if len(state.ids) + len(state.reply) < sampling.episode_tokens:
+                state.turns[-1] = turn
+                state.add(state.reply, mask=0)
+            else:
                 state.outcome = "token_limit"
-                continue
-            state.turns[-1] = turn
-            state.add(new, mask=0)
-            kept.append(i)
-            news.append(new)
-        if not kept:
-            return
-        generation.extend(kept, news)
+        kept = [i for i, state in enumerate(active) if state.outcome is None]
         active = [active[i] for i in kept]
+        if not active:
+            return
+        generation.extend(kept, [state.reply for state in active])
 
 
 def _take_turn(policy: Policy, state: _Running, ids: list[int], last: bool) -> None:

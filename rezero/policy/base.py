@@ -111,11 +111,10 @@ def same_modes(folder: Path) -> None:
 def not_written(path: Path, error: Exception, needed: int) -> OSError:
     """The error of saving `path`, about `needed` bytes: with what was needed and free if the disk is full."""
     free = shutil.disk_usage(path.parent).free
-    said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    if said or ("inline_container" in str(error) and free < needed):  # torch does not say why it could not write
+    why = one_line(error) or type(error).__name__
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in why
+    if full or ("inline_container" in why and free < needed):  # torch does not say why it could not write
         why = f"the disk is full: about {needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB are free"
-    else:
-        why = one_line(error) or type(error).__name__
     return OSError(f"{path} could not be written whole: {why}")
 
 
@@ -148,8 +147,7 @@ def episodes_depend_on(policy: Policy, engine: Engine, questions: list[Question]
     """The key for `files.cached` of what the policy does on these questions; None if more matters than can be told."""
     if policy.backend or not engine.key():
         return None
-    weights = sorted(policy.model.state_dict().items())
     parts = [policy.tokenizer.chat_template, json.dumps(policy.tokenizer.get_vocab(), sort_keys=True)]
-    for name, weight in weights:
+    for name, weight in sorted(policy.model.state_dict().items()):
         parts += [name, weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
     return [digest(*parts), engine.key(), questions, sampling]

@@ -93,11 +93,10 @@ def mend(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 def add_adapter(model: PreTrainedModel, rank: int, layers: int = 0, seed: int = 0) -> PeftModel:
     """`model`, frozen, with a fresh trainable adapter on all linear layers of its top `layers` layers; 0: of all."""
-    top, targets = top_layers(model, layers), linear_layers(model)
     torch.manual_seed(seed)
     warnings.filterwarnings("ignore", r"Unable to fetch remote file|Could not find a config file")  # at every save
-    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, layers_to_transform=top, task_type="CAUSAL_LM")
-    return get_peft_model(model, lora)
+    where = dict(target_modules=linear_layers(model), layers_to_transform=top_layers(model, layers))
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, task_type="CAUSAL_LM", **where))
 
 
 def top_layers(model: PreTrainedModel, layers: int) -> list[int] | None:
@@ -110,11 +109,9 @@ def top_layers(model: PreTrainedModel, layers: int) -> list[int] | None:
 
 def linear_layers(model: PreTrainedModel) -> list[str]:
     """The names that the linear layers of `model` have in its blocks, such as "q_proj"; not the output layer's."""
-    head, found = model.get_output_embeddings(), set()
-    for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head:
-            found.add(name.rpartition(".")[2])
-    return sorted(found)
+    head = model.get_output_embeddings()
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)}
+    return sorted({name.rpartition(".")[2] for name, layer in linear.items() if layer is not head})
 
 
 def adapted_share(model: PeftModel) -> str:
@@ -122,14 +119,13 @@ def adapted_share(model: PeftModel) -> str:
     base = model.get_base_model()
     ends = filter(None, (base.get_input_embeddings(), base.get_output_embeddings()))
     left_out = {id(weight) for layer in ends for weight in layer.parameters()}
-    sizes, names = {True: 0, False: 0}, set()
+    sizes = {True: 0, False: 0}
     for name, weight in base.named_parameters():
         if weight.ndim > 1 and id(weight) not in left_out and "lora_" not in name and "modules_to_save" not in name:
-            layer, adapted, _ = name.partition(".base_layer.")
-            sizes[bool(adapted)] += weight.numel() * (2 if weight.dtype == torch.uint8 else 1)  # 4 bits: two in a byte
-            names |= {layer.rpartition(".")[2]} if adapted else set()
+            sizes[".base_layer." in name] += weight.numel() * (2 if weight.dtype == torch.uint8 else 1)  # two of 4 bits
+    names = sorted({name.rpartition(".")[2] for name in model.targeted_module_names})
     share = sizes[True] / sum(sizes.values())
-    return f"LoRA adapts {share:.0%} of the weights between embedding and output: {', '.join(sorted(names))}"
+    return f"LoRA adapts {share:.0%} of the weights between embedding and output: {', '.join(names)}"
 
 
 def adapter_config(folder: Path) -> LoraConfig | None:

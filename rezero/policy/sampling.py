@@ -12,12 +12,9 @@ class Generation:
     """Sampling by a policy's own model; for the arguments see `Policy.start`.
 
     Episodes whose histories are equal, such as those of one question before their draws differ, are computed as one
-    row. What the model reads at once is padded on the left to its longest row. Padded positions stay in the cache and
-    are masked; positions count real tokens only. Episodes that are over leave in `extend`.
-
-    Padding between turns would use up slots of a sliding window, and would enter the state of a recurrent layer. Models
-    with such layers (`keeps_padding` is false) therefore read each episode for itself and anew every turn, padded at
-    the beginning.
+    row. Rows are padded on the left; padded positions stay in the cache and are masked. In a sliding window padding
+    would use up slots, and it would enter the state of a recurrent layer: models with such layers (`keeps_padding` is
+    false) read each episode for itself and anew every turn.
     """
 
     def __init__(self, policy, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
@@ -67,7 +64,13 @@ class Generation:
             text += new
         apart = [0] * len(ids) if self.padded else range(len(ids))
         rows, self.row_of = numbered(list(zip(self.row_of, map(tuple, ids), apart, strict=True)))
-        self._select([row for row, *_ in rows])
+        kept = [row for row, *_ in rows]  # a row may be repeated
+        if self.logits is None:
+            self.mask = torch.zeros(len(rows), 0, dtype=torch.long, device=self.model.device)
+        elif kept != list(range(len(self.mask))):
+            index = torch.tensor(kept, device=self.mask.device)
+            self.cache.batch_select_indices(index)
+            self.mask, self.logits = self.mask[index], self.logits[index]
         new, mask = pad_left([list(read) for _, read, _ in rows], self.policy.tokenizer.pad_token_id, self.model.device)
         self.mask = torch.cat([self.mask, mask], dim=1)
         logits = self.model(
@@ -81,15 +84,6 @@ class Generation:
         if self.logits is not None:  # a row that read nothing keeps its logits
             logits = torch.where(mask[:, -1:].bool(), logits, self.logits)
         self.logits = logits
-
-    def _select(self, rows: list[int]) -> None:
-        """Make these rows the rows of the cache; a row may be repeated."""
-        if self.logits is None:
-            self.mask = torch.zeros(len(rows), 0, dtype=torch.long, device=self.model.device)
-        elif rows != list(range(len(self.mask))):
-            index = torch.tensor(rows, device=self.mask.device)
-            self.cache.batch_select_indices(index)
-            self.mask, self.logits = self.mask[index], self.logits[index]
 
 
 def numbered(things: list) -> tuple[list, list[int]]:

@@ -77,9 +77,8 @@ class Template:
         try:
             asked, whole = self._render(messages[:1]), self._render(messages)
         except (TemplateError, TypeError) as error:
-            raise ValueError(
-                f"{self.name}: its chat template takes no plain text ({error}); want a text model's"
-            ) from None
+            said = f"its chat template takes no plain text ({error})"
+            raise ValueError(f"{self.name}: {said}; want a text model's") from None
         parts = re.split(f"{_ASSISTANT}|{_USER}", whole)
         if "question" not in asked or len(parts) != 3 or whole.find(_USER) < whole.find(_ASSISTANT):
             raise ValueError(f"{self.name}: its chat template drops or repeats plain messages; want a text model's")

@@ -6,6 +6,7 @@ import re
 import shutil
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -21,11 +22,9 @@ def record_config(run_dir: Path, config: Config, resume: bool = True) -> None:
     """Write config.json to a run's folder; with `resume`, ValueError if it records another configuration."""
     path = run_dir / "config.json"
     if resume and path.is_file():
-        values = read_json(path)
-        try:  # fields that the record does not have are at their defaults
+        values, recorded = read_json(path), None
+        with suppress(ValueError):  # fields that the record does not have are at their defaults
             recorded = parse_config(values, str(path))
-        except ValueError:
-            recorded = None
         if recorded != config:
             raise ValueError(f"{path} records another configuration; choose another run folder, or resume=False")
     write_text(path, json.dumps(config.to_dict(), indent=1))

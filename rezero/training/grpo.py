@@ -52,10 +52,11 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
 
 def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
     """TRL's trainer around our rollout: one prompt per question, in order. It counts a step's `seconds`, `tokens`."""
-    prompts = []
-    for place, question in enumerate(questions):
-        messages = build_prompt(question.text, task.sampling.prompt_style)
-        prompts.append([message | {"question": place} for message in messages])  # two questions may read the same
+    from trl import GRPOTrainer
+
+    prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
+    for place, prompt in enumerate(prompts):
+        prompt[0]["question"] = place  # two questions may read the same
     seconds, tokens = dict.fromkeys(("generation", "search", "rewards"), 0.0), {"sampled": 0, "trained": 0}
 
     def rollout_func(prompts: list, trainer) -> dict:
@@ -67,8 +68,14 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
         made = {name: [list(getattr(episode, name)) for episode in episodes] for name in columns}
         return made | {"logprobs": None, "episode": episodes}
 
+    class Trainer(FiniteSteps, resolve_name("rezero.extras.prefix_tree:SharedSteps"), GRPOTrainer):
+        def _load_from_checkpoint(self, checkpoint, model=None):
+            super()._load_from_checkpoint(checkpoint, model)
+            if Path(checkpoint, "adapter_config.json").is_file():  # with TRL's adapter "ref" beside it, transformers
+                read_adapter(self.model, checkpoint)  # does not load ours
+
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental; TRL is pinned
-    trainer = trainer_class()(
+    trainer = Trainer(
         model=policy.model,
         processing_class=policy.tokenizer,
         args=arguments,
@@ -105,15 +112,3 @@ def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], lo
 
     reward.__name__ = name
     return reward
-
-
-def trainer_class() -> type:
-    from trl import GRPOTrainer
-
-    class Trainer(FiniteSteps, resolve_name("rezero.extras.prefix_tree:SharedSteps"), GRPOTrainer):
-        def _load_from_checkpoint(self, checkpoint, model=None):
-            super()._load_from_checkpoint(checkpoint, model)
-            if Path(checkpoint, "adapter_config.json").is_file():  # with TRL's adapter "ref" beside it, transformers
-                read_adapter(self.model, checkpoint)  # does not load ours
-
-    return Trainer

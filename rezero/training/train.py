@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import NamedTuple
 
 import torch
@@ -138,7 +139,7 @@ def start_processes(config: Config) -> PartialState:
 def check_policy(config: Config, task: Task) -> None:
     """Check that GPU and policy are there and that the policy can read the task, before its weights are loaded."""
     optim = config.grpo.get("optim", "")
-    load.check_gpu(backend=config.backend, vllm=config.vllm, load_in_4bit=config.load_in_4bit, optim=optim)
+    resolve_name("rezero.extras.early:check_gpu")(config.backend, config.vllm, config.load_in_4bit, optim)
     known = load.outline(config.policy) if config.lora_rank else load.load_policy(config.policy)
     questions = [question for split in task.questions.values() for question in split]
     for sampling in (task.sampling, untrained_sampling(config, task.sampling)):
