@@ -7,7 +7,7 @@ from math import isnan, nan
 
 import pandas as pd
 
-from rezero.evaluation.stats import bootstrap_mean, paired_bootstrap, wilson
+from rezero.evaluation.stats import bootstrap_mean, wilson
 from rezero.evaluation.traces import Row, to_frame
 from rezero.files import cached, parse_record
 from rezero.policy.base import Policy, episodes_depend_on
@@ -87,7 +87,7 @@ def evaluate(
     sampling = replace(task.sampling, temperature=0.0)
 
     def play() -> Iterator[dict]:
-        seconds: dict[str, float] = {}
+        seconds = {"generation": 0.0, "search": 0.0}
         episodes = rollout(policy, task.engine, questions, sampling, seconds=seconds)
         row = {"episodes": episodes, "seconds": sum(seconds.values()) / len(episodes)}
         yield json.loads(clean(json.dumps(row, default=vars, ensure_ascii=False)))
@@ -135,20 +135,3 @@ def table(reports: list[Report]) -> pd.DataFrame:
     if seconds:
         cells.loc["seconds per episode"] = [seconds.get(name, "not measured") for name in cells.columns]
     return cells
-
-
-def compare(before: Report, after: Report) -> Estimate:
-    """The paired difference in accuracy, after - before, over the same questions; of repeated ones the mean counts."""
-    frames = [report.frame.astype({"correct": float}) for report in (before, after)]
-    left, right = (frame.groupby("question_id", sort=False)["correct"].mean() for frame in frames)
-    if set(left.index) != set(right.index):
-        raise ValueError(f"{before.name!r} and {after.name!r} were not evaluated on the same questions")
-    return Estimate(*paired_bootstrap(left, right.loc[left.index], seed=0), len(left))
-
-
-def before_and_after(reports: list[Report], split: str) -> str:
-    """The table of `reports` as text, and what GRPO gained: the last report against the one before it."""
-    start, after = reports[-2:]
-    gain, more = compare(start, after), after["retried"].value - start["retried"].value
-    gained = f"accuracy gained by GRPO, paired over {gain.n} {split} questions: {gain}"
-    return f"{table(reports).to_string()}\n{gained}\n{LABELS['retried']} gained: {more:+.3f}"

@@ -27,13 +27,11 @@ def load_base(name: str, dtype: torch.dtype | None = None) -> tuple[PreTrainedMo
     """A model by its folder or its name on the hub, in `dtype` or `best_dtype`, and its mended tokenizer."""
     tokenizer, model = read_model(name, AutoModelForCausalLM.from_pretrained, dtype=dtype or best_dtype())
     model.name_or_path = model.config._name_or_path = name  # an adapter records this, not the cache's folder
-    if not torch.cuda.is_available():
-        resolve_name("rezero.extras.fast_cpu:use_grouped_attention")(model)
     return to_hardware(model).eval(), tokenizer
 
 
 def to_hardware(model: PreTrainedModel) -> PreTrainedModel:
-    """`model` on the GPU if there is one of NVIDIA or AMD, with its soft cap."""
+    """`model` on the GPU if there is one of NVIDIA or AMD, with an attention that is right and fast there."""
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # "sdpa" of transformers leaves Gemma 2's cap out without a word
     if torch.cuda.is_available():
@@ -42,6 +40,7 @@ def to_hardware(model: PreTrainedModel) -> PreTrainedModel:
         return model.to("cuda")
     if torch.backends.mps.is_available():
         warnings.warn("Apple's GPU (MPS) is not used, because nothing here ever ran on one", stacklevel=2)
+    resolve_name("rezero.extras.fast_cpu:use_grouped_attention")(model)
     return model
 
 
@@ -85,9 +84,8 @@ def mend(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces from what a BPE tokenizer decodes
     if tokenizer.pad_token_id in (None, end):
-        vocabulary = tokenizer.get_vocab()
-        usable = (token for token in PADS if vocabulary.get(token, end) != end)
-        tokenizer.pad_token = next(usable, None)  # without one, `Policy` raises
+        vocabulary = tokenizer.get_vocab()  # if no token is left to pad with, `Policy` raises
+        tokenizer.pad_token = next((token for token in PADS if vocabulary.get(token, end) != end), None)
     return tokenizer
 
 
@@ -112,20 +110,6 @@ def linear_layers(model: PreTrainedModel) -> list[str]:
     head = model.get_output_embeddings()
     linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)}
     return sorted({name.rpartition(".")[2] for name, layer in linear.items() if layer is not head})
-
-
-def adapted_share(model: PeftModel) -> str:
-    """Which share of a model's matrices its adapter covers, and their names. Embeddings and output do not count."""
-    base = model.get_base_model()
-    ends = filter(None, (base.get_input_embeddings(), base.get_output_embeddings()))
-    left_out = {id(weight) for layer in ends for weight in layer.parameters()}
-    sizes = {True: 0, False: 0}
-    for name, weight in base.named_parameters():
-        if weight.ndim > 1 and id(weight) not in left_out and "lora_" not in name and "modules_to_save" not in name:
-            sizes[".base_layer." in name] += weight.numel() * (2 if weight.dtype == torch.uint8 else 1)  # two of 4 bits
-    names = sorted({name.rpartition(".")[2] for name in model.targeted_module_names})
-    share = sizes[True] / sum(sizes.values())
-    return f"LoRA adapts {share:.0%} of the weights between embedding and output: {', '.join(names)}"
 
 
 def adapter_config(folder: Path) -> LoraConfig | None:

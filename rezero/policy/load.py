@@ -70,7 +70,7 @@ def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
         raise ValueError(f"lora_rank={rank}, lora_layers={layers}; {has}, and both must agree")
     if given or adapter:
         hub.read_adapter(policy.model, adapter or folder)
-    print(hub.adapted_share(policy.model), flush=True)
+    print(resolve_name("rezero.extras.merge:adapted_share")(policy.model), flush=True)
     return policy
 
 
@@ -90,10 +90,7 @@ def outline(name: str) -> Policy:
 
 
 def check_context(policy: Policy, name: str, sampling: Sampling, max_context: int, questions: list[Question]) -> None:
-    """Raise ValueError when the model `name` cannot hold its longest prompt and a whole episode.
-
-    It holds `max_context` tokens, for which memory is reserved; 0: as many as the model reads.
-    """
+    """ValueError if the longest prompt and a whole episode exceed `max_context` (0: what the model `name` reads)."""
     texts = (policy.template.inert(neutralize(question.text)) for question in questions)
     hardest = max(texts, key=lambda text: len(policy.encode(text)))
     longest = len(policy.prompt_ids(build_prompt(hardest, sampling.prompt_style)))

@@ -33,6 +33,7 @@ class Generation:
     def generate(self, max_new_tokens: int) -> list[list[int]]:
         """One turn per episode: the sampled ids, up to and including the one that ends the turn."""
         turns: list[list[int]] = [[] for _ in self.row_of]
+        self.unread = [[] for _ in turns]
         going = set(range(len(turns)))
         for _ in range(max_new_tokens):
             tokens = draw(self.logits, self.temperature, self.generator, self.row_of).tolist()
@@ -44,9 +45,8 @@ class Generation:
                     going.remove(episode)
             if not going:
                 self.unread = new  # the model reads these ids in `extend`, together with the reply
-                return turns
+                break
             self._read(new)
-        self.unread = [[] for _ in turns]
         return turns
 
     def extend(self, episodes: list[int], ids: list[list[int]]) -> None:

@@ -72,15 +72,13 @@ def last_checkpoint(folder: Path) -> Path | None:
 def is_whole(checkpoint: Path) -> bool:
     """Whether all is there that the run needs to go on exactly (`PARTS`), the trainer's state last, and uncut."""
     try:
-        if not all(any(checkpoint.glob(part)) for part in PARTS):
-            return False
-        state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+        whole = [any(checkpoint.glob(part)) for part in PARTS]
         for path in checkpoint.iterdir():
             if path.suffix == ".safetensors":
                 safe_open(path, "pt")
-            elif not (zipfile.is_zipfile(path) if path.suffix in (".pt", ".pth", ".bin") else path.stat().st_size):
-                return False
-        return state["global_step"] == _step(checkpoint)
+            zipped = path.suffix in (".pt", ".pth", ".bin")
+            whole.append(zipfile.is_zipfile(path) if zipped else path.stat().st_size > 0)
+        return all(whole) and read_json(checkpoint / "trainer_state.json")["global_step"] == _step(checkpoint)
     except (OSError, ValueError, SafetensorError):
         return False
 

@@ -67,9 +67,8 @@ def train(
     with load.naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
         if policy is None:
             policy = load.load_trainable(config)
-        path = run_dir / "difficulty.jsonl"
         with state.main_process_first():  # it measures, the others read the file
-            shares = measure_difficulty(policy, task, config.curriculum, path, config.seed)
+            shares = measure_difficulty(policy, task, config.curriculum, run_dir / "difficulty.jsonl", config.seed)
         if stopped:  # early, at this checkpoint: no step is left
             config = replace(config, steps=int(checkpoint.rsplit("-", 1)[1]))
         questions = draw_questions(shares, config.curriculum, config.steps, config.questions_per_step, config.seed)
