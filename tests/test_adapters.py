@@ -4,13 +4,12 @@ import json
 import os
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import LENGTH
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from rezero.__main__ import main
@@ -237,7 +236,7 @@ def test_a_model_goes_to_the_gpu_in_its_dtype(config, monkeypatch):
 
 def test_apples_gpu_is_said_to_be_left_alone(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    model = SimpleNamespace(config=LlamaConfig())
+    model = load_base("data/policy")[0]
     with pytest.warns(UserWarning, match="MPS"):
         assert hub.to_hardware(model) is model
 
