@@ -121,7 +121,7 @@ def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
     alike = torch.tensor(sorted(order.tolist(), key=lambda row: (prompts[row], completions[row])))
     alone = drop and PartialState().num_processes == 1
     parts = _whole_groups(alike, prompts, n) if alone else alike.tensor_split(n)
-    if drop:  # TRL logs the mean of the batches' mean entropies: so weighted, as if batches were sorted by length
+    if drop:  # TRL logs the mean of the batches' mean entropies: these weights make it that of batches sorted by length
         tokens = (whole["completion_mask"] * whole["tool_mask"]).sum(1).float()
         whole["entropy_weight"] = torch.zeros_like(tokens)
         for old in order.tensor_split(n):
