@@ -48,8 +48,7 @@ def load_adapter(folder: Path, trainable: bool = False, base: str = "") -> Polic
 def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
     """The policy of `config` with a trainable adapter: a fresh one, or one with the weights of the folder `adapter`.
 
-    With lora_rank=0 it has none, and every weight is trained. If `config.policy` is itself the folder of an adapter,
-    that one is trained further as it is, on its own base.
+    With lora_rank=0 every weight is trained. An adapter that `config.policy` names is trained further, on its own base.
     """
     folder, rank, layers = resolve(config.policy), config.lora_rank, config.lora_layers
     given = hub.adapter_config(folder)

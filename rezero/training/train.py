@@ -1,8 +1,7 @@
 """GRPO through TRL, which is imported late because Unsloth must patch it first, on episodes of our own rollout.
 
 TRL samples the prompts, weighs the rewards, computes the advantages and takes the optimiser's steps (Shao et al. 2024;
-DAPO's token-level loss by default). Under torchrun each process samples its part of a step's episodes, rewards are
-gathered before advantages are computed, and only the main process writes.
+DAPO's token-level loss by default). Under torchrun the processes share a step's episodes, and the main one writes.
 """
 
 import os
