@@ -65,7 +65,7 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
 
     config, run_dir = load_config(profile, **read_flags(flags)), writable(run_dir)
     check_config(config)
-    from rezero.policy.early import import_unsloth
+    from rezero.extras.early import import_unsloth
 
     if config.backend == "unsloth":
         import_unsloth()

@@ -5,7 +5,6 @@ As in Search-R1 and ReZero, the policy samples a turn up to its first closed act
 that the policy is told about, and the reason why each episode ended.
 """
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
@@ -30,6 +29,7 @@ class _Running:
     ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
     outcome: str | None = None
+    reply: list[int] = field(default_factory=list)  # to the last turn
 
     def add(self, ids: list[int], mask: int) -> None:
         self.ids += ids
@@ -50,41 +50,27 @@ def rollout(
     """One episode per question, in the order of `questions`. The model is in evaluation mode meanwhile.
 
     Draws come from `generator`, or from torch's global one. `progress` names a progress bar over batches. The time
-    spent is added to `seconds` under the keys "generation" and "search".
+    spent is added to what `seconds` has for "generation" and "search".
     """
     episodes: list[Episode] = []
+    seconds = {"generation": 0.0, "search": 0.0} if seconds is None else seconds
     training = policy.model.training
     policy.model.eval()  # in training mode with gradient checkpointing it would keep no cache, and read no context
+    merged = nullcontext if policy.backend else resolve_name("rezero.extras.merge:merged")
     try:
-        merged = resolve_name("rezero.extras.merge:merged")
-        with nullcontext() if policy.backend else merged(policy.model):
+        with merged(policy.model):
             starts = range(0, len(questions), batch_size)
             for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):
-                batch = []
-                for question in questions[start : start + batch_size]:
-                    prompt = build_prompt(question.text, sampling.prompt_style)
-                    batch.append(_Running(question, prompt, policy.prompt_ids(prompt)))
-                _run(policy, engine, batch, sampling, generator, {} if seconds is None else seconds)
+                asked = questions[start : start + batch_size]
+                prompts = [build_prompt(question.text, sampling.prompt_style) for question in asked]
+                batch = list(map(_Running, asked, prompts, map(policy.prompt_ids, prompts)))
+                _run(policy, engine, batch, sampling, generator, seconds)
                 for one in batch:
                     tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
                     episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
     finally:
         policy.model.train(training)
     return episodes
-
-
-def token_runs(policy: Policy, episode: Episode) -> Iterator[tuple[list[int], Turn | None]]:
-    """The token ids that a rollout of this episode would record, as runs of one author, in order.
-
-    What the policy writes, the end of turn after an answer included, comes with its turn; what it reads, with None.
-    """
-    yield policy.prompt_ids(list(episode.prompt)), None
-    for number, turn in enumerate(episode.turns, start=1):
-        answers = episode.outcome == "answered" and number == len(episode.turns)
-        written = policy.encode(policy.template.inert(turn.text)) + [policy.end_of_turn] * answers
-        yield written, turn
-        if turn.information is not None:
-            yield policy.information_ids(turn.information, written), None
 
 
 def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, seconds: dict[str, float]) -> None:
@@ -94,28 +80,27 @@ def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, 
     for number in range(1, sampling.max_turns + 1):
         room = [sampling.episode_tokens - len(state.ids) for state in active]
         sampled = generation.generate(min(sampling.turn_tokens, max(room)))
-        clock = _lap(seconds, "generation", clock)
+        sampled_at = perf_counter()
+        seconds["generation"] += sampled_at - clock
         for state, ids, left in zip(active, sampled, room, strict=True):
             _take_turn(policy, state, ids[:left], last=number == sampling.max_turns)
-        going = [i for i, state in enumerate(active) if state.outcome is None]
-        contexts = [SearchContext(active[i].question.id, number) for i in going]
-        replies = respond([active[i].turns[-1] for i in going], engine, sampling.k, contexts)
-        clock = _lap(seconds, "search", clock)
-        kept, news = [], []
-        for i, turn in zip(going, replies, strict=True):
-            state = active[i]
-            new = policy.information_ids(turn.information, state.ids)
-            if len(state.ids) + len(new) >= sampling.episode_tokens:
+        going = [state for state in active if state.outcome is None]
+        contexts = [SearchContext(state.question.id, number) for state in going]
+        replies = respond([state.turns[-1] for state in going], engine, sampling.k, contexts)
+        clock = perf_counter()
+        seconds["search"] += clock - sampled_at
+        for state, turn in zip(going, replies, strict=True):
+            state.reply = policy.information_ids(turn.information, state.ids)
+            if len(state.ids) + len(state.reply) < sampling.episode_tokens:
+                state.turns[-1] = turn
+                state.add(state.reply, mask=0)
+            else:
                 state.outcome = "token_limit"
-                continue
-            state.turns[-1] = turn
-            state.add(new, mask=0)
-            kept.append(i)
-            news.append(new)
-        if not kept:
-            return
-        generation.extend(kept, news)
+        kept = [i for i, state in enumerate(active) if state.outcome is None]
         active = [active[i] for i in kept]
+        if not active:
+            return
+        generation.extend(kept, [state.reply for state in active])
 
 
 def _take_turn(policy: Policy, state: _Running, ids: list[int], last: bool) -> None:
@@ -131,9 +116,3 @@ def _take_turn(policy: Policy, state: _Running, ids: list[int], last: bool) -> N
         state.outcome = "malformed"
     elif last:
         state.outcome = "turn_limit"
-
-
-def _lap(seconds: dict[str, float], name: str, since: float) -> float:
-    now = perf_counter()
-    seconds[name] = seconds.get(name, 0.0) + now - since
-    return now

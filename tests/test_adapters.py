@@ -15,11 +15,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from rezero.__main__ import main
 from rezero.config import load_config
 from rezero.extras.export import export, write_model
+from rezero.extras.merge import adapted_share
 from rezero.extras.unsloth import ModelGeneration, load_unsloth
 from rezero.files import resolve, write_text
 from rezero.policy import hub
 from rezero.policy.base import Policy, save_policy
-from rezero.policy.hub import adapted_share, add_adapter, linear_layers, load_base, read_adapter
+from rezero.policy.hub import add_adapter, linear_layers, load_base, read_adapter
 from rezero.policy.load import load_policy, load_trainable
 from rezero.training.train import train
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from conftest import answer, search
 
-from rezero.evaluation.evaluate import Estimate, before_and_after, compare, evaluate, summarize, table
+from rezero.analysis.compare import before_and_after, gain
+from rezero.evaluation.evaluate import Estimate, evaluate, summarize, table
 from rezero.protocol import Episode, Turn, build_prompt
 
 
@@ -57,18 +58,18 @@ def test_waste_and_shares_of_nothing(episodes, questions):
 
 
 def test_paired_difference(episodes):
-    gain = compare(summarize([episodes[0], episodes[3]], "before"), summarize([episodes[0], episodes[4]], "after"))
-    assert (gain.value, gain.n) == (0.5, 2)
-    assert 0 <= gain.low <= gain.high <= 1
+    more = gain(summarize([episodes[0], episodes[3]], "before"), summarize([episodes[0], episodes[4]], "after"))
+    assert (more.value, more.n) == (0.5, 2)
+    assert 0 <= more.low <= more.high <= 1
     with pytest.raises(ValueError, match="not evaluated on the same questions"):
-        compare(summarize(episodes[:1], "a"), summarize(episodes[3:4], "b"))
+        gain(summarize(episodes[:1], "a"), summarize(episodes[3:4], "b"))
 
 
 def test_samples_of_a_question_are_no_further_questions(questions):
     one, two = questions
     sampled = summarize([*[episode(one, answer("Varrow"))] * 8, *[episode(two, answer("x"))] * 8], "eight samples")
     assert str(sampled["accuracy"]) == "0.500 [0.000, 1.000]"  # two questions tell nothing, however often asked
-    assert compare(sampled, sampled).n == 2
+    assert gain(sampled, sampled).n == 2
 
 
 def test_policies_are_evaluated_greedily_and_timed(policy, task, questions):

@@ -19,9 +19,9 @@ from pypdf import PdfWriter
 from rezero import files
 from rezero.corpus import load_chunks
 from rezero.data.documents import read_pdf
+from rezero.data.shapes import open_text
 from rezero.extras import smollm
 from rezero.extras.model_judge import model_judge
-from rezero.data.shapes import open_text
 from rezero.files import (
     ROOT,
     append_jsonl,

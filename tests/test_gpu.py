@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from tools import gpu_memory
 
 from rezero.config import load_config
-from rezero.extras import unsloth
+from rezero.extras import early, unsloth
 from rezero.extras.unsloth import EngineGeneration, ModelGeneration, load_unsloth
 from rezero.files import ROOT
-from rezero.policy import hub, load
+from rezero.policy import hub
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import add_adapter, load_base
-from rezero.policy.load import check_gpu, load_policy, load_trainable, with_weights
+from rezero.policy.load import load_policy, load_trainable, with_weights
 from rezero.protocol import Sampling
 from rezero.rollout import rollout
 from rezero.task import load_task
@@ -68,13 +68,13 @@ ALL = dict(backend="unsloth", vllm=True, load_in_4bit=True, optim="paged_adamw_8
     ],
 )
 def test_a_missing_gpu_and_missing_packages_are_named(options, said, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(early, "find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ImportError, match=said) if said else nullcontext():
-        check_gpu(**ALL | options)
+        early.check_gpu(**ALL | options)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(OSError, match=r"needs a GPU: torch .* finds none, or one whose driver"):
-        check_gpu(**ALL)
+        early.check_gpu(**ALL)
 
 
 # --- loading ---
@@ -301,7 +301,7 @@ def take_step(folder: Path, which: str) -> None:
     process of its own, because Unsloth patches TRL for good.
     """
     hub.best_dtype = lambda: torch.float32
-    load.check_gpu = lambda **options: None
+    early.check_gpu = lambda **options: None
     model, tokenizer = load_base(str(folder / "base"))
     policy = Policy(add_adapter(model, rank=4), tokenizer, backend=partial(EngineGeneration, weights="now"))
     shake(policy)  # otherwise only one of an adapter's two matrices has a gradient

@@ -13,12 +13,13 @@ from test_templates import text_of, tokenizer_for
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rezero.config import load_config
+from rezero.extras.fast_cpu import use_grouped_attention
 from rezero.extras.prefix_tree import shared_logps
-from rezero.extras.slots import SlotGeneration
+from rezero.extras.slots import SlotGeneration, takes_masks
 from rezero.policy.base import Policy, save_policy
-from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
+from rezero.policy.hub import to_hardware
 from rezero.policy.load import load_policy
-from rezero.policy.sampling import keeps_padding, new_cache, takes_masks
+from rezero.policy.sampling import keeps_padding, new_cache
 from rezero.training.train import train
 from rezero.warmstart.supervised import starting_policy
 
@@ -84,7 +85,7 @@ def test_a_batch_equals_single_rows_without_a_cache(policy, kind, slots):
     """Three turns of three rows whose lengths differ by more than a window; one row leaves after the second turn."""
     options, verdict = MODELS[kind]
     model, plain = (tiny_model(kind, options, len(policy.tokenizer), **how) for how in ({}, EAGER))
-    keep_soft_cap(model)
+    to_hardware(model).cpu()
     use_grouped_attention(model)
     if verdict not in (CACHED, ANEW):
         with pytest.raises(ValueError, match=verdict):
@@ -121,7 +122,7 @@ def test_shared_tokens_have_the_log_probabilities_of_single_rows(policy, kind):
     """Rows longer than a window that part after a prompt, after some tokens, and never."""
     options, _ = MODELS[kind]
     model, plain = (tiny_model(kind, options, len(policy.tokenizer), **how) for how in ({}, EAGER))
-    keep_soft_cap(model)
+    to_hardware(model).cpu()
     rows = [[*range(5, 25), *end] for end in ([30, 31, 32], [30, 31, 33], [34, 35, 36], [30, 31, 32])]
     ids, prompt = torch.tensor(rows), 10
     scored = torch.ones(4, 13, dtype=torch.long)

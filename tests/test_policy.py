@@ -7,11 +7,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rezero.extras import slots
+from rezero.extras.fast_cpu import use_grouped_attention
 from rezero.extras.merge import merged
 from rezero.extras.slots import SlotGeneration
 from rezero.policy import sampling
 from rezero.policy.base import Policy, save_policy
-from rezero.policy.fast_cpu import use_grouped_attention
 from rezero.policy.hub import add_adapter
 from rezero.policy.load import load_policy
 from rezero.policy.sampling import Generation

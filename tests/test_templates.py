@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from rezero.policy.base import Policy
 from rezero.policy.hub import mend
 from rezero.protocol import TAGS, build_prompt, format_hits, parse_turn, wrap_information
-from rezero.rollout import token_runs
 from rezero.search.base import Hit
+from rezero.warmstart.demonstrations import token_runs
 from rezero.warmstart.scripted import play, searcher
 
 SHIPPED = Path(trl.__file__).with_name("chat_templates")

@@ -12,7 +12,7 @@ from rezero.config import Collapse, Curriculum, load_config
 from rezero.evaluation import evaluate as evaluation
 from rezero.evaluation.evaluate import Estimate, evaluate
 from rezero.extras import prefix_tree
-from rezero.extras.prefix_tree import lean_batches
+from rezero.extras.prefix_tree import SharedSteps, lean_batches
 from rezero.files import read_jsonl
 from rezero.policy.base import Policy
 from rezero.policy.hub import SMOLLM, add_adapter, load_base
@@ -168,7 +168,7 @@ def sampled_batches(policy, task, config, tmp_path):
     made.rollout_func = lambda *args: made.rolled_out.update(rollout_func(*args)) or made.rolled_out
     batch = next(iter(made.get_train_dataloader()))
     made.model.train()
-    super(type(made), made)._prepare_inputs(batch)
+    super(SharedSteps, made)._prepare_inputs(batch)
     return made._buffered_inputs, made
 
 

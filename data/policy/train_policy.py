@@ -30,8 +30,8 @@ from rezero.files import resolve
 from rezero.policy.base import Policy, save_policy
 from rezero.protocol import TAGS, Episode
 from rezero.questions import Question
-from rezero.rollout import token_runs
 from rezero.search import build_engine
+from rezero.warmstart.demonstrations import token_runs
 from rezero.warmstart.scripted import GIVE_UP, RETRY, play, searcher
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"

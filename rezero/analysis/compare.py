@@ -1,4 +1,4 @@
-"""Two runs on the questions that both were asked: a paired table, their curves, and the questions won and lost."""
+"""Two runs, or two policies of one, on the same questions: paired differences, curves, and questions won and lost."""
 
 import base64
 from io import BytesIO
@@ -11,7 +11,8 @@ from rezero.analysis import plots
 from rezero.analysis.ablations import in_words, paired_table
 from rezero.analysis.cards import MACROS, Page, side_by_side
 from rezero.analysis.report import SIDES, Run, common, two_runs
-from rezero.evaluation.evaluate import LABELS, summarize, table
+from rezero.evaluation.evaluate import LABELS, Estimate, Report, summarize, table
+from rezero.evaluation.stats import paired_bootstrap
 from rezero.files import read_jsonl
 
 METRICS = ("accuracy", "evidence", "retried", "recovered")
@@ -50,6 +51,23 @@ def _pair(first: Run, second: Run, id: str) -> tuple[str, str]:
     a, b = first.latest[id], second.latest[id]
     weights = first.weights if first.weights == second.weights else None
     return a.question.text, side_by_side(a, b, (first.name, second.name), weights=weights).body
+
+
+def gain(before: Report, after: Report) -> Estimate:
+    """The paired difference in accuracy, after - before, over the same questions; of repeated ones the mean counts."""
+    frames = [report.frame.astype({"correct": float}) for report in (before, after)]
+    left, right = (frame.groupby("question_id", sort=False)["correct"].mean() for frame in frames)
+    if set(left.index) != set(right.index):
+        raise ValueError(f"{before.name!r} and {after.name!r} were not evaluated on the same questions")
+    return Estimate(*paired_bootstrap(left, right.loc[left.index], seed=0), len(left))
+
+
+def before_and_after(reports: list[Report], split: str) -> str:
+    """The table of `reports` as text, and what GRPO gained: the last report against the one before it."""
+    start, after = reports[-2:]
+    gained, more = gain(start, after), after["retried"].value - start["retried"].value
+    said = f"accuracy gained by GRPO, paired over {gained.n} {split} questions: {gained}"
+    return f"{table(reports).to_string()}\n{said}\n{LABELS['retried']} gained: {more:+.3f}"
 
 
 def read_metrics(run: Run) -> pd.DataFrame:

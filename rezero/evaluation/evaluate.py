@@ -1,12 +1,13 @@
 """Evaluate a policy on questions: its episodes, and shares and means of them with 95% intervals."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from math import isnan, nan
 
 import pandas as pd
 
-from rezero.evaluation.stats import bootstrap_mean, paired_bootstrap, wilson
+from rezero.evaluation.stats import bootstrap_mean, wilson
 from rezero.evaluation.traces import Row, to_frame
 from rezero.files import cached, parse_record
 from rezero.policy.base import Policy, episodes_depend_on
@@ -35,7 +36,7 @@ METRICS = {  # name -> (label, column of the episodes' frame, column that select
     "policy_tokens": ("sampled tokens per episode", "policy_tokens", None),
 }
 LABELS = {name: label for name, (label, _, _) in METRICS.items()}
-MEANS = {name: name for name in ("f1", "searches", "wasted", "policy_tokens")}  # metric -> column
+MEANS = {"f1", "searches", "wasted", "policy_tokens"}  # all other metrics are shares
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Report:
     metrics: dict[str, Estimate]  # only those that were measured: "judged" needs a judge, "policy_tokens" a rollout
     frame: pd.DataFrame  # one row per episode, see `traces.to_frame`
     episodes: tuple[Episode, ...]
-    seconds: float = float("nan")  # per episode, a single timing without an interval
+    seconds: float = nan  # per episode, a single timing without an interval
 
     def __getitem__(self, metric: str) -> Estimate:
         if metric not in self.metrics:
@@ -85,20 +86,16 @@ def evaluate(
     """
     sampling = replace(task.sampling, temperature=0.0)
 
-    def play() -> list[dict]:
-        seconds: dict[str, float] = {}
+    def play() -> Iterator[dict]:
+        seconds = {"generation": 0.0, "search": 0.0}
         episodes = rollout(policy, task.engine, questions, sampling, seconds=seconds)
-        return [{"episodes": episodes, "seconds": sum(seconds.values()) / len(episodes)}]
+        row = {"episodes": episodes, "seconds": sum(seconds.values()) / len(episodes)}
+        yield json.loads(clean(json.dumps(row, default=vars, ensure_ascii=False)))
 
     key = episodes_depend_on(policy, task.engine, questions, sampling) if reuse else None
-    (played,) = remembered("evaluations", key, play) if key else play()
-    return replace(summarize(played["episodes"], name, judge), seconds=played["seconds"])
-
-
-def remembered(kind: str, key: list, play: Callable[[], list[dict]]) -> list[dict]:
-    """`files.cached` for rows with "episodes"."""
-    rows = cached(kind, key, lambda: json.loads(clean(json.dumps(play(), default=vars, ensure_ascii=False))))
-    return [row | {"episodes": [parse_record(one, Episode) for one in row["episodes"]]} for row in rows]
+    (row,) = cached("evaluations", key, play)
+    episodes = [parse_record(one, Episode) for one in row["episodes"]]
+    return replace(summarize(episodes, name, judge), seconds=row["seconds"])
 
 
 def summarize(episodes: list[Episode], name: str, judge: Judge | None = None) -> Report:
@@ -110,7 +107,7 @@ def summarize(episodes: list[Episode], name: str, judge: Judge | None = None) ->
     if judge:
         verdicts = judge([(e.question.text, e.question.answers, e.answer) for e in episodes])
         frame["judged"] = [verdict == "right" for verdict in verdicts]
-    measured = [metric for metric, (_, data, _) in METRICS.items() if data in frame and frame[data].notna().any()]
+    measured = [metric for metric, (_, column, _) in METRICS.items() if column in frame and frame[column].notna().any()]
     return Report(name, {metric: estimate(metric, frame) for metric in measured}, frame, tuple(episodes))
 
 
@@ -120,7 +117,7 @@ def estimate(metric: str, frame: pd.DataFrame) -> Estimate:
     rows = frame[frame[column].notna() & (condition is None or frame[condition].astype(bool))]
     values, questions = rows[column].astype(float), rows["question_id"]
     if rows.empty:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+        return Estimate(nan, nan, nan, 0)
     if questions.notna().all() and questions.duplicated().any():
         sums = values.groupby(questions, sort=False).agg(["sum", "size"])
         return Estimate(*bootstrap_mean(sums["sum"], seed=0, cases=sums["size"]), len(values))
@@ -134,24 +131,7 @@ def table(reports: list[Report]) -> pd.DataFrame:
     metrics = [metric for metric in METRICS if any(metric in report.metrics for report in reports)]
     columns = {r.name: [str(r.metrics.get(metric, "not measured")) for metric in metrics] for r in reports}
     cells = pd.DataFrame(columns, index=pd.Index(map(LABELS.get, metrics), name="95% intervals"))
-    seconds = {report.name: f"{report.seconds:.3g}" for report in reports if report.seconds == report.seconds}
+    seconds = {report.name: f"{report.seconds:.3g}" for report in reports if not isnan(report.seconds)}
     if seconds:
         cells.loc["seconds per episode"] = [seconds.get(name, "not measured") for name in cells.columns]
     return cells
-
-
-def compare(before: Report, after: Report) -> Estimate:
-    """The paired difference in accuracy, after - before, over the same questions; of repeated ones the mean counts."""
-    frames = [report.frame.astype({"correct": float}) for report in (before, after)]
-    left, right = (frame.groupby("question_id", sort=False)["correct"].mean() for frame in frames)
-    if set(left.index) != set(right.index):
-        raise ValueError(f"{before.name!r} and {after.name!r} were not evaluated on the same questions")
-    return Estimate(*paired_bootstrap(left, right.loc[left.index], seed=0), len(left))
-
-
-def before_and_after(reports: list[Report], split: str) -> str:
-    """The table of `reports` as text, and what GRPO gained: the last report against the one before it."""
-    start, after = reports[-2:]
-    gain, more = compare(start, after), after["retried"].value - start["retried"].value
-    gained = f"accuracy gained by GRPO, paired over {gain.n} {split} questions: {gain}"
-    return f"{table(reports).to_string()}\n{gained}\n{LABELS['retried']} gained: {more:+.3f}"

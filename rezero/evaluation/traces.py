@@ -48,8 +48,7 @@ def to_frame(episodes: Iterable[Episode | Row]) -> pd.DataFrame:
     if not pairs:
         raise ValueError("no episodes; want at least one")
     integers = dict.fromkeys(("evidence_search", "completion_tokens", "policy_tokens"), "Int64")
-    frame = pd.DataFrame([own | facts(episode) for own, episode in pairs])
-    return frame.astype({"correct": "boolean"} | integers)
+    return pd.DataFrame([own | facts(episode) for own, episode in pairs]).astype({"correct": "boolean"} | integers)
 
 
 def facts(episode: Episode) -> dict:

@@ -1,8 +1,10 @@
-"""An adapter merged into the weights while its model samples, which takes it half the operations."""
+"""An adapter merged into the weights while its model samples, at half the operations; how much of them it covers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
@@ -28,3 +30,17 @@ def merged(model: nn.Module) -> Iterator[None]:
             for weight, before in weights:
                 weight.data.copy_(before)
             layer.merged_adapters.clear()
+
+
+def adapted_share(model: PeftModel) -> str:
+    """Which share of a model's matrices its adapter covers, and their names. Embeddings and output do not count."""
+    base = model.get_base_model()
+    ends = filter(None, (base.get_input_embeddings(), base.get_output_embeddings()))
+    left_out = {id(weight) for layer in ends for weight in layer.parameters()}
+    sizes = {True: 0, False: 0}
+    for name, weight in base.named_parameters():
+        if weight.ndim > 1 and id(weight) not in left_out and "lora_" not in name and "modules_to_save" not in name:
+            sizes[".base_layer." in name] += weight.numel() * (2 if weight.dtype == torch.uint8 else 1)  # two of 4 bits
+    names = sorted({name.rpartition(".")[2] for name in model.targeted_module_names})
+    share = sizes[True] / sum(sizes.values())
+    return f"LoRA adapts {share:.0%} of the weights between embedding and output: {', '.join(names)}"

@@ -7,6 +7,7 @@ sampled. A token's log-probability depends on its history alone, so every loss a
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from accelerate.utils import gather_object
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from rezero.policy.sampling import takes_masks
+from rezero.extras.slots import takes_masks
 
 Score = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -145,3 +146,44 @@ def _trimmed(whole: dict, rows: torch.Tensor) -> dict:
         elif value.ndim == 2 and value.shape[1] == len(completion):
             batch[key] = value[:, completion]
     return batch
+
+
+class SharedSteps:
+    """A part of TRL's GRPOTrainer (named before it among the bases) that computes what episodes share once.
+
+    Not so while `lean` is false, as under Unsloth, whose own trainer packs.
+    """
+
+    batch = None  # the micro-batch whose loss is being computed
+
+    def _prepare_inputs(self, generation_batch):
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if not self.lean or self._buffered_inputs is before:
+            return inputs
+        plain = self.top_entropy_quantile == 1 and not self._entropy_bonus_enabled
+        drop = self.loss_type == "dapo" and self.beta == 0 and plain
+        self._buffered_inputs = lean_batches(self._buffered_inputs, drop)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _compute_loss(self, model, inputs):
+        self.batch = inputs
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self.batch = None
+
+    def _full_logits_logps(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy=False, **rest):
+        from trl.trainer.utils import selective_log_softmax_and_entropy
+
+        if not self.lean or rest.get("compute_aux_loss") or "logits_to_keep" not in self.model_kwarg_keys:
+            entropy = dict(compute_entropy=compute_entropy)
+            return super()._full_logits_logps(model, input_ids, attention_mask, logits_to_keep, **entropy, **rest)
+        batch, scored = self.batch or {}, attention_mask[:, -logits_to_keep:]
+        scored = scored * batch.get("tool_mask", 1)
+        options = dict(entropy_requires_grad=self._entropy_bonus_enabled, temperature=self.temperature)
+        score = partial(selective_log_softmax_and_entropy, **options)
+        logps, entropies = shared_logps(model, input_ids, attention_mask, scored, score)
+        if "entropy_weight" in batch:
+            entropies = entropies * batch["entropy_weight"][:, None]
+        return logps, entropies if compute_entropy else None, None

@@ -7,17 +7,29 @@ run uncaptured.
 """
 
 from functools import lru_cache
+from inspect import signature
 
 import torch
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from rezero.policy.fast_cpu import use_grouped_attention
-from rezero.policy.sampling import draw, pad_left
+from rezero.extras.fast_cpu import use_grouped_attention
+from rezero.policy.sampling import draw, keeps_padding, new_cache, pad_left
 
 CHECKED = 8  # tokens between two looks at which turns have ended
 BLOCK = 256  # widths are multiples of it, so that few different ones are captured
+
+
+def takes_masks(model: PreTrainedModel) -> bool:
+    """Whether the model can read rows under masks of ours, of shape (rows, 1, tokens, tokens), True where it attends.
+
+    For that, all layers must attend to all earlier positions, by one of the two functions that take such masks, and
+    know positions from `position_ids` alone.
+    """
+    config, base = model.config.get_text_config(), model.get_base_model() if hasattr(model, "get_base_model") else model
+    placed = "position_ids" in signature(base.forward).parameters and not getattr(config, "alibi", False)
+    return placed and keeps_padding(new_cache(model.config)) and config._attn_implementation in ("sdpa", "grouped")
 
 
 class SlotLayer(DynamicLayer):

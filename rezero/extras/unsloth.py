@@ -17,10 +17,9 @@ from typing import Literal
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
+from rezero.extras.early import check_gpu, import_unsloth
 from rezero.policy.base import Policy
-from rezero.policy.early import import_unsloth
 from rezero.policy.hub import best_dtype, find_model, linear_layers, mend, read_adapter
-from rezero.policy.load import check_gpu
 from rezero.policy.sampling import pad_left
 
 STOPS = ["</search>", "</answer>"]  # what ends a turn

@@ -19,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rezero.files import digest, resolve
-from rezero.policy.sampling import Generation, check_cache, takes_masks
+from rezero.policy.sampling import Generation, check_cache
 from rezero.policy.template import Template
 from rezero.protocol import Sampling, closes_turn, wrap_information
 from rezero.questions import Question
 from rezero.search.base import Engine
+from rezero.text import printable
 
 
 @dataclass
@@ -76,8 +77,9 @@ class Policy:
     def start(self, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
         """Start generating from `prompts`. Temperature 0 is greedy; no generator: torch's global one draws."""
         kind = self.backend or Generation
-        if not self.backend and self.model.device.type == "cuda" and takes_masks(self.model):
-            kind = resolve_name("rezero.extras.slots:SlotGeneration")
+        if not self.backend and self.model.device.type == "cuda":
+            slots = resolve_name("rezero.extras.slots")
+            kind = slots.SlotGeneration if slots.takes_masks(self.model) else Generation
         return kind(self, prompts, temperature, generator)
 
 
@@ -110,12 +112,11 @@ def same_modes(folder: Path) -> None:
 def not_written(path: Path, error: Exception, needed: int) -> OSError:
     """The error of saving `path`, about `needed` bytes: with what was needed and free if the disk is full."""
     free = shutil.disk_usage(path.parent).free
-    said = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    if said or ("inline_container" in str(error) and free < needed):  # torch does not say why it could not write
+    why = printable(str(error)) or type(error).__name__
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in why
+    if full or ("inline_container" in why and free < needed):  # torch does not say why it could not write
         why = f"the disk is full: about {needed / 2**20:.1f} MiB are needed and {free / 2**20:.1f} MiB are free"
-    else:
-        why = one_line(error) or type(error).__name__
-    return OSError(f"{path} could not be written whole: {why}")
+    return OSError(f"{path} could not be written whole: {why:.300}")
 
 
 @contextmanager
@@ -133,22 +134,18 @@ def naming_damage(folder: Path) -> Iterator[None]:
                 elif not isinstance(json.loads(path.read_text("utf-8")), dict):
                     raise ValueError("want a JSON object")
             except Exception as damage:
-                raise ValueError(f"{path}: damaged: {one_line(damage)}") from error
+                raise ValueError(f"{path}: damaged: {printable(str(damage)):.300}") from error
         if isinstance(error, OSError) or not folder.is_dir():
             raise
-        raise ValueError(f"{folder}: cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        why = f"{type(error).__name__}: {printable(str(error)):.300}"
+        raise ValueError(f"{folder}: cannot be loaded: {why}") from error
 
 
 def episodes_depend_on(policy: Policy, engine: Engine, questions: list[Question], sampling: Sampling) -> list | None:
     """The key for `files.cached` of what the policy does on these questions; None if more matters than can be told."""
     if policy.backend or not engine.key():
         return None
-    weights = sorted(policy.model.state_dict().items())
     parts = [policy.tokenizer.chat_template, json.dumps(policy.tokenizer.get_vocab(), sort_keys=True)]
-    for name, weight in weights:
-        parts += [name, weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
+    for name, weight in sorted(policy.model.state_dict().items()):
+        parts += [name, weight.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()]
     return [digest(*parts), engine.key(), questions, sampling]

@@ -14,7 +14,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from rezero.files import resolve
 from rezero.policy.base import naming_damage
-from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
 from rezero.policy.template import Template
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -28,20 +27,20 @@ def load_base(name: str, dtype: torch.dtype | None = None) -> tuple[PreTrainedMo
     """A model by its folder or its name on the hub, in `dtype` or `best_dtype`, and its mended tokenizer."""
     tokenizer, model = read_model(name, AutoModelForCausalLM.from_pretrained, dtype=dtype or best_dtype())
     model.name_or_path = model.config._name_or_path = name  # an adapter records this, not the cache's folder
-    if not torch.cuda.is_available():
-        use_grouped_attention(model)
     return to_hardware(model).eval(), tokenizer
 
 
 def to_hardware(model: PreTrainedModel) -> PreTrainedModel:
-    """`model` on the GPU if there is one of NVIDIA or AMD, with its soft cap."""
-    keep_soft_cap(model)
+    """`model` on the GPU if there is one of NVIDIA or AMD, with an attention that is right and fast there."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # "sdpa" of transformers leaves Gemma 2's cap out without a word
     if torch.cuda.is_available():
         # On padded batches in bfloat16 all gradients of cuDNN's attention were NaN (H100, torch 2.11).
         torch.backends.cuda.enable_cudnn_sdp(False)
         return model.to("cuda")
     if torch.backends.mps.is_available():
         warnings.warn("Apple's GPU (MPS) is not used, because nothing here ever ran on one", stacklevel=2)
+    resolve_name("rezero.extras.fast_cpu:use_grouped_attention")(model)
     return model
 
 
@@ -85,19 +84,17 @@ def mend(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces from what a BPE tokenizer decodes
     if tokenizer.pad_token_id in (None, end):
-        vocabulary = tokenizer.get_vocab()
-        usable = (token for token in PADS if vocabulary.get(token, end) != end)
-        tokenizer.pad_token = next(usable, None)  # without one, `Policy` raises
+        vocabulary = tokenizer.get_vocab()  # if no token is left to pad with, `Policy` raises
+        tokenizer.pad_token = next((token for token in PADS if vocabulary.get(token, end) != end), None)
     return tokenizer
 
 
 def add_adapter(model: PreTrainedModel, rank: int, layers: int = 0, seed: int = 0) -> PeftModel:
     """`model`, frozen, with a fresh trainable adapter on all linear layers of its top `layers` layers; 0: of all."""
-    top, targets = top_layers(model, layers), linear_layers(model)
     torch.manual_seed(seed)
     warnings.filterwarnings("ignore", r"Unable to fetch remote file|Could not find a config file")  # at every save
-    lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, layers_to_transform=top, task_type="CAUSAL_LM")
-    return get_peft_model(model, lora)
+    where = dict(target_modules=linear_layers(model), layers_to_transform=top_layers(model, layers))
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=rank, task_type="CAUSAL_LM", **where))
 
 
 def top_layers(model: PreTrainedModel, layers: int) -> list[int] | None:
@@ -110,26 +107,9 @@ def top_layers(model: PreTrainedModel, layers: int) -> list[int] | None:
 
 def linear_layers(model: PreTrainedModel) -> list[str]:
     """The names that the linear layers of `model` have in its blocks, such as "q_proj"; not the output layer's."""
-    head, found = model.get_output_embeddings(), set()
-    for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head:
-            found.add(name.rpartition(".")[2])
-    return sorted(found)
-
-
-def adapted_share(model: PeftModel) -> str:
-    """Which share of a model's matrices its adapter covers, and their names. Embeddings and output do not count."""
-    base = model.get_base_model()
-    ends = filter(None, (base.get_input_embeddings(), base.get_output_embeddings()))
-    left_out = {id(weight) for layer in ends for weight in layer.parameters()}
-    sizes, names = {True: 0, False: 0}, set()
-    for name, weight in base.named_parameters():
-        if weight.ndim > 1 and id(weight) not in left_out and "lora_" not in name and "modules_to_save" not in name:
-            layer, adapted, _ = name.partition(".base_layer.")
-            sizes[bool(adapted)] += weight.numel() * (2 if weight.dtype == torch.uint8 else 1)  # 4 bits: two in a byte
-            names |= {layer.rpartition(".")[2]} if adapted else set()
-    share = sizes[True] / sum(sizes.values())
-    return f"LoRA adapts {share:.0%} of the weights between embedding and output: {', '.join(sorted(names))}"
+    head = model.get_output_embeddings()
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)}
+    return sorted({name.rpartition(".")[2] for name, layer in linear.items() if layer is not head})
 
 
 def adapter_config(folder: Path) -> LoraConfig | None:

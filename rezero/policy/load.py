@@ -1,6 +1,5 @@
 """Load a policy: the only place that decides between a folder, an adapter, the hub and Unsloth."""
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,8 +10,7 @@ from types import SimpleNamespace
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoConfig, AutoTokenizer
 
 from rezero.config import Config
 from rezero.files import resolve
@@ -31,14 +29,9 @@ def load_policy(path: str | Path, dtype: torch.dtype | None = None) -> Policy:
     folder = resolve(path)
     if hub.adapter_config(folder):
         return load_adapter(folder)
-    if (folder / "config.json").is_file():
-        disable_progress_bar()  # bars of a hundred tiny loads would bury the training's own lines
-        dtype = dtype or (hub.best_dtype() if torch.cuda.is_available() else torch.float32)
-        with naming_damage(folder):
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        return Policy(hub.to_hardware(model).eval(), hub.mend(tokenizer))
     check_policy_name(path)
+    if (folder / "config.json").is_file() and not torch.cuda.is_available():
+        dtype = dtype or torch.float32
     return Policy(*hub.load_base(str(path), dtype))
 
 
@@ -55,8 +48,7 @@ def load_adapter(folder: Path, trainable: bool = False, base: str = "") -> Polic
 def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
     """The policy of `config` with a trainable adapter: a fresh one, or one with the weights of the folder `adapter`.
 
-    With lora_rank=0 it has none, and every weight is trained. If `config.policy` is itself the folder of an adapter,
-    that one is trained further as it is, on its own base.
+    With lora_rank=0 every weight is trained. An adapter that `config.policy` names is trained further, on its own base.
     """
     folder, rank, layers = resolve(config.policy), config.lora_rank, config.lora_layers
     given = hub.adapter_config(folder)
@@ -77,7 +69,7 @@ def load_trainable(config: Config, adapter: Path | None = None) -> Policy:
         raise ValueError(f"lora_rank={rank}, lora_layers={layers}; {has}, and both must agree")
     if given or adapter:
         hub.read_adapter(policy.model, adapter or folder)
-    print(hub.adapted_share(policy.model), flush=True)
+    print(resolve_name("rezero.extras.merge:adapted_share")(policy.model), flush=True)
     return policy
 
 
@@ -97,10 +89,7 @@ def outline(name: str) -> Policy:
 
 
 def check_context(policy: Policy, name: str, sampling: Sampling, max_context: int, questions: list[Question]) -> None:
-    """Raise ValueError when the model `name` cannot hold its longest prompt and a whole episode.
-
-    It holds `max_context` tokens, for which memory is reserved; 0: as many as the model reads.
-    """
+    """ValueError if the longest prompt and a whole episode exceed `max_context` (0: what the model `name` reads)."""
     texts = (policy.template.inert(neutralize(question.text)) for question in questions)
     hardest = max(texts, key=lambda text: len(policy.encode(text)))
     longest = len(policy.prompt_ids(build_prompt(hardest, sampling.prompt_style)))
@@ -127,17 +116,3 @@ def naming_knobs(micro_batch: int, episode_tokens: int, gpu_share: float) -> Ite
     except torch.cuda.OutOfMemoryError as error:
         lower = f"micro_batch={micro_batch} (costs only time), episode_tokens={episode_tokens} (cuts long episodes)"
         raise MemoryError(f"out of GPU memory; lower, in this order: {lower}, gpu_share={gpu_share}") from error
-
-
-def check_gpu(*, backend: str, vllm: bool | str, load_in_4bit: bool, optim: str = "") -> None:
-    """Raise OSError for a GPU, ImportError for packages, that a configuration needs and that are not there."""
-    unsloth, engine = backend == "unsloth", backend == "unsloth" and vllm is True  # not for "auto"
-    if unsloth and not torch.cuda.is_available():
-        here = f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds none, or one whose driver is too old"
-        raise OSError(f"backend='unsloth' needs a GPU: {here}")
-    needed = {"unsloth": unsloth, "vllm": engine, "vllm_bnb_plugin": engine and load_in_4bit}
-    needed["bitsandbytes"] = load_in_4bit or "8bit" in optim
-    missing = [name for name, is_needed in needed.items() if is_needed and importlib.util.find_spec(name) is None]
-    if missing:
-        settings = f"backend={backend!r}, vllm={vllm}, load_in_4bit={load_in_4bit}, optim={optim!r}"
-        raise ImportError(f"{settings}: {', '.join(missing)} missing; pip install -e '.[gpu]'")

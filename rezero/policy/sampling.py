@@ -1,24 +1,20 @@
 """Batched sampling over the turns of an episode, with one KV cache."""
 
 from inspect import signature
+from pkgutil import resolve_name
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-from rezero.policy.fast_cpu import GrowingLayer
 
 
 class Generation:
     """Sampling by a policy's own model; for the arguments see `Policy.start`.
 
     Episodes whose histories are equal, such as those of one question before their draws differ, are computed as one
-    row. What the model reads at once is padded on the left to its longest row. Padded positions stay in the cache and
-    are masked; positions count real tokens only. Episodes that are over leave in `extend`.
-
-    Padding between turns would use up slots of a sliding window, and would enter the state of a recurrent layer. Models
-    with such layers (`keeps_padding` is false) therefore read each episode for itself and anew every turn, padded at
-    the beginning.
+    row. Rows are padded on the left; padded positions stay in the cache and are masked. In a sliding window padding
+    would use up slots, and it would enter the state of a recurrent layer: models with such layers (`keeps_padding` is
+    false) read each episode for itself and anew every turn.
     """
 
     def __init__(self, policy, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
@@ -27,6 +23,8 @@ class Generation:
 
     def _begin(self, episodes: list[list[int]]) -> None:
         self.cache = new_cache(self.model.config)
+        self.padded = keeps_padding(self.cache)
+        resolve_name("rezero.extras.fast_cpu:let_grow")(self.cache)
         self.logits = None  # of each row's next token, shape (rows, vocabulary)
         self.row_of = [0] * len(episodes)  # the row of each episode
         self.texts: list[list[int]] = [[] for _ in episodes]  # what the model has read of each episode
@@ -35,6 +33,7 @@ class Generation:
     def generate(self, max_new_tokens: int) -> list[list[int]]:
         """One turn per episode: the sampled ids, up to and including the one that ends the turn."""
         turns: list[list[int]] = [[] for _ in self.row_of]
+        self.unread = [[] for _ in turns]
         going = set(range(len(turns)))
         for _ in range(max_new_tokens):
             tokens = draw(self.logits, self.temperature, self.generator, self.row_of).tolist()
@@ -46,16 +45,15 @@ class Generation:
                     going.remove(episode)
             if not going:
                 self.unread = new  # the model reads these ids in `extend`, together with the reply
-                return turns
+                break
             self._read(new)
-        self.unread = [[] for _ in turns]
         return turns
 
     def extend(self, episodes: list[int], ids: list[list[int]]) -> None:
         """Keep only `episodes` (positions in the current batch) and append `ids`, one list per kept episode."""
         news = [self.unread[episode] + new for episode, new in zip(episodes, ids, strict=True)]
         self.row_of, self.texts = ([held[episode] for episode in episodes] for held in (self.row_of, self.texts))
-        if not keeps_padding(self.cache):
+        if not self.padded:
             return self._begin([text + new for text, new in zip(self.texts, news, strict=True)])
         self._read(news)
 
@@ -64,9 +62,15 @@ class Generation:
         """Run the ids of each episode, which may be none, through the model on top of the cache."""
         for text, new in zip(self.texts, ids, strict=True):
             text += new
-        apart = [0] * len(ids) if keeps_padding(self.cache) else range(len(ids))
+        apart = [0] * len(ids) if self.padded else range(len(ids))
         rows, self.row_of = numbered(list(zip(self.row_of, map(tuple, ids), apart, strict=True)))
-        self._select([row for row, *_ in rows])
+        kept = [row for row, *_ in rows]  # a row may be repeated
+        if self.logits is None:
+            self.mask = torch.zeros(len(rows), 0, dtype=torch.long, device=self.model.device)
+        elif kept != list(range(len(self.mask))):
+            index = torch.tensor(kept, device=self.mask.device)
+            self.cache.batch_select_indices(index)
+            self.mask, self.logits = self.mask[index], self.logits[index]
         new, mask = pad_left([list(read) for _, read, _ in rows], self.policy.tokenizer.pad_token_id, self.model.device)
         self.mask = torch.cat([self.mask, mask], dim=1)
         logits = self.model(
@@ -80,15 +84,6 @@ class Generation:
         if self.logits is not None:  # a row that read nothing keeps its logits
             logits = torch.where(mask[:, -1:].bool(), logits, self.logits)
         self.logits = logits
-
-    def _select(self, rows: list[int]) -> None:
-        """Make these rows the rows of the cache; a row may be repeated."""
-        if self.logits is None:
-            self.mask = torch.zeros(len(rows), 0, dtype=torch.long, device=self.model.device)
-        elif rows != list(range(len(self.mask))):
-            index = torch.tensor(rows, device=self.mask.device)
-            self.cache.batch_select_indices(index)
-            self.mask, self.logits = self.mask[index], self.logits[index]
 
 
 def numbered(things: list) -> tuple[list, list[int]]:
@@ -121,30 +116,18 @@ def check_cache(model) -> None:
 
 
 def new_cache(config) -> DynamicCache:
-    """An empty cache for a model of this configuration."""
+    """An empty cache for a model of this configuration. Sliding windows that leave nothing out are none."""
     cache = DynamicCache(config=config)
     most = getattr(config.get_text_config(), "max_position_embeddings", None) or float("inf")
     for number, layer in enumerate(cache.layers):
-        wide = type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= most  # it leaves nothing out
-        if type(layer) is DynamicLayer or wide:
-            cache.layers[number] = GrowingLayer()
+        if type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= most:
+            cache.layers[number] = DynamicLayer()
     return cache
 
 
 def keeps_padding(cache: DynamicCache) -> bool:
     """Whether padding may stay in the cache: whether all layers attend to all positions, and can mask them."""
-    return all(type(layer) is GrowingLayer for layer in cache.layers)
-
-
-def takes_masks(model: PreTrainedModel) -> bool:
-    """Whether the model can read rows under masks of ours, of shape (rows, 1, tokens, tokens), True where it attends.
-
-    For that, all layers must attend to all earlier positions, by one of the two functions that take such masks, and
-    know positions from `position_ids` alone.
-    """
-    config, base = model.config.get_text_config(), model.get_base_model() if hasattr(model, "get_base_model") else model
-    placed = "position_ids" in signature(base.forward).parameters and not getattr(config, "alibi", False)
-    return placed and keeps_padding(new_cache(model.config)) and config._attn_implementation in ("sdpa", "grouped")
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def pad_left(rows: list[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,10 +32,9 @@ class Template:
         asked, (head, self.between, self.after) = self._seams()
         # The template may write more before an answer than a generation prompt has, such as gpt-oss's channel. If it
         # is made of special tokens, the prompt gets it, too. A `<think>` is never in the prompt: the policy samples it.
-        asked, self.opening = _OPEN_THOUGHT.sub("", asked), ""
+        asked = _OPEN_THOUGHT.sub("", asked)
         more = head[len(asked) :] if head.startswith(asked) else ""
-        if any(text in more for text in self.units.values()):
-            self.opening = more
+        self.opening = more if any(text in more for text in self.units.values()) else ""
         self.after = _OPEN_THOUGHT.sub("", self.after) + self.opening
         self.end = self._find_end()
         special = {number for number, token in added.items() if token.special} | _named(tokenizer).keys() | {self.end}
@@ -77,9 +76,8 @@ class Template:
         try:
             asked, whole = self._render(messages[:1]), self._render(messages)
         except (TemplateError, TypeError) as error:
-            raise ValueError(
-                f"{self.name}: its chat template takes no plain text ({error}); want a text model's"
-            ) from None
+            said = f"its chat template takes no plain text ({error})"
+            raise ValueError(f"{self.name}: {said}; want a text model's") from None
         parts = re.split(f"{_ASSISTANT}|{_USER}", whole)
         if "question" not in asked or len(parts) != 3 or whole.find(_USER) < whole.find(_ASSISTANT):
             raise ValueError(f"{self.name}: its chat template drops or repeats plain messages; want a text model's")

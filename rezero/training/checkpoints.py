@@ -6,6 +6,7 @@ import re
 import shutil
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -24,11 +25,9 @@ def record_config(run_dir: Path, config: Config, resume: bool = True) -> None:
     if resume and left and not path.is_file():
         raise ValueError(f"{path} is missing beside {left[0]}; choose another run folder, or resume=False")
     if resume and path.is_file():
-        values = read_json(path)
-        try:  # fields that the record does not have are at their defaults
+        values, recorded = read_json(path), None
+        with suppress(ValueError):  # fields that the record does not have are at their defaults
             recorded = parse_config(values, str(path))
-        except ValueError:
-            recorded = None
         if recorded != config:
             raise ValueError(f"{path} records another configuration; choose another run folder, or resume=False")
     write_text(path, json.dumps(config.to_dict(), indent=1))
@@ -76,15 +75,13 @@ def last_checkpoint(folder: Path) -> Path | None:
 def is_whole(checkpoint: Path) -> bool:
     """Whether all is there that the run needs to go on exactly (`PARTS`), the trainer's state last, and uncut."""
     try:
-        if not all(any(checkpoint.glob(part)) for part in PARTS):
-            return False
-        state = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+        whole = [any(checkpoint.glob(part)) for part in PARTS]
         for path in checkpoint.iterdir():
             if path.suffix == ".safetensors":
                 safe_open(path, "pt")
-            elif not (zipfile.is_zipfile(path) if path.suffix in (".pt", ".pth", ".bin") else path.stat().st_size):
-                return False
-        return state["global_step"] == _step(checkpoint)
+            zipped = path.suffix in (".pt", ".pth", ".bin")
+            whole.append(zipfile.is_zipfile(path) if zipped else path.stat().st_size > 0)
+        return all(whole) and read_json(checkpoint / "trainer_state.json")["global_step"] == _step(checkpoint)
     except (OSError, ValueError, SafetensorError):
         return False
 

@@ -1,7 +1,6 @@
 """TRL's GRPO with our rollout and rewards: its configuration, and a trainer that computes nothing twice."""
 
 import os
-from functools import partial
 from math import isinf, nan
 from pathlib import Path
 from pkgutil import resolve_name
@@ -53,10 +52,11 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
 
 def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
     """TRL's trainer around our rollout: one prompt per question, in order. It counts a step's `seconds`, `tokens`."""
-    prompts = []
-    for place, question in enumerate(questions):
-        messages = build_prompt(question.text, task.sampling.prompt_style)
-        prompts.append([message | {"question": place} for message in messages])  # two questions may read the same
+    from trl import GRPOTrainer
+
+    prompts = [build_prompt(question.text, task.sampling.prompt_style) for question in questions]
+    for place, prompt in enumerate(prompts):
+        prompt[0]["question"] = place  # two questions may read the same
     seconds, tokens = dict.fromkeys(("generation", "search", "rewards"), 0.0), {"sampled": 0, "trained": 0}
 
     def rollout_func(prompts: list, trainer) -> dict:
@@ -68,8 +68,14 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
         made = {name: [list(getattr(episode, name)) for episode in episodes] for name in columns}
         return made | {"logprobs": None, "episode": episodes}
 
+    class Trainer(FiniteSteps, resolve_name("rezero.extras.prefix_tree:SharedSteps"), GRPOTrainer):
+        def _load_from_checkpoint(self, checkpoint, model=None):
+            super()._load_from_checkpoint(checkpoint, model)
+            if Path(checkpoint, "adapter_config.json").is_file():  # with TRL's adapter "ref" beside it, transformers
+                read_adapter(self.model, checkpoint)  # does not load ours
+
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func is marked experimental; TRL is pinned
-    trainer = trainer_class()(
+    trainer = Trainer(
         model=policy.model,
         processing_class=policy.tokenizer,
         args=arguments,
@@ -106,52 +112,3 @@ def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], lo
 
     reward.__name__ = name
     return reward
-
-
-def trainer_class() -> type:
-    from trl import GRPOTrainer
-    from trl.trainer.utils import selective_log_softmax_and_entropy
-
-    sharing = resolve_name("rezero.extras.prefix_tree")
-
-    class Trainer(FiniteSteps, GRPOTrainer):
-        """TRL's trainer, which computes what episodes share once; not under Unsloth, whose own trainer packs."""
-
-        batch = None  # the micro-batch whose loss is being computed
-
-        def _load_from_checkpoint(self, checkpoint, model=None):
-            super()._load_from_checkpoint(checkpoint, model)
-            if Path(checkpoint, "adapter_config.json").is_file():  # with TRL's adapter "ref" beside it, transformers
-                read_adapter(self.model, checkpoint)  # does not load ours
-
-        def _prepare_inputs(self, generation_batch):
-            before = self._buffered_inputs
-            inputs = super()._prepare_inputs(generation_batch)
-            if not self.lean or self._buffered_inputs is before:
-                return inputs
-            plain = self.top_entropy_quantile == 1 and not self._entropy_bonus_enabled
-            drop = self.loss_type == "dapo" and self.beta == 0 and plain
-            self._buffered_inputs = sharing.lean_batches(self._buffered_inputs, drop)
-            return self._buffered_inputs[self._step % self.args.steps_per_generation]
-
-        def _compute_loss(self, model, inputs):
-            self.batch = inputs
-            try:
-                return super()._compute_loss(model, inputs)
-            finally:
-                self.batch = None
-
-        def _full_logits_logps(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy=False, **rest):
-            if not self.lean or rest.get("compute_aux_loss") or "logits_to_keep" not in self.model_kwarg_keys:
-                entropy = dict(compute_entropy=compute_entropy)
-                return super()._full_logits_logps(model, input_ids, attention_mask, logits_to_keep, **entropy, **rest)
-            batch, scored = self.batch or {}, attention_mask[:, -logits_to_keep:]
-            scored = scored * batch.get("tool_mask", 1)
-            options = dict(entropy_requires_grad=self._entropy_bonus_enabled, temperature=self.temperature)
-            score = partial(selective_log_softmax_and_entropy, **options)
-            logps, entropies = sharing.shared_logps(model, input_ids, attention_mask, scored, score)
-            if "entropy_weight" in batch:
-                entropies = entropies * batch["entropy_weight"][:, None]
-            return logps, entropies if compute_entropy else None, None
-
-    return Trainer

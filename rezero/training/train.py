@@ -1,14 +1,14 @@
 """GRPO through TRL, which is imported late because Unsloth must patch it first, on episodes of our own rollout.
 
 TRL samples the prompts, weighs the rewards, computes the advantages and takes the optimiser's steps (Shao et al. 2024;
-DAPO's token-level loss by default). Under torchrun each process samples its part of a step's episodes, rewards are
-gathered before advantages are computed, and only the main process writes.
+DAPO's token-level loss by default). Under torchrun the processes share a step's episodes, and the main one writes.
 """
 
 import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import NamedTuple
 
 import torch
@@ -66,9 +66,8 @@ def train(
     with load.naming_knobs(config.micro_batch, config.episode_tokens, config.gpu_share):
         if policy is None:
             policy = load.load_trainable(config)
-        path = run_dir / "difficulty.jsonl"
         with state.main_process_first():  # it measures, the others read the file
-            shares = measure_difficulty(policy, task, config.curriculum, path, config.seed)
+            shares = measure_difficulty(policy, task, config.curriculum, run_dir / "difficulty.jsonl", config.seed)
         if stopped:  # early, at this checkpoint: no step is left
             config = replace(config, steps=int(checkpoint.rsplit("-", 1)[1]))
         questions = draw_questions(shares, config.curriculum, config.steps, config.questions_per_step, config.seed)
@@ -138,7 +137,7 @@ def start_processes(config: Config) -> PartialState:
 def check_policy(config: Config, task: Task) -> None:
     """Check that GPU and policy are there and that the policy can read the task, before its weights are loaded."""
     optim = config.grpo.get("optim", "")
-    load.check_gpu(backend=config.backend, vllm=config.vllm, load_in_4bit=config.load_in_4bit, optim=optim)
+    resolve_name("rezero.extras.early:check_gpu")(config.backend, config.vllm, config.load_in_4bit, optim)
     known = load.outline(config.policy) if config.lora_rank else load.load_policy(config.policy)
     questions = [question for split in task.questions.values() for question in split]
     for sampling in (task.sampling, untrained_sampling(config, task.sampling)):

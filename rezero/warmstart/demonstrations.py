@@ -2,10 +2,12 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from rezero.config import WarmStart
+from rezero.policy.base import Policy
 from rezero.protocol import Episode, Turn, neutralize
 from rezero.questions import Question
 from rezero.search.base import Engine, SearchContext, SearchError
@@ -102,3 +104,17 @@ def nearest(question: Question, turn: Turn) -> str:
     first_shared = next((place for place, word in enumerate(words) if stems(word) & asked), 0)
     start = max(0, min(first_shared, len(words) - MAX_WORDS))
     return " ".join(words[start : start + MAX_WORDS]).rstrip(".,;")
+
+
+def token_runs(policy: Policy, episode: Episode) -> Iterator[tuple[list[int], Turn | None]]:
+    """The token ids that a rollout of this episode would record, as runs of one author, in order.
+
+    What the policy writes, the end of turn after an answer included, comes with its turn; what it reads, with None.
+    """
+    yield policy.prompt_ids(list(episode.prompt)), None
+    for number, turn in enumerate(episode.turns, start=1):
+        answers = episode.outcome == "answered" and number == len(episode.turns)
+        written = policy.encode(policy.template.inert(turn.text)) + [policy.end_of_turn] * answers
+        yield written, turn
+        if turn.information is not None:
+            yield policy.information_ids(turn.information, written), None

@@ -16,12 +16,11 @@ from rezero.files import append_jsonl, read_jsonl, resolve, write_jsonl
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.load import load_trainable, naming_knobs, precision
 from rezero.protocol import Episode
-from rezero.rollout import token_runs
 from rezero.task import Task
 from rezero.training.checkpoints import last_checkpoint, record_config
 from rezero.training.finite import FiniteSteps
 from rezero.training.train import check_policy, start_processes
-from rezero.warmstart.demonstrations import VERDICTS, scripted_episodes
+from rezero.warmstart.demonstrations import VERDICTS, scripted_episodes, token_runs
 
 IGNORED = -100  # the label of tokens that the loss leaves out
 

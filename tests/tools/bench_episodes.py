@@ -43,12 +43,12 @@ import torch
 import yaml
 
 from rezero.config import load_config
-from rezero.extras.prefix_tree import lean_batches
-from rezero.extras.slots import SlotGeneration
+from rezero.extras.prefix_tree import SharedSteps, lean_batches
+from rezero.extras.slots import SlotGeneration, takes_masks
 from rezero.extras.unsloth import ModelGeneration
 from rezero.policy import sampling
 from rezero.policy.load import load_policy, load_trainable
-from rezero.policy.sampling import Generation, takes_masks
+from rezero.policy.sampling import Generation
 from rezero.protocol import build_prompt, format_hits, wrap_information
 from rezero.rewards import reward_weights
 from rezero.rollout import rollout
@@ -170,7 +170,7 @@ def ways_to_learn(policy, task, config, questions) -> dict:
     def sample() -> None:
         trainer.model.train()
         trainer._step, trainer._buffered_inputs = 0, None
-        super(type(trainer), trainer)._prepare_inputs(batch)
+        super(SharedSteps, trainer)._prepare_inputs(batch)
         learn.batches = trainer._buffered_inputs
 
     def learn(lean: bool) -> int:

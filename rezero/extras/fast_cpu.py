@@ -2,7 +2,7 @@
 
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -16,12 +16,6 @@ def use_grouped_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation("grouped")
 
 
-def keep_soft_cap(model: PreTrainedModel) -> None:
-    """Gemma 2 caps its attention scores, which transformers' "sdpa" leaves out without a word: it gets "eager"."""
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        model.set_attn_implementation("eager")
-
-
 def grouped_attention(module, query, key, value, attention_mask, scaling=None, **options):
     """The attention of transformers, which copies the cache for each query head that shares a key head.
 
@@ -33,6 +27,11 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, *
     folded = query.view(rows, key.shape[1], -1, width)
     out = scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scaling)
     return out.reshape(rows, 1, heads, -1), None  # values may be narrower than keys
+
+
+def let_grow(cache: DynamicCache) -> None:
+    """Make the layers of an empty cache that keep everything growing ones."""
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
 
 
 class GrowingLayer(DynamicLayer):
