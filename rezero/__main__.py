@@ -92,16 +92,6 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
             PartialState().destroy_process_group()
 
 
-def call_ask(**arguments) -> None:
-    # Where scikit-learn is installed, transformers imports it for a way to generate that nothing here uses. That is a
-    # fifth of the time until the answer, so transformers does not see it.
-    if sys.modules.setdefault("sklearn", None) is None:
-        import transformers.generation.utils  # noqa: F401
-
-        del sys.modules["sklearn"]
-    resolve_name("rezero.extras.ask:run_ask")(**arguments)
-
-
 CALLS = {  # a function or its name; it takes the command's arguments by name
     "run": call_run,
     "train": call_train,
@@ -109,7 +99,7 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "traces": "rezero.analysis.report:run_traces",
     "compare": "rezero.analysis.compare:run_compare",
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
-    "ask": call_ask,
+    "ask": "rezero.extras.ask:run_ask",
     "data import": lambda **options: resolve_name("rezero.data.importing:import_data")(**options) and None,
     "data questions": "rezero.data.generate:make_questions",
     "data cloze": "rezero.data.splits:split_corpus",

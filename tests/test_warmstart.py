@@ -178,13 +178,14 @@ def test_the_loss_is_the_weighted_mean_over_labelled_tokens(policy, task, config
 
     rows = [encode(policy, episode) for episode in scripted_episodes(task, config.warm_start, seed=0)]
     settings = replace(config.warm_start, found_weight=found, missed_weight=missed, batch=len(rows))
+    changed = replace(config, warm_start=settings, micro_batch=2)
     labelled = sum(label != IGNORED for row in rows for label in row["labels"])
 
     def loss(kind: type) -> float:
         trainer = kind(
             model=deepcopy(policy.model),
             processing_class=policy.tokenizer,
-            args=supervised.trainer_settings(settings, tmp_path, seed=0, micro_batch=2, optim="adamw_torch"),
+            args=supervised.trainer_settings(changed, tmp_path),
             train_dataset=Dataset.from_list(rows),
         )
         batches = [dict(batch) for batch in trainer.get_train_dataloader()]

@@ -1,7 +1,6 @@
 """Ablations: what the arms of a sweep (see `arms`) left: curves, shares, paired differences.
 
-Arms are compared on dev, as their last step left them; test stays sealed. Nothing here trains, so reading can be
-repeated.
+Arms are compared on dev, as their last step left them; test stays sealed, and nothing here trains.
 """
 
 from itertools import groupby
@@ -16,10 +15,10 @@ from rezero.config import Config, parse_config
 from rezero.evaluation.evaluate import LABELS, METRICS, Estimate, Report, evaluate, summarize
 from rezero.evaluation.stats import percentile_interval
 from rezero.evaluation.traces import read_traces, write_traces
-from rezero.files import read_jsonl, resolve
 from rezero.policy.load import load_policy
 from rezero.questions import spread
 from rezero.task import load_task
+from rezero.training.checkpoints import read_metrics
 
 Runs = dict[tuple[str, int], Path]  # (arm, seed) -> its run folder
 Reports = dict[tuple[str, int], Report]  # (arm, seed) -> what it did on the same questions
@@ -29,17 +28,13 @@ OVERVIEW = ("accuracy", "f1", "evidence", "searches", "retried")
 
 def arms_of(folders: dict[str, Path]) -> Runs:
     """The run folders of a sweep by (arm, seed)."""
-    pairs = [(job.rsplit("-", 1), folder) for job, folder in folders.items()]
-    return {(arm, int(seed)): folder for (arm, seed), folder in pairs}
+    return {(job.rpartition("-")[0], int(job.rpartition("-")[2])): folder for job, folder in folders.items()}
 
 
 def curves(runs: Runs) -> pd.DataFrame:
     """The evaluations on dev during training, one row per arm, seed and step, for `plots.learning_curves`."""
-    rows = []
-    for (arm, seed), folder in runs.items():
-        metrics = read_jsonl(folder / "metrics.jsonl", appended=True)
-        rows += [row | {"arm": arm, "seed": seed} for row in metrics if row["kind"] == "eval"]
-    return pd.DataFrame(rows)
+    rows = [row | {"arm": arm, "seed": seed} for (arm, seed), folder in runs.items() for row in read_metrics(folder)]
+    return pd.DataFrame([row for row in rows if row["kind"] == "eval"])
 
 
 def read_reports(runs: Runs) -> Reports:
@@ -69,10 +64,9 @@ def starting_policy(runs: Runs, config: Config) -> str | Path:
 def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Path) -> dict[str, Reports]:
     """What the starting policy and the last ones of `runs` do on dev in other places: place -> reports.
 
-    A place is a dict of fields of `Config`, named like an arm. Episodes are kept in `folder` and not played again.
+    A place is a dict of fields of `Config`, named like an arm. Episodes are written to `folder`, and played only once.
     """
-    policies = {("start", 0): starting_policy(runs, config)}
-    policies |= {key: run / "last" for key, run in runs.items()}
+    policies = {("start", 0): starting_policy(runs, config)} | {key: run / "last" for key, run in runs.items()}
     found: dict[str, Reports] = {}
     for place in named(places):
         name = place.pop("name")
@@ -80,12 +74,9 @@ def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Pat
         task = load_task(varied)
         dev = spread(task.questions["dev"], varied.eval_questions)
         for (arm, seed), policy in policies.items():
-            path = resolve(folder) / f"{arm}-{seed}--{name}.jsonl"
-            rows = read_traces(path) if path.is_file() else []
-            if [labels for labels, _ in rows] != [place] * len(dev):
-                rows = [(place, episode) for episode in evaluate(load_policy(policy), task, dev, arm).episodes]
-                write_traces(path, rows)
-            found.setdefault(name, {})[arm, seed] = summarize([episode for _, episode in rows], arm)
+            report = evaluate(load_policy(policy), task, dev, arm, reuse=True)
+            write_traces(Path(folder, f"{arm}-{seed}--{name}.jsonl"), [(place, one) for one in report.episodes])
+            found.setdefault(name, {})[arm, seed] = report
         print(f"{name}: {len(dev)} questions, {len(policies)} policies", flush=True)
     return found
 
@@ -99,9 +90,9 @@ def arms_table(reports: Reports, metrics: tuple[str, ...] = OVERVIEW) -> pd.Data
     for arm, own in _by_arm(reports).items():
         rows[arm] = {"seeds": len(own)}
         for metric in metrics:
-            one, *others = [report[metric] for report in own]
+            one = own[0][metric]
             found = one.value, one.low, one.high
-            if any(other.value != one.value for other in others):
+            if any(report[metric].value != one.value for report in own[1:]):
                 sums, cases = _counts(own, metric)
                 nothing = np.zeros_like(sums[:1]), np.ones_like(cases[:1])
                 found = paired_shares(nothing, (sums, cases), seed=0)[:3]
@@ -121,8 +112,8 @@ def in_cells(table: pd.DataFrame) -> pd.DataFrame:
 def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("accuracy",)) -> pd.DataFrame:
     """Differences of all arms to `baseline` by `paired_shares`; p is corrected for all rows by Holm's method.
 
-    `n`: episodes per seed that the share is about. "4 in 5": the gain over the baseline's share that so many episodes
-    find with a power of 80% on different questions (on the same questions a smaller gain suffices).
+    `n`: episodes per seed that the share is about. "4 in 5": the gain over the baseline that so many find with a power
+    of 80% on different questions (on the same questions a smaller gain suffices).
     """
     arms = _by_arm(reports)
     if baseline not in arms:
@@ -182,17 +173,15 @@ def _counts(reports: list[Report], metric: str) -> Counts:
 def paired_shares(a: Counts, b: Counts, seed: int, resamples: int = 10_000) -> tuple[float, float, float, float]:
     """The difference b - a of two shares by a hierarchical bootstrap: (difference, low, high, two-sided p).
 
-    A share is the sum of all successes over that of all cases, which may be some of the episodes only, such as the
-    misses in P(retried | missed); without a case the result is NaN with p = 1. Questions are resampled jointly for `a`
-    and `b`, seeds separately; three seeds still give too narrow an interval for the results of further seeds.
+    A share is the sum of all successes over that of all cases, such as the misses in P(retried | missed); without cases
+    the result is NaN with p = 1. Questions are resampled jointly for `a` and `b`, seeds separately; three seeds still
+    give too narrow an interval for the results of further seeds.
     """
-    rng = np.random.default_rng(seed)
-    _, questions = np.shape(a[0])
+    rng, questions = np.random.default_rng(seed), np.shape(a[0])[1]
     weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
     resampled, observed = [], []
     for successes, cases in (a, b):
-        seeds = len(successes)
-        chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+        chosen = rng.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=resamples)
         with np.errstate(invalid="ignore"):  # without a case there is no share
             resampled.append((chosen @ successes * weights).sum(1) / (chosen @ cases * weights).sum(1))
             observed.append(np.sum(successes) / np.sum(cases))

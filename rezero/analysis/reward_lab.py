@@ -1,8 +1,7 @@
 """The reward lab: what each reward and weighting pays honest scripts, and scripts that look for pay without earning it.
 
-A cheater that answers knows what the honest retrier knows (half of it without a search), so that a difference in pay
-is the reward's doing and not skill's. `play` does not cut a turn after its first action, so that rewards see more here
-than in a rollout.
+A cheater that answers knows what the honest retrier knows (half of it without a search), so a difference in pay is not
+skill's. `play` does not cut a turn after its first action, so rewards see more here than in a rollout.
 """
 
 import re
@@ -149,8 +148,8 @@ def advantage_shares(paid: pd.DataFrame, sets: Weightings = SETS) -> pd.DataFram
     """How much of the group advantage each reward of each weighting makes up: index (weighting, reward).
 
     The episodes of one question with one engine are a group. With c = weight x (reward - the group's mean) and A the
-    sum of c over the rewards, the share of a reward is sum(c A) / sum(A^2): its part in the squared advantage, whatever
-    a group is divided by. Shares add up to 1; a reward with a negative one pulls against the others. Columns:
+    sum of c over the rewards, the share of a reward is sum(c A) / sum(A^2). Shares sum to 1; a reward with a negative
+    one pulls against the others. Columns:
 
     - "group scaling": the mean share over groups with any advantage, which TRL's scale_rewards="group" makes alike
     - "no scaling": the share over all groups together, each with the size that it has ("none", "batch")

@@ -4,10 +4,8 @@ A claim becomes a question for what it ends with ("The commander of Corvane was 
 Corvane?"). It is supported when the policy answers what it says; refuted when both are names, dates or numbers of one
 unit, and differ; else not found. The first two need a retrieved passage with the answer and every name and number that
 the claim is about (or half of its other words), and no claim is refuted while such a passage has what it says.
-
-Only the end of a claim is checked, and words are compared (`judge.normalize`), not meanings. Of 164 claims made from
-training questions (tests/test_ask.py, slow) 55 of 95 true ones were supported and one refuted, because the policy
-misread its passage; 28 of 69 false ones were refuted and none supported.
+Words are compared (`judge.normalize`), not meanings. Of 164 claims (tests/test_ask.py, slow) 55 of 95 true ones were
+supported and one refuted, because the policy misread its passage; 28 of 69 false ones were refuted and none supported.
 """
 
 import re
@@ -89,8 +87,7 @@ def ask(text: str, config: Config, corpus: str = "") -> Episode:
 def masked(claim: str) -> tuple[str, str]:
     """(question, value): the name, number or else the word that ends `claim`, and the question that asks for it."""
     words = clean(claim).strip(" .!?").split()
-    if words and words[0].lower() in STOP_WORDS:
-        words[0] = words[0].lower()
+    words[:1] = [word.lower() if word.lower() in STOP_WORDS else word for word in words[:1]]
     claim = " ".join(words)
     if len(words) < 3 or UNCHECKED.search(claim):
         want = "one sentence of three words or more that ends with the name, number or word in question"
@@ -110,7 +107,13 @@ def verify(episode: Episode, claim: str, value: str) -> tuple[str, str, list[Hit
     said, claimed = normalize(answer), normalize(value)
     hits = {hit.chunk_id: hit for turn in episode.searches for hit in turn.hits}
     texts = {id: normalize(f"{hit.title} {hit.text}") for id, hit in hits.items()}
-    about = [id for id, text in texts.items() if _is_about(text, keywords(question).split())]
+    words = keywords(question).split()
+    names = [normalize(word) for word in words if not word[0].islower()]
+    about = []  # the passages with all names and numbers of the question or, if it has none, half of its words
+    for id, text in texts.items():
+        held = [_within(word, text) for word in names or map(normalize, words)]
+        if all(held) if names else 2 * sum(held) >= len(held):
+            about.append(id)
     basis = [hits[id] for id in about if _within(said, texts[id])]
     if not said or not basis or _within(said, normalize(question)):  # the words of the question are no answer
         return "not found", f"no passage has the policy's answer, {answer!r}, next to what the claim is about", []
@@ -120,13 +123,6 @@ def verify(episode: Episode, claim: str, value: str) -> tuple[str, str, list[Hit
     if _differ(answer, value) and not any(_within(claimed, texts[id]) for id in about):
         return "refuted", f"the policy answers {answer!r}, not {value!r}", basis
     return "not found", f"the policy's answer, {answer!r}, is not {value!r} and does not rule it out", basis
-
-
-def _is_about(text: str, words: list[str]) -> bool:
-    """Whether a normalized text has all names and numbers among the words or, without any, half of the words."""
-    names = [word for word in words if not word[0].islower()]
-    held = [_within(normalize(word), text) for word in names or words]
-    return all(held) if names else 2 * sum(held) >= len(held)
 
 
 def _differ(answer: str, value: str) -> bool:

@@ -25,8 +25,7 @@ def keyword(chunks: Sequence[Chunk]) -> Search:
     """Words with operators that are honoured, ranked by BM25 (k1 1.2, b 0.75, English Porter stems) in SQLite's FTS5.
 
     A passage must have every "phrase", every `title:word`, both sides of AND and one side of OR (which binds closer),
-    and no `-word`. Plain words only rank, and one of them is enough when nothing else is asked for. An operator out of
-    place counts as a word or as nothing.
+    and no `-word`. Plain words only rank; without an operator one of them is enough.
     """
     store = sqlite3.connect(":memory:", check_same_thread=False)
     store.execute(f"CREATE VIRTUAL TABLE passages USING fts5(title, text, content='', tokenize=\"{WORDS}\")")
@@ -99,11 +98,10 @@ def rerank(
     embedder: Embedder = "wordllama",
     weight: Share = 0.5,
 ) -> Search:
-    """At least the first `depth` hits of an engine, ranked again.
+    """At least the first `depth` hits of an engine, ranked again by the scores of `model`, a cross-encoder.
 
-    With a `model`, the folder or name of a cross-encoder for sentence-transformers, its scores rank them. Without one,
-    the mean of the engine's score (as a share of the best hit's, with `weight`) and the cosine of the query and the
-    closest sentence of the passage, by `embedder`.
+    Without one, by the mean of the engine's score (as a share of the best hit's, with `weight`) and the cosine of the
+    query and the closest sentence of the passage, by `embedder`.
     """
     if model:
         with needs("minilm", "a cross-encoder"):
@@ -166,8 +164,7 @@ def noisy(
 ) -> Search:
     """An engine over the chunks and, behind them, spoilt passages, which have ids of their own and are never gold.
 
-    Of the file `noise` it takes the `kinds` (None: all) and the share `rate`; what a lower rate takes is a part of what
-    a higher one takes.
+    Of the file `noise` it takes the `kinds` (None: all) and the share `rate`, which contains that of any lower rate.
     """
     rows = [row for _, row in read_records(noise, Noise)]
     known = sorted({row.kind for row in rows})

@@ -49,13 +49,18 @@ def export(run: str | Path, out: str | Path = "", gguf: bool = False) -> Path:
         shutil.copy(run / "config.json", new / "rezero.json")  # `ask` takes the prompt and the budgets from it
         write_text(new / "README.md", card(run, config))
         if converter:
-            write_gguf(converter, new, new / f"{run.name}-bf16.gguf")
+            target = new / f"{run.name}-bf16.gguf"
+            command = [sys.executable, str(converter), str(new), "--outfile", str(target), "--outtype", "bf16"]
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            if done.returncode or not target.is_file():
+                last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+                raise ValueError(f"{converter} failed with exit status {done.returncode}: {last}")
         new.rename(out)
     return out
 
 
 def find_run(path: str | Path) -> Path:
-    """The folder of a training, with its config.json and best/: `path` itself, or the only such folder below it."""
+    """The folder of a training, with its config.json and best/: `path` itself, or the only one below it."""
     folder = resolve(path)
     places = [folder, *sorted(best.parent for best in folder.rglob("best"))]
     found = [place for place in places if (place / "config.json").is_file() and (place / "best").is_dir()]
@@ -68,9 +73,8 @@ def find_run(path: str | Path) -> Path:
 def write_model(best: Path, base: str, new: Path) -> None:
     """The model of `best` in the folder `new`: merged, with the adapter beside it, or copied if there is no adapter.
 
-    The adapter is merged into `base`, the model that the run names (or the base of the adapter that it names), because
-    the adapter itself may record a 4-bit copy of it. Rounding can flip a near tie: 63 of 64 greedy episodes of SmolLM2
-    equalled the adapter's in float32.
+    The adapter is merged into `base`, the model (or the adapter on it) that the run names, because the adapter may
+    record a 4-bit copy. Rounding can flip a near tie: 63 of 64 greedy episodes of SmolLM2 equalled those in float32.
     """
     if not (best / "adapter_config.json").is_file():
         load_policy(best)  # raises if this is not a model
@@ -93,8 +97,7 @@ def mend_byte_level(tokenizer: Tokenizer) -> None:
 
     From it llama.cpp would write another vocabulary. Token ids and decoded text do not change.
     """
-    byte_level = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
-    if byte_level and getattr(tokenizer.model, "byte_fallback", False):
+    if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel) and getattr(tokenizer.model, "byte_fallback", 0):
         tokenizer.model.byte_fallback, tokenizer.decoder = False, decoders.ByteLevel()
 
 
@@ -102,19 +105,10 @@ def find_converter() -> Path:
     """llama.cpp's converter: $LLAMA_CPP is its path or the folder that contains it; otherwise it is on PATH."""
     said = os.environ.get("LLAMA_CPP", "")
     place = Path(said or shutil.which(CONVERTER) or "").expanduser()
-    path = next(filter(Path.is_file, (place, place / CONVERTER)), None)
-    if not path:
-        wrong = f"LLAMA_CPP={said!r} is neither its path nor a clone of llama.cpp"
-        raise FileNotFoundError(f"--gguf needs llama.cpp's {CONVERTER}: it is not on PATH, and {wrong}")
-    return path
-
-
-def write_gguf(converter: Path, folder: Path, target: Path) -> None:
-    command = [sys.executable, str(converter), str(folder), "--outfile", str(target), "--outtype", "bf16"]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if done.returncode or not target.is_file():
-        last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
-        raise ValueError(f"{converter} failed with exit status {done.returncode}: {last}")
+    for path in filter(Path.is_file, (place, place / CONVERTER)):
+        return path
+    wrong = f"LLAMA_CPP={said!r} is neither its path nor a clone of llama.cpp"
+    raise FileNotFoundError(f"--gguf needs llama.cpp's {CONVERTER}: it is not on PATH, and {wrong}")
 
 
 def card(run: Path, config: Config) -> str:

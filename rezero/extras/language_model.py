@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 from rezero.extras.remote import connect
 from rezero.files import append_jsonl, read_jsonl, resolve
 from rezero.policy.load import load_policy
-from rezero.search.base import SearchError
 from rezero.text import clean
 
 Backend = Callable[[list[str]], Iterable[str]]  # prompts → replies, in the same order
@@ -51,7 +50,7 @@ def cached(backend: Backend, name: str, cache: str | Path, longest: int | None =
 def openai_compatible(url: str, model: str, tokens: int = 8) -> Backend:
     """Replies of a server with OpenAI's interface, 8 requests at a time; `url` is the part before "/chat/completions".
 
-    Failures that may pass are tried again four times, after 0, 2, 4 and 8 s; ConnectionError if the last try fails.
+    Failures that may pass are tried again four times, after 0, 2, 4 and 8 s; a SearchError if the last try fails.
     """
     key = os.environ.get("MODEL_API_KEY") or os.environ.get("JUDGE_API_KEY")  # not every server wants one
     ask = connect(url.rstrip("/"), 60 + tokens / 4, 4, {"Authorization": f"Bearer {key}"} if key else {}, backoff=1)
@@ -59,10 +58,7 @@ def openai_compatible(url: str, model: str, tokens: int = 8) -> Backend:
     def reply(prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
         body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": tokens}
-        try:
-            return ask("/chat/completions", [body], lambda said: str(said["choices"][0]["message"]["content"] or ""))
-        except SearchError as error:
-            raise ConnectionError(f"model {model!r}: {error}; want a completion") from error
+        return ask("/chat/completions", [body], lambda said: str(said["choices"][0]["message"]["content"] or ""))
 
     def replies(prompts: list[str]) -> Iterator[str]:
         with ThreadPoolExecutor(8) as pool:

@@ -1,10 +1,9 @@
 """What episodes have in common is computed once when a policy learns from them.
 
-Episodes of one question share their prompt, often the first query, and then the very passages that it brought. Their
-tokens form a tree (a trie): a node is a token together with all that stands before it. The model reads a tree as one
-row in which a node attends to its ancestors and has its depth as its position, and the vocabulary is scored only where
-a token was sampled. Since a token's log-probability depends on nothing but its history, every loss and its gradient
-stay what they are; autograd adds up what the episodes that share a token contribute.
+Episodes of one question share their prompt, often the first query, and then the passages that it brought. Their tokens
+form a tree (a trie): a node is a token with all that stands before it. The model reads a tree as one row in which a
+node attends to its ancestors and has its depth as its position, and scores the vocabulary only where a token was
+sampled. A token's log-probability depends on its history alone, so every loss and its gradient stay what they are.
 """
 
 from collections.abc import Callable
@@ -50,7 +49,6 @@ def build_tree(rows: list[list[int]]) -> Tree:
 
 
 def real_rows(ids: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
-    """The ids of each row that are not padding."""
     return [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
 
 
@@ -59,8 +57,8 @@ def shared_logps(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability and entropy of the tokens that `scored` marks, each of its shape (rows, completion); elsewhere 0.
 
-    `ids` and `mask` have the shape (rows, prompt and completion). `score` returns both for logits of shape (n,
-    vocabulary) and n ids. A model that takes no masks of ours reads each distinct row by itself.
+    `ids` and `mask` have the shape (rows, prompt and completion); `score` takes logits of shape (n, vocabulary) and n
+    ids. A model that takes no masks of ours reads each distinct row by itself.
     """
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     width, scored, trees = scored.shape[1], scored.bool(), takes_masks(inner)
@@ -91,13 +89,9 @@ def _logits(model: PreTrainedModel, tree: Tree, nodes: torch.Tensor) -> torch.Te
     each = torch.arange(len(ids), device=nodes.device)
     below = (each <= each[:, None]) & (each[:, None] < ends)  # a node's ancestors are those whose subtrees hold it
     branches = min(tree.ends) < len(ids)
-    return model(
-        input_ids=ids[None],
-        position_ids=depths[None],
-        attention_mask=below[None, None] if branches else None,
-        logits_to_keep=parents[nodes],
-        use_cache=False,
-    ).logits[0]
+    inputs = dict(input_ids=ids[None], position_ids=depths[None])
+    mask = below[None, None] if branches else None
+    return model(**inputs, attention_mask=mask, logits_to_keep=parents[nodes], use_cache=False).logits[0]
 
 
 def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
@@ -120,9 +114,7 @@ def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
     alike = torch.tensor(sorted(order.tolist(), key=lambda row: (prompts[row], completions[row])))
     alone = drop and PartialState().num_processes == 1
     parts = _whole_groups(alike, prompts, n) if alone else alike.tensor_split(n)
-    if (
-        drop
-    ):  # TRL logs the mean of the batches' mean entropies: with these weights, as if batches were sorted by length
+    if drop:  # TRL logs the mean of the batches' mean entropies: these weights make it that of batches sorted by length
         tokens = (whole["completion_mask"] * whole["tool_mask"]).sum(1).float()
         whole["entropy_weight"] = torch.zeros_like(tokens)
         for old in order.tensor_split(n):

@@ -1,7 +1,7 @@
 """Engines elsewhere: a retrieval server, the web, and services that scale out.
 
-They may be built without chunks and then search what the service holds. Silence, a refusal or a reply of another shape
-is a `SearchError`, whose text holds no tag, since the policy may read it.
+Without chunks they search what the service holds. Silence, a refusal or a reply of another shape is a `SearchError`,
+whose text holds no tag, since the policy may read it.
 """
 
 import json
@@ -10,7 +10,6 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote, urlsplit
@@ -27,18 +26,14 @@ from rezero.text import clean, redact
 BUSY = (429, 500, 502, 503, 504)  # statuses after which asking again may help
 MALFORMED = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)
 BULK = 500  # chunks per upload
+MEMORY = ":memory:"  # instead of the URL of a Qdrant server
 
 
 def check_url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"url is {redact(url)!r:.80}; want one that starts with http:// or https://")
-    return without_password(url)
-
-
-def without_password(url: str) -> str:
-    """`url`; ValueError for one with a user or password, because records and messages would repeat it."""
-    if "@" in urlsplit(url).netloc:
+    if "@" in urlsplit(url).netloc:  # records and messages would repeat it
         raise ValueError(f"url {redact(url)!r:.80} had a user or password in it; want them in an environment variable")
+    if not url.startswith(("http://", "https://", MEMORY)):
+        raise ValueError(f"url is {redact(url)!r:.80}; want one that starts with http:// or https://")
     return url
 
 
@@ -85,13 +80,13 @@ def web(
     def fields(rank: int, page: dict) -> tuple:
         return page["link"], page.get("title", ""), page.get("snippet", ""), 1 / rank
 
-    def one(k: int, query: str) -> Hits:
-        request = {"q": query, "num": min(k, 100)}
-        return ask("", [request], lambda reply: best(fields, [query], [reply.get("organic", [])], k)[0])
-
     def search(queries: list[str], k: int, contexts) -> list[Hits]:
+        def one(query: str) -> Hits:
+            request = {"q": query, "num": min(k, 100)}
+            return ask("", [request], lambda reply: best(fields, [query], [reply.get("organic", [])], k)[0])
+
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(partial(one, k), queries))
+            return list(pool.map(one, queries))
 
     return search
 
@@ -147,7 +142,7 @@ def opensearch(
 
 def qdrant(
     chunks: Sequence[Chunk],
-    url: Annotated[str, AfterValidator(without_password)] = ":memory:",
+    url: Url = MEMORY,
     collection: str = "rezero",
     embedder: Embedder = "wordllama",
     cache: str | Path | None = CACHE,
@@ -155,8 +150,8 @@ def qdrant(
 ) -> Search:
     """Cosine similarity of embeddings in a Qdrant server, or in this process (":memory:", exact, for tests).
 
-    `chunks` are uploaded as by `opensearch`, but each embedder has a collection of its own, `<collection>-<embedder>`;
-    without one and without chunks there is a ValueError. A key is read from QDRANT_API_KEY.
+    `chunks` are uploaded as by `opensearch`, into a collection per embedder, `<collection>-<embedder>`. A key is read
+    from QDRANT_API_KEY.
     """
     with needs("qdrant", "engine 'qdrant'"):
         from qdrant_client import QdrantClient, models
@@ -200,9 +195,11 @@ def connect(url: str, timeout: float, retries: int, headers: dict | None = None,
     once, then after `backoff` seconds, doubled each time, with jitter, or when the server says (at most `timeout`).
     """
     check_url(url)
-    rules = {"status_forcelist": BUSY, "allowed_methods": None, "raise_on_status": False, "redirect": False}
-    pauses = {"backoff_factor": backoff, "backoff_jitter": backoff, "retry_after_max": math.ceil(timeout)}
-    again = urllib3.Retry(retries, **rules, **pauses)
+    again = urllib3.Retry(
+        retries,
+        **dict(status_forcelist=BUSY, allowed_methods=None, raise_on_status=False, redirect=False),
+        **dict(backoff_factor=backoff, backoff_jitter=backoff, retry_after_max=math.ceil(timeout)),
+    )
     headers = {"Content-Type": "application/json"} | (headers or {})
     pool = urllib3.PoolManager(headers=headers, retries=again, timeout=timeout, maxsize=8)
 
@@ -211,8 +208,8 @@ def connect(url: str, timeout: float, retries: int, headers: dict | None = None,
         try:
             response = pool.request(method, url + path, body=body)
         except urllib3.exceptions.HTTPError as error:
-            reason = harmless(getattr(error, "reason", error))
-            raise SearchError(f"{url}{path} did not answer in {retries + 1} tries: {reason}") from None
+            said = harmless(getattr(error, "reason", error))
+            raise SearchError(f"{url}{path} did not answer in {retries + 1} tries: {said}") from None
         said = harmless(response.data.decode("utf-8", "replace"))
         if response.status != 200:
             tries = len(response.retries.history) + 1

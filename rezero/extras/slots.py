@@ -1,9 +1,9 @@
 """Batched sampling on a GPU: rows have fixed places, so that a step of decoding is captured once and then replayed.
 
 A small model on a GPU waits for Python: each token takes thousands of launches. Here a slot holds the keys and values
-of one episode from position 0 on, without padding, and decoding steps have the same shapes and addresses every time: a
-CUDA graph replays them. Sampled tokens stay on the device; the host looks at them every few tokens and cuts the turns
-that have ended. On a CPU the same steps run uncaptured.
+of one episode from position 0 on, without padding, and a CUDA graph replays decoding steps, whose shapes and addresses
+stay the same. The host looks at the tokens every few steps and cuts the turns that have ended. On a CPU the same steps
+run uncaptured.
 """
 
 from functools import lru_cache
@@ -142,10 +142,8 @@ class SlotGeneration:
         """Sample `steps` tokens per row, be its turn open or not; idle rows make the number of rows a power of two."""
         idle = (1 << (len(self.lengths) - 1).bit_length()) - len(self.lengths)
         held, sampled = self.lengths + [0] * idle, []
-        width, start = (
-            self.slots.reserve(len(held), max(held) + steps),
-            torch.tensor(held)[:, None].to(self.logits.device),
-        )
+        width = self.slots.reserve(len(held), max(held) + steps)
+        start = torch.tensor(held)[:, None].to(self.logits.device)
         logits = torch.cat([self.logits, self.logits[:1].expand(idle, -1)])
         merged = any(getattr(part, "merged", False) for part in self.slots.model.modules())
         for step in range(steps):

@@ -1,15 +1,15 @@
 """Transcripts from elsewhere, turned into the plain chat messages that `protocol.Episode.from_messages` reads.
 
 A string as Search-R1 (arXiv 2503.09516) writes it does not say who wrote what. There, generation stops after a
-`</search>`, so a block of information counts as the environment's only directly after one. A block that the policy
-wrote anywhere else, or inside a message of its own, stays part of its turn and is no evidence. A warning counts what
-could not be read.
+`</search>`, so a block of information counts as the environment's only directly after one. A block anywhere else, or in
+a message of the policy's own, stays part of its turn and is no evidence.
 """
 
 import json
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 
 from rezero.files import parse_json
 
@@ -26,7 +26,7 @@ _CALL_START = re.compile(r'\{\s*"(?:type|id|name|tool|function|arguments|paramet
 _CALL_END = re.compile(r"</?tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|```(?:json)?")
 _REASONING = re.compile(r"<(/?)(?:reasoning|thinking)>")  # as think is called elsewhere
 _NAMES = "information|documents|results?|tool_response"  # of the tags around retrieved text
-_WRAPPED = re.compile(rf"\s*<({_NAMES})>\n?(.*?)\n?</\1>\s*", re.DOTALL)
+_WRAPPED = re.compile(rf"\A\s*<({_NAMES})>\n?(.*?)\n?</\1>\s*\Z", re.DOTALL)
 _OWN = re.compile(rf"<({_NAMES})>.*?</\1>", re.DOTALL)
 # The end of a turn's last action: of several searches in a row the last one. Not the tags that Search-R1 quotes in its
 # words for a malformed turn ("between <search> and </search>").
@@ -44,10 +44,20 @@ def read_transcript(transcript: list[dict] | str | dict) -> tuple[list[dict], li
 
     A transcript is chat messages, also OpenAI's with tool calls; or a string, which begins with the policy's words or
     is a whole chat in its template; or an object with "messages", or with "prompt" and "completion" (TRL's), each of
-    either kind. Calls of search tools become searches, whether they stand in "tool_calls" or in the text.
+    either kind. Calls of search tools become searches, whether they stand in "tool_calls" or in the text. A warning
+    counts what the assistant said that is neither a search nor an answer.
     """
     prompt, messages = _read(transcript)
-    _count_unread([message["content"] for message in messages if message["role"] == "assistant"])
+    said = [message["content"] for message in messages if message["role"] == "assistant"]
+    calls = [text[text.index("<tool_call>") :] for text in said if "<tool_call>" in text]
+    counts = {
+        f"have a call that is not read as a search, such as {''.join(calls[:1]):.80}": len(calls),
+        "hold retrieved text of their own, which is no evidence": sum(map(bool, map(_OWN.search, said))),
+        "hold neither a search nor an answer": 0 if any(map(_ACTION_TAG.search, said)) else len(said) - len(calls),
+    }
+    for what, count in counts.items():
+        if count:
+            warnings.warn(f"transcript: {count} of {len(said)} assistant messages {what}", stacklevel=3)
     return prompt, messages
 
 
@@ -67,19 +77,6 @@ def _read(transcript) -> tuple[list[dict], list[dict]]:
     messages = _read_messages(transcript)
     start = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
     return messages[:start], messages[start:]
-
-
-def _count_unread(said: list[str]) -> None:
-    """Warn, with counts, of what the assistant said that is neither a search nor an answer."""
-    calls = [text[text.index("<tool_call>") :] for text in said if "<tool_call>" in text]
-    counts = {
-        f"have a call that is not read as a search, such as {''.join(calls[:1]):.80}": len(calls),
-        "hold retrieved text of their own, which is no evidence": sum(map(bool, map(_OWN.search, said))),
-        "hold neither a search nor an answer": 0 if any(map(_ACTION_TAG.search, said)) else len(said) - len(calls),
-    }
-    for what, count in counts.items():
-        if count:
-            warnings.warn(f"transcript: {count} of {len(said)} assistant messages {what}", stacklevel=4)
 
 
 def _split(text: str) -> Iterator[dict]:
@@ -105,14 +102,10 @@ def _turns(text: str) -> Iterator[dict]:
 def _block_end(text: str, start: int, name: str) -> int:
     """Where the block of information that begins at `start` ends: at the first `</information>` that can be its end.
 
-    `name` is that of its tag, if it is another one. A passage may contain any tag. The true end is followed by a turn
-    of the policy, and then by the next block or by the end of the text. Therefore a `</information>` is not the end
-    when before the next one
-
-    - no block opens: a turn does not close a block that it did not open, so the next one belongs to the same passage;
-    - or an action closes that no block follows: generation would have stopped there, so the passage quoted it.
-
-    In doubt, text counts as the environment's. A block that was cut off ends with the text.
+    `name` is that of its tag, if it is another one. A passage may contain any tag, but its true end is followed by a
+    turn of the policy, and then by the next block or the end of the text. Therefore a `</information>` is not the end
+    if before the next one no block opens (a turn closes no block that it did not open), or an action closes that no
+    block follows (generation would have stopped there). In doubt, text counts as the environment's.
     """
     opens, closes = f"<{name}>", f"</{name}>"
     end = text.find(closes, start)
@@ -144,10 +137,11 @@ def _read_messages(messages) -> list[dict]:
     last = max((i for i, (role, *_) in enumerate(read) if role == "assistant"), default=-1)  # thanks may follow it
     tagged = []
     for i, (role, text, calls) in enumerate(read):
-        own = role == "assistant"
-        wrapped = None if own else _WRAPPED.fullmatch(text)
-        text = f"<information>\n{wrapped[2]}\n</information>" if wrapped else text
-        tagged.append({"role": role, "content": _tagged(text, calls, has_tools and i == last) if own else text})
+        if role == "assistant":
+            text = _tagged(text, calls, has_tools and i == last)
+        else:
+            text = _WRAPPED.sub(r"<information>\n\2\n</information>", text)
+        tagged.append({"role": role, "content": text})
     return tagged
 
 
@@ -177,19 +171,14 @@ def _read_message(message) -> tuple[str, str, list]:
 
 def _take_calls(text: str) -> tuple[str, list]:
     """`text` without the calls in it that are written as JSON, and those calls; none beside a search or an answer."""
-    if _ACTION_TAG.search(text):
-        return text, []
     rest, calls, at = "", [], 0
-    for start in _CALL_START.finditer(text, max(0, text.rfind("</think>"))):
-        if start.start() < at:
-            continue  # inside the last call
-        try:
+    for start in () if _ACTION_TAG.search(text) else _CALL_START.finditer(text, max(0, text.rfind("</think>"))):
+        with suppress(*NO_CALL):
             call, end = json.JSONDecoder().raw_decode(text, start.start())
             _name_and_arguments(call)
-        except NO_CALL:
-            continue
-        calls.append(call)
-        rest, at = rest + text[at : start.start()], end
+            if start.start() >= at:  # else it is inside the last call
+                calls.append(call)
+                rest, at = rest + text[at : start.start()], end
     return (_CALL_END.sub("", rest + text[at:]), calls) if calls else (text, [])
 
 
@@ -198,7 +187,8 @@ def _tagged(text: str, calls: list | None = None, is_final: bool = False) -> str
 
     `calls` are those that were taken out of the text; None if that is still to be done.
     """
-    text, calls = _take_calls(text) if calls is None else (text, calls)
+    if calls is None:
+        text, calls = _take_calls(text)
     if calls or is_final:
         text = _REASONING.sub(r"<\1think>", text).strip()
     if calls and text and not _TAG.search(text):
@@ -211,7 +201,7 @@ def _tagged(text: str, calls: list | None = None, is_final: bool = False) -> str
 
 def _search_of(call) -> str:
     """A tool call as the searches that it asks for. Any other call stays as text, which makes the turn malformed."""
-    try:
+    with suppress(*NO_CALL):  # where the policy called it wrongly
         name, arguments = _name_and_arguments(_parsed(call))
         lists = {key: [value] if isinstance(value, str) else value for key, value in arguments.items()}
         texts = {key: value for key, value in lists.items() if isinstance(value, list) and {*map(type, value)} == {str}}
@@ -219,8 +209,6 @@ def _search_of(call) -> str:
         queries = texts[named[0]] if named or len(texts) != 1 else next(iter(texts.values()))
         if SEARCH_TOOL.search(name) or named[:1] == ["query"]:
             return "".join("<search>" + query + "</search>" for query in queries)
-    except NO_CALL:
-        pass  # the policy called it wrongly
     return f"<tool_call>{json.dumps(call, ensure_ascii=False, default=str)}</tool_call>"
 
 

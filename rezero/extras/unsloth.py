@@ -28,16 +28,7 @@ Weights = Path | Literal["now", "base"]  # an adapter's folder; the adapter as i
 
 
 def load_unsloth(
-    name: str,
-    *,
-    max_context: int,
-    rank: int,
-    layers: int,
-    load_in_4bit: bool,
-    vllm: bool | Literal["auto"],
-    gpu_share: float,
-    seed: int,
-    given: LoraConfig | None = None,
+    name: str, *, max_context, rank, layers, load_in_4bit, vllm, gpu_share, seed, given: LoraConfig | None = None
 ) -> Policy:
     """The model `name` through Unsloth, with a fresh adapter on its top `layers` layers (0: all).
 
@@ -58,8 +49,8 @@ def load_unsloth(
     try:
         model, tokenizer = FastLanguageModel.from_pretrained(
             **dict(model_name=find_model(name)[0], dtype=best_dtype(), load_in_4bit=load_in_4bit, random_state=seed),
-            **dict(max_seq_length=max_context, max_lora_rank=rank),
-            **dict(fast_inference=vllm, gpu_memory_utilization=gpu_share),
+            **dict(max_seq_length=max_context, max_lora_rank=rank, fast_inference=vllm),
+            gpu_memory_utilization=gpu_share,
         )
     except (RuntimeError, ValueError, MemoryError) as error:
         if "memory" not in str(error):
@@ -68,8 +59,7 @@ def load_unsloth(
         raise ValueError(f"no room for {what}: lower max_context or raise gpu_share ({error})") from error
     # When Unsloth goes on without vLLM, or with a shorter context, it only prints that.
     room = model.vllm_engine.model_config.max_model_len if hasattr(model, "vllm_engine") else 0
-    if optional and not room:
-        vllm = False
+    vllm = vllm and bool(room or not optional)
     if vllm and room < max_context:
         has = f"vLLM has room for episodes of {room} tokens (0: Unsloth went on without vLLM and printed why)"
         want = f"raise gpu_share={gpu_share}, lower max_context={max_context} and episode_tokens, or set vllm=False"
@@ -78,8 +68,7 @@ def load_unsloth(
         model,
         **dict(r=rank, lora_alpha=given.lora_alpha if given else rank, use_rslora=bool(given and given.use_rslora)),
         **dict(target_modules=given.target_modules if given else linear_layers(model)),
-        **dict(finetune_last_n_layers=layers or None),
-        **dict(use_gradient_checkpointing="unsloth", random_state=seed),
+        **dict(finetune_last_n_layers=layers or None, use_gradient_checkpointing="unsloth", random_state=seed),
     )
     model.peft_config["default"].base_model_name_or_path = name  # not the 4-bit copy that Unsloth loads
     model.generation_config.max_length = None  # a turn's limit is max_new_tokens; with both, each call warns
@@ -140,11 +129,10 @@ class ModelGeneration(WholeGeneration):
         model, tokenizer = self.policy.model, self.policy.tokenizer
         ids, mask = pad_left(self.ids, tokenizer.pad_token_id, model.device)
         ends = dict(stop_strings=STOPS, tokenizer=tokenizer, eos_token_id=self.policy.end_of_turn)
-        draws = dict(do_sample=True, temperature=self.temperature, top_p=1.0, top_k=0)
-        draws = draws if self.temperature else dict(do_sample=False)
-        options = dict(max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **ends, **draws)
+        draws = dict(temperature=self.temperature, top_p=1.0, top_k=0) if self.temperature else {}
+        ends |= dict(max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, do_sample=bool(draws))
         with weights_of(model, self.weights):
-            rows = model.generate(input_ids=ids, attention_mask=mask, **options)
+            rows = model.generate(input_ids=ids, attention_mask=mask, **ends, **draws)
         new = rows[:, ids.shape[1] :]
         lengths = (new != tokenizer.pad_token_id).sum(1).tolist()  # rows that ended earlier are padded on the right
         return [row[:length].tolist() for row, length in zip(new, lengths, strict=True)]
@@ -153,13 +141,13 @@ class ModelGeneration(WholeGeneration):
 @contextmanager
 def weights_of(model, weights: Weights) -> Iterator[None]:
     """Give `model` these weights for as long as the context lasts."""
-    if weights in ("now", "base"):
-        with model.disable_adapter() if weights == "base" else nullcontext():
-            yield
-    else:
+    current = {}
+    if weights not in ("now", "base"):
         current = {name: weight.clone() for name, weight in get_peft_model_state_dict(model).items()}
         read_adapter(model, weights)
-        try:
+    try:
+        with model.disable_adapter() if weights == "base" else nullcontext():
             yield
-        finally:
+    finally:
+        if current:
             set_peft_model_state_dict(model, current)

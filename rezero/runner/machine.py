@@ -18,13 +18,10 @@ def describe_machine() -> str:
     gpu = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     revision = output_of("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     packages = {f"{one.name}=={one.version}" for one in importlib.metadata.distributions()}
-    return f"""\
-time: {datetime.now(UTC).isoformat(timespec="seconds")}
-python: {platform.python_version()} on {platform.system()} {platform.machine()}, {cpu_share()} CPUs
-gpu: {gpu or "none"}
-git: {revision or "none"}
-
-""" + "\n".join([*sorted(packages, key=str.lower), "", ""])
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {cpu_share()} CPUs"
+    head = [f"time: {datetime.now(UTC):%Y-%m-%dT%H:%M:%S+00:00}", f"python: {system}"]
+    head += [f"gpu: {gpu or 'none'}", f"git: {revision or 'none'}"]
+    return "\n".join([*head, "", *sorted(packages, key=str.lower), "", ""])
 
 
 def output_of(*command: str) -> str:

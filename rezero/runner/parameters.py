@@ -23,14 +23,11 @@ class Parameter(NamedTuple):
     type: object  # what an override must be, such as int, list[float] or int | None
 
 
-def read_cells(path: Path) -> list[dict]:
-    return json.loads(path.read_text("utf-8"))["cells"]  # nbformat takes seconds to import
-
-
 def read_parameters(path: Path) -> dict[str, Parameter]:
     """The parameters in the notebook's one cell tagged `parameters`, without `run_dir`, which the runner sets."""
     try:
-        (source,) = [cell["source"] for cell in read_cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+        cells = json.loads(path.read_text("utf-8"))["cells"]  # nbformat takes seconds to import
+        (source,) = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
         nodes = ast.parse("".join(source), "parameters cell").body
     except (SyntaxError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: want a notebook with one code cell tagged 'parameters': {error}") from None
@@ -65,7 +62,7 @@ def check_value(where: str, name: str, value, parameter: Parameter):
 
 
 def read_flags(pairs: list[str]) -> dict:
-    """`-p name=value` arguments as a dict, the values read as YAML. Raises ValueError on a malformed one."""
+    """`-p name=value` arguments as a dict, the values read as YAML."""
     values = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -77,8 +74,7 @@ def read_flags(pairs: list[str]) -> dict:
 
 def read_params_file(path: str | Path) -> dict:
     """A YAML file of `name: value` and of `notebook: {name: value}`, such as a run's own params.yaml."""
-    path = readable(path)
-    values = parse_yaml(path.read_text("utf-8"), str(path))
+    values = parse_yaml(readable(path).read_text("utf-8"), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: want `name: value` lines, got {type(values).__name__}")
     return values
@@ -90,14 +86,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_size(value, most: int = 1_000_000) -> None:
-    """ValueError for YAML whose aliases stand for more than `most` values and characters: 1 kB can be gigabytes."""
-    left, size = [value], 0
-    while left:
-        one = left.pop()
-        size += len(one) if isinstance(one, str) else 1
+    """ValueError for YAML whose aliases stand for more than `most` characters of JSON: 1 kB can be gigabytes."""
+    size = 0
+    for part in json.JSONEncoder(skipkeys=True, default=str).iterencode(value):
+        size += len(part)
         if size > most:
-            raise ValueError(f"its aliases stand for more than {most:,} values and characters")
-        left += [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
+            raise ValueError(f"its aliases stand for more than {most:,} characters")
 
 
 def parse_yaml(text: str, where: str):
@@ -117,13 +111,10 @@ def parse_yaml(text: str, where: str):
 def choose_parameters(
     parameters: dict, sources: dict[str, dict], known: list[str] | tuple = (), renamed: dict | None = None
 ) -> dict[str, dict]:
-    """The values that each notebook runs with: its defaults, overridden by one source after the other.
+    """The values that each notebook runs with: its defaults, overridden by one of `sources` after the other.
 
-    Args:
-        parameters: {notebook: its parameters} of the chosen notebooks; `known` names all, also those left out.
-        sources: {"-p" or a file, for messages: overrides}. `name: value` is for every notebook that has the parameter,
-            `notebook: {name: value}` for one of them, and wins.
-        renamed: {former parameter: overrides that replace it}.
+    `name: value` is for every notebook that has the parameter, `notebook: {name: value}` for one of them, and wins.
+    `known` names all notebooks, also those left out; `renamed` is {former parameter: overrides that replace it}.
     """
     used = {stem: {name: one.default for name, one in own.items()} for stem, own in parameters.items()}
     for where, values in sources.items():
@@ -133,20 +124,18 @@ def choose_parameters(
         for stem, declared in parameters.items():
             own = sections.get(stem, {})
             refuse_unknown(where, own, {stem: declared}, renamed or {})
-            for name, value in (shared | own).items():
-                if name in declared:
-                    used[stem][name] = check_value(where, name, value, declared[name])
+            for name in declared.keys() & (shared | own).keys():
+                used[stem][name] = check_value(where, name, (shared | own)[name], declared[name])
     return used
 
 
 def refuse_unknown(where: str, values: dict, parameters: dict, renamed: dict) -> None:
     allowed = sorted(set().union(*parameters.values()))
-    for name in values:
+    for name in [name for name in values if name not in allowed]:
         hint = f"allowed: {', '.join(allowed)}"
         if name in renamed:
             hint = f"it is now set by overrides, such as -p 'overrides={{{renamed[name]}}}'"
-        if name not in allowed:
-            raise ValueError(f"{where}: no parameter {name!r} in {', '.join(parameters)}; {hint}")
+        raise ValueError(f"{where}: no parameter {name!r} in {', '.join(parameters)}; {hint}")
 
 
 def check_unchanged(run_dir: Path, recorded: dict, used: dict) -> None:

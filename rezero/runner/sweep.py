@@ -1,21 +1,20 @@
 """Run one notebook many times with different parameters: side by side on all cores, or on a Ray cluster."""
 
-import ast
-import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 from rezero.files import ROOT, read_json, resolve
-from rezero.runner.machine import cpu_share, kernel_environment, output_of
-from rezero.runner.parameters import check_unchanged, choose_parameters, read_cells, read_parameters, read_params_file
+from rezero.runner.machine import cpu_share, output_of
+from rezero.runner.parameters import check_unchanged, choose_parameters, read_parameters, read_params_file
 from rezero.runner.run import NOTEBOOKS, run, safe_name
 
 LAUNCHERS = ("local", "ray")
+SPAWN = get_context("spawn")
 
 
 def sweep(
@@ -49,10 +48,10 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     if launcher == "ray":
         ended = on_ray(calls, resources)
-    elif sys.platform != "linux" or output_of("nvidia-smi", "-L"):  # no safe forks; or jobs would share the GPU
+    elif output_of("nvidia-smi", "-L"):  # jobs would share the GPU
         ended = ((name, run_job(call)) for name, call in calls.items())
     else:
-        ended = side_by_side(calls, notebook, max(1, int(resources.get("num_cpus", 1))))
+        ended = side_by_side(calls, max(1, int(resources.get("num_cpus", 1))))
     for number, (name, entry) in enumerate(ended, start=1):
         print(f"[{number}/{len(jobs)}] {name}: {entry['status']}, {entry['seconds']} s", flush=True)
         if entry["error"]:
@@ -66,52 +65,54 @@ def run_job(call: dict, root: str = str(ROOT)) -> dict:
     """Call `run`; returns the entry of run.json with status, seconds and error. `root` is the clone of the sweep."""
     if root != str(ROOT):
         raise RuntimeError(f"this process imported the rezero of {ROOT}, the sweep that of {root}")
-    run_dir = Path(call["runs"]) / call["run_id"]
-    with run_dir.with_name(f"{run_dir.name}.log").open("a") as log, redirect_stdout(log), redirect_stderr(log):
-        status = run(**call, resume=(run_dir / "params.yaml").is_file())
+    resume = Path(call["runs"], call["run_id"], "params.yaml").is_file()
+    with log_of(call).open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        status = run(**call, resume=resume)
     if status == 130:
         raise KeyboardInterrupt
-    return read_entry(run_dir)
+    return read_entry(call)
 
 
-def read_entry(run_dir: Path) -> dict:
-    (entry,) = read_json(run_dir / "run.json")["notebooks"].values()
+def log_of(call: dict) -> Path:
+    return Path(call["runs"], f"{call['run_id']}.log")
+
+
+def read_entry(call: dict) -> dict:
+    (entry,) = read_json(Path(call["runs"], call["run_id"], "run.json"))["notebooks"].values()
     return entry
 
 
-def side_by_side(calls: dict[str, dict], notebook: Path, threads: int) -> Iterator[tuple[str, dict]]:
-    """Run the jobs in `forks`, as many at once as the cores allow with `threads` each. Yields jobs as they end."""
+def side_by_side(calls: dict[str, dict], threads: int) -> Iterator[tuple[str, dict]]:
+    """Run each job in a process of its own, as many at once as the cores allow with `threads` each; yields the ended.
+
+    The processes end with this one, and whatever ends them ends their kernels.
+    """
     workers = max(1, min(len(calls), cpu_share() // threads))
-    plan = {"imports": imports_of(notebook), "calls": calls, "workers": workers}
-    logs = Path(notebook if not calls else next(iter(calls.values()))["runs"]) / "*.log"
-    print(f"{len(calls)} jobs, {workers} at once; what they print goes to {logs}", flush=True)
-    env = os.environ | kernel_environment(logs.parent) | {"OMP_NUM_THREADS": str(threads)}
-    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from rezero.runner.forks import main; main()"
-    command = [sys.executable, "-c", start]  # by its path, because another clone may be installed
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    left = dict(calls)
-    with subprocess.Popen(command, **pipes, env=env, cwd=notebook.parent, start_new_session=True) as process:
-        try:
-            print(json.dumps(plan), file=process.stdin, flush=True)
-            for line in process.stdout:
-                name, status = json.loads(line)
-                del left[name]
-                failed = {"status": "failed", "seconds": float("nan"), "error": f"see {logs.with_name(name)}.log"}
-                yield name, failed if status else read_entry(logs.parent / name)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    if left:
-        raise RuntimeError(f"the process of the jobs died, often for lack of memory; not done: {', '.join(left)}")
+    print(f"{len(calls)} jobs, {workers} at once; what they print goes to a .log beside their folders", flush=True)
+    waiting, running = list(calls.items()), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                name, call = waiting.pop(0)
+                process = SPAWN.Process(target=run_alone, args=(call, threads))
+                process.start()
+                running[process.sentinel] = name, process
+            for ended in connection.wait(list(running)):
+                name, process = running.pop(ended)
+                process.join()
+                failed = {"status": "failed", "seconds": float("nan"), "error": f"see {log_of(calls[name])}"}
+                yield name, failed if process.exitcode else read_entry(calls[name])
+    finally:
+        for _, process in running.values():
+            process.kill()
 
 
-def imports_of(notebook: Path) -> list[str]:
-    """The import statements of the notebook's cells."""
-    nodes = []
-    for cell in read_cells(notebook):
-        with suppress(SyntaxError):  # a line for IPython, such as %pip
-            nodes += ast.parse("".join(cell["source"])).body if cell["cell_type"] == "code" else []
-    return [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+def run_alone(call: dict, threads: int) -> None:
+    sweep_ended = parent_process().sentinel
+    Thread(target=lambda: connection.wait([sweep_ended]) and os._exit(1), daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    sys.stderr = log_of(call).open("a")  # to which multiprocessing writes what ends the job
+    run_job(call)
 
 
 def on_ray(calls: dict, resources: dict) -> Iterator[tuple[str, dict]]:

@@ -12,7 +12,7 @@ from rezero.search.base import Engine, SearchError
 from rezero.search_env import first_search_misses, seen_after_each_query
 from rezero.task import Task
 from rezero.text import keywords
-from rezero.warmstart.scripted import MISSED, SENTENCE_END, Thought, asked_stems, play, quote, searcher, stems
+from rezero.warmstart.scripted import MISSED, SENTENCE_END, Thought, play, quote, searcher, stems
 
 VERDICTS = {True: "found", False: MISSED}  # whether all gold passages were seen -> how a thought says so
 MAX_WORDS = 10  # of the question that a thought repeats, and of a sentence that `nearest` quotes
@@ -21,8 +21,8 @@ MAX_WORDS = 10  # of the question that a thought repeats, and of a sentence that
 def scripted_episodes(task: Task, settings: WarmStart, seed: int) -> list[Episode]:
     """`settings.episodes` episodes of a scripted searcher on training questions, played as `task.sampling` says.
 
-    Questions are drawn without replacement; once all have been drawn, drawing starts again. Those whose first search
-    misses are drawn twice as often, to balance the more common verdict "found".
+    Questions are drawn without replacement until all have been drawn, and then again; those whose first search misses
+    are drawn twice as often, to balance the more common verdict "found".
     """
     sampling, rng = task.sampling, random.Random(seed)
     train = [to_the_point(question, task.engine, sampling.k) for question in task.questions["train"]]
@@ -36,15 +36,13 @@ def scripted_episodes(task: Task, settings: WarmStart, seed: int) -> list[Episod
     questions = questions[: settings.episodes]
     think = weighing(questions) if settings.quotes else lambda question, turns, found: VERDICTS[found]
     script = searcher(settings.retry, sampling.max_turns - 1, think)  # the last turn is left for the answer
-    played = dict(k=sampling.k, max_turns=sampling.max_turns, prompt_style=sampling.prompt_style)
-    return play(script, questions, task.engine, seed=seed, **played)
+    return play(script, questions, task.engine, sampling.k, sampling.max_turns, seed, sampling.prompt_style)
 
 
 def to_the_point(question: Question, engine: Engine, k: int) -> Question:
     """`question` with only those rewrites that retrieve a gold chunk which no query before them retrieved.
 
-    A model that was trained on the others learned to repeat its first query. If none does, or the engine fails, all
-    rewrites are kept.
+    From the others a model learned to repeat its first query. If none does, or the engine fails, all are kept.
     """
     try:
         seen = seen_after_each_query(question, engine, k)
@@ -58,37 +56,34 @@ def to_the_point(question: Question, engine: Engine, k: int) -> Question:
 def weighing(questions: list[Question]) -> Thought:
     """Thoughts that repeat the question's words, quote a fact with its passage's title, and judge only then.
 
-    For example "commander Corvane? Corvane: section 1 | commander of Corvane was Ilse Varrow: found". Thoughts that
-    began with the verdict taught a language model to say "found" every time. After a miss the quoted fact answers some
-    other question of `questions`, the most similar one, so that neither the form of the quote nor its subject gives the
-    verdict away. If the passages answer no other question, the quote is `nearest`.
+    For example "commander Corvane? Corvane: section 1 | commander of Corvane was Ilse Varrow: found". From thoughts
+    that began with the verdict a model learned to say "found" every time. After a miss the quoted fact answers the most
+    similar other question of `questions`, so that the quote does not give the verdict away, or it is `nearest`.
     """
     answered_by = defaultdict(list)  # chunk id -> the questions that it answers
     for question in questions:
         answered_by[question.gold_chunk_ids[-1]].append(question)
 
     def think(question: Question, turns: tuple[Turn, ...], found: bool) -> str:
-        source, wanted = question, asked_stems(question)
+        source, wanted = question, stems(question.text, *question.rewrites)
         if not found:
             others = [other for hit in turns[-1].hits for other in answered_by[hit.chunk_id]]
             others = [other for other in others if other.answers != question.answers]
             source = max(others, key=lambda other: len(wanted & stems(other.text)), default=None)
-        fact = quote_with_title(source, turns) if source else nearest(question, turns[-1])
+        if source:
+            hits = [hit for turn in turns for hit in turn.hits if hit.chunk_id == source.gold_chunk_ids[-1]]
+            fact = f"{hits[0].title} | ".removeprefix(" | ") + quote(source, turns)
+        else:
+            fact = nearest(question, turns[-1])
         asked = " ".join(keywords(question.text).split()[:MAX_WORDS])
         return f"{asked}? {fact}: {VERDICTS[found]}"
 
     return think
 
 
-def quote_with_title(question: Question, turns: tuple[Turn, ...]) -> str:
-    gold = question.gold_chunk_ids[-1]
-    title = next(hit.title for turn in turns for hit in turn.hits if hit.chunk_id == gold)
-    return f"{title} | {quote(question, turns)}" if title else quote(question, turns)
-
-
 def nearest(question: Question, turn: Turn) -> str:
     """The sentence in `turn`'s passages that shares the most words with `question`, from the first shared word on."""
-    asked = asked_stems(question)
+    asked = stems(question.text, *question.rewrites)
     sentences = [sentence for hit in turn.hits for sentence in SENTENCE_END.split(neutralize(hit.text))]
     if not sentences:  # the search returned no passage
         return "nothing"

@@ -28,7 +28,7 @@ STEMMER = Stemmer.Stemmer("english")
 
 
 def play(
-    script: Script, questions: list[Question], engine: Engine, *, k: int, max_turns=20, seed=0, prompt_style="short"
+    script: Script, questions: list[Question], engine: Engine, k: int, max_turns=20, seed=0, prompt_style="short"
 ) -> list[Episode]:
     """One scripted episode per question. All episodes advance together, so that the engine gets batches of queries."""
     rng = random.Random(seed)
@@ -56,8 +56,8 @@ def verdict_then_quote(question: Question, turns: tuple[Turn, ...], found: bool)
 def searcher(retry: float = 1.0, max_searches: int = 4, think: Thought = verdict_then_quote) -> Script:
     """A searcher that recognises the gold passages when it sees them; `think` writes what it thinks of the passages.
 
-    It first searches for the question's words. Once it has seen all gold passages it answers. Otherwise it searches for
-    its next rewrite (of `refine`, if the question has none) with probability `retry`, and else gives up.
+    It searches for the question's words. Once it has seen all gold passages it answers. Otherwise it searches for its
+    next rewrite (of `refine`, if the question has none) with probability `retry`, and else gives up.
     """
 
     def script(question: Question, turns: tuple[Turn, ...], rng: random.Random) -> str:
@@ -82,9 +82,8 @@ def say(thought: str, action: str, argument: str) -> str:
 def refine(question: Question, turns: tuple[Turn, ...]) -> list[str]:
     """New queries made of words that the searcher has read, best first; none contains an answer.
 
-    The first query uses hindsight: of the question's words, those that occur in the gold passages that are still
-    unseen, and two more words per search so far that occur both there and in a retrieved passage, the longest first.
-    The other queries drop more and more of the question's last words.
+    The first uses hindsight: the question's words that occur in the unseen gold passages, and two more words per search
+    that occur both there and in a retrieved passage, the longest first. The others drop the last words.
     """
     words = keywords(question.text).split()
     read = [hit for turn in turns for hit in turn.hits]
@@ -106,14 +105,14 @@ def refine(question: Question, turns: tuple[Turn, ...]) -> list[str]:
 def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     """The last gold passage from the word that was asked about to the answer, or from the answer to that word.
 
-    Quoting turns reading into copying: a small policy finds the word that it asked about and copies on from there. If
-    the passage lacks the answer, the sentence that shares the most words with question and answer is quoted.
+    A small policy can find the word and copy on from there. If the passage lacks the answer, it is the sentence that
+    shares the most words with question and answer.
     """
     gold = question.gold_chunk_ids[-1]
     text = neutralize(next(hit.text for turn in turns for hit in turn.hits if hit.chunk_id == gold))
-    asked, verbatim = asked_stems(question), re.escape(question.answers[0])
-    whole_words = re.search(rf"(?<!\w){verbatim}(?!\w)", text, re.IGNORECASE)
-    answer = whole_words or re.search(verbatim, text, re.IGNORECASE)
+    asked, verbatim = stems(question.text, *question.rewrites), re.escape(question.answers[0])
+    found = [re.search(form, text, re.IGNORECASE) for form in (rf"(?<!\w){verbatim}(?!\w)", verbatim)]
+    answer = found[0] or found[1]
     if not answer:
         about = asked | stems(question.answers[0])
         best = max(SENTENCE_END.split(text), key=lambda sentence: len(stems(sentence) & about))
@@ -126,10 +125,6 @@ def quote(question: Question, turns: tuple[Turn, ...]) -> str:
     if ends and not starts:
         return answer[0] + after[: ends[0]]
     return before[starts[0] if starts else 0 :] + answer[0]
-
-
-def asked_stems(question: Question) -> set[str]:
-    return stems(question.text, *question.rewrites)
 
 
 def stems(*texts: str) -> set[str]:

@@ -29,8 +29,7 @@ IGNORED = -100  # the label of tokens that the loss leaves out
 def starting_policy(config: Config, task: Task, run_dir: str | Path) -> Policy:
     """The policy that GRPO starts from, once it is sure that it can read the task and that `run_dir` is its run.
 
-    With `config.lora_rank` it carries a trainable adapter: the one in `run_dir`/warm if it is there, else a fresh one
-    that `warm_start` has trained for `config.warm_start.steps`.
+    With `config.lora_rank` it carries an adapter: that in `run_dir`/warm, else one that `warm_start` has trained.
     """
     run_dir, state = resolve(run_dir), start_processes(config)
     check_policy(config, task)
@@ -45,9 +44,9 @@ def starting_policy(config: Config, task: Task, run_dir: str | Path) -> Policy:
 
 
 def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) -> None:
-    """Fine-tune `policy`'s adapter in place, log to `run_dir`/warm.jsonl, and save it in `run_dir`/warm.
+    """Fine-tune `policy`'s adapter in place, log to warm.jsonl in `run_dir`, and save it in warm/.
 
-    A run that was killed goes on from its last checkpoint in `run_dir`/warm_checkpoints.
+    A run that was killed goes on from its last checkpoint in warm_checkpoints/.
     """
     run_dir, settings, limit = resolve(run_dir), config.warm_start, task.sampling.episode_tokens
     rows = [encode(policy, episode) for episode in scripted_episodes(task, settings, config.seed)]
@@ -60,11 +59,9 @@ def warm_start(policy: Policy, task: Task, config: Config, run_dir: str | Path) 
         write_jsonl(log, [row for row in read_jsonl(log, appended=True) if row["step"] <= step])
     policy.model.train()
     trainer = trainer_class(policy, settings, config.backend)(
-        model=policy.model,
-        processing_class=policy.tokenizer,
-        args=trainer_settings(settings, run_dir, config.seed, config.micro_batch, config.grpo["optim"]),
+        **dict(model=policy.model, processing_class=policy.tokenizer, callbacks=[Log(log)]),
+        args=trainer_settings(config, run_dir),
         train_dataset=Dataset.from_list(rows),
-        callbacks=[Log(log)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
@@ -85,9 +82,7 @@ def trainer_class(policy: Policy, settings: WarmStart, backend: str) -> type:
     """TRL's SFTTrainer, in whose loss verdict tokens weigh `settings.found_weight` or `settings.missed_weight`."""
     from trl import SFTTrainer
 
-    class Careful(FiniteSteps, SFTTrainer):
-        pass
-
+    Careful = type("Careful", (FiniteSteps, SFTTrainer), {})
     if backend == "unsloth":  # it replaces TRL's loss by its own, which takes no weights
         return Careful
     found, missed = verdict_tokens(policy)
@@ -115,18 +110,18 @@ def verdict_tokens(policy: Policy) -> tuple[int, int]:
     return next(pair for pair in zip(found, missed, strict=False) if pair[0] != pair[1])
 
 
-def trainer_settings(settings: WarmStart, run_dir: Path, seed: int, micro_batch: int, optim: str):
+def trainer_settings(config: Config, run_dir: Path):
     """TRL's SFTConfig. Everything that matters is set here, because Unsloth's defaults differ from TRL's."""
     from trl import SFTConfig
 
-    per_pass = gcd(settings.batch, micro_batch)  # episodes per forward and backward pass
+    settings = config.warm_start
+    per_pass = gcd(settings.batch, config.micro_batch)  # episodes per forward and backward pass
     return SFTConfig(
-        output_dir=str(run_dir / "warm_checkpoints"),
-        max_steps=settings.steps,
+        **dict(output_dir=str(run_dir / "warm_checkpoints"), max_steps=settings.steps),
         **dict(per_device_train_batch_size=per_pass, gradient_accumulation_steps=settings.batch // per_pass),
-        **dict(train_sampling_strategy="group_by_length", seed=seed, data_seed=seed),
+        **dict(train_sampling_strategy="group_by_length", seed=config.seed, data_seed=config.seed),
         **dict(learning_rate=settings.learning_rate, warmup_steps=settings.steps // 20, lr_scheduler_type="linear"),
-        **dict(optim=optim, weight_decay=0.0, max_grad_norm=1.0, loss_type="nll"),
+        **dict(optim=config.grpo["optim"], weight_decay=0.0, max_grad_norm=1.0, loss_type="nll"),
         **dict(max_length=None, packing=False, padding_free=False, dataset_kwargs={"skip_prepare_dataset": True}),
         **dict(logging_steps=1, report_to="none", disable_tqdm=True),
         **dict(save_strategy="steps", save_steps=50, save_total_limit=1),
