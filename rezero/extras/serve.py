@@ -115,10 +115,10 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
             raise HTTPException(503, "the index is still being loaded; see /health", {"Retry-After": "5"})
         body, found = bytearray(), []
         try:
-            async for part in request.stream():
-                body += part
-                if len(body) > MAX_BODY:
-                    raise HTTPException(422, f"the request has more than {MAX_BODY} bytes")
+            async for part in request.stream():  # to its end: who is still sending does not see an answer
+                body += part if len(body) <= MAX_BODY else b""
+            if len(body) > MAX_BODY:
+                raise HTTPException(422, f"the request has more than {MAX_BODY} bytes")
             asked = Asked.model_validate(json.loads(body))
         except ValidationError as error:
             wrong = error.errors(include_url=False)[0]
