@@ -113,6 +113,8 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "run": call_run,
     "train": call_train,
     "warm-start": partial(call_train, only_warm=True),
+    "traces": "rezero.analysis.report:run_traces",
+    "compare": "rezero.analysis.compare:run_compare",
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
     "ask": call_ask,
     "data import": call_import,

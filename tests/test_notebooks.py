@@ -82,7 +82,7 @@ def test_parameters_are_few(name):
 
 def test_reading_traces_trains_nothing():
     code = "\n".join(cell.source for cell in read("04_trace_analysis").cells if cell.cell_type == "code")
-    assert "read_traces(" in code and not re.search(r"\btrain\(|rezero\.(training|warmstart)|load_trainable", code)
+    assert "read_run(" in code and not re.search(r"\btrain\(|rezero\.(training|warmstart)|load_trainable", code)
 
 
 def test_a_parameter_of_the_first_version_is_refused_with_the_new_way(tmp_path, capsys):

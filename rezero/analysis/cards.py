@@ -1,25 +1,36 @@
-"""Episodes to read, as HTML for notebooks and files: what the macros of `cards.html.j2` are to show."""
+"""Episodes to read, as HTML for notebooks and files: what the macros of `cards.html.j2` are to show.
+
+All looks are inline and made of what sanitizers keep, so that a card in an untrusted notebook looks as it should.
+"""
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from rezero.analysis.causes import CAUSES, cause
 from rezero.evaluation.traces import facts
 from rezero.files import write_text
-from rezero.protocol import NO_HITS, Episode
+from rezero.protocol import NO_HITS, Episode, Turn
 from rezero.questions import Question
-from rezero.text import clean, printable
+from rezero.rewards import score
+from rezero.text import clean, keywords, printable
 
-FILTERS = {  # what may be true of an episode -> its words; the keys are also CSS classes, see cards.css
-    "correct": "✓ correct",
-    "wrong": "✗ not correct",
-    "gave-up": "missed, did not retry",
-    "recovered": "missed, recovered",
-    "malformed": "malformed turn",
+FAULTS = {  # what an engine that fails on purpose did, see `search.faulty`
+    "empty": "it withheld all passages",
+    "irrelevant": "it returned random passages",
+    "stale": "it returned old issues of the passages, with other figures",
+    "shuffled": "it returned the passages in another order",
+    "truncated": "it cut each passage to its first third",
+    "outage": "it was down",
 }
+Decode = Callable[[list[int]], str]  # token ids -> text
+Weights = dict[str, float]  # reward -> weight
 
 
 @dataclass(frozen=True)
@@ -32,65 +43,92 @@ class Page:
     preview: str = ""  # what a notebook shows instead of a long body
 
     def _repr_html_(self) -> str:
-        return clean(_MACROS.output(self.preview or self.body))
+        return clean(MACROS.output(self.preview or self.body))
 
     def __repr__(self) -> str:
         return "\n".join(map(printable, clean(self.text).split("\n")))
 
     def save(self, path: str | Path) -> Path:
-        return write_text(path, clean(_MACROS.document(self.title, self.body)))
+        return write_text(path, clean(MACROS.document(self.title, self.body)))
 
 
-def card(episode: Episode, decode: Callable[[list[int]], str] | None = None) -> Page:
-    """One episode, turn by turn; with `decode` (token ids -> text) also which tokens of its rollout are trained on."""
+def card(episode: Episode, decode: Decode | None = None, weights: Weights | None = None) -> Page:
+    """One episode, turn by turn; with `weights` what it earned, with `decode` which of its tokens are trained on."""
     if decode and not episode.completion_ids:
         raise ValueError("the episode has no token ids; want one from a rollout")
-    mask = zip(episode.completion_ids, episode.env_mask, strict=True) if decode else ()
-    tokens = [(token, decode([token]) or f"‹{token}›", sampled) for token, sampled in mask]
-    one = _described(episode)
-    return Page(one["question"].text, _MACROS.card(one, tokens), one["line"])
+    one = described(episode, weights, decode)
+    return Page(one["question"].text, MACROS.card(one, open=True), one["line"])
 
 
-def browser(episodes: Sequence[Episode], title: str = "Episodes", limit: int = 50) -> Page:
-    """A list of episodes to open one by one, with filters; a notebook shows the first `limit`, a saved file all."""
-    ones = [_described(episode) for episode in episodes]
-    counts = {name: sum(name in one["true"] for one in ones) for name in FILTERS}
+def browser(episodes: Sequence[Episode], title: str = "Episodes", limit: int = 50, **shown) -> Page:
+    """Episodes to open one by one, grouped by cause; a notebook shows `limit` per cause, a saved file all.
+
+    `limit=1` is one example per cause. `shown` are `weights` and `decode` of `card`.
+    """
+    ones = [described(episode, **shown) for episode in episodes]
+    groups = {name: [one for one in ones if one["cause"] == name] for name in CAUSES}
     text = "\n".join([f"{title}: {len(ones)} episodes", *(one["line"] for one in ones[:limit])])
-    whole, preview = (_MACROS.browser(title, ones, counts, shown) for shown in (len(ones), limit))
+    whole, preview = (MACROS.browser(title, groups, len(ones), shown) for shown in (len(ones), limit))
     return Page(title, whole, text, preview)
 
 
-def side_by_side(a: Episode, b: Episode, names: tuple[str, str] = ("before", "after")) -> Page:
-    """Two episodes on the same question, of two policies."""
-    pair = [_described(a), _described(b)]
+def side_by_side(a: Episode, b: Episode, names: tuple[str, str] = ("before", "after"), **shown) -> Page:
+    """Two episodes on the same question, of two policies, the first turn at which they part marked."""
+    pair = [described(episode, **shown) for episode in (a, b)]
     left, right = (one["question"].id for one in pair)
     if left != right:
         raise ValueError(f"question {left!r} beside {right!r}; want two episodes on the same question")
-    return Page(" / ".join(names), _MACROS.side_by_side(names, pair), "\n".join(one["line"] for one in pair))
+    return Page(" / ".join(names), MACROS.side_by_side(names, pair, parting(a, b)), "\n".join(o["line"] for o in pair))
 
 
-def _described(episode: Episode) -> dict:
-    prompt = episode.prompt[-1]["content"] if episode.prompt else "?"  # stands in for a question
-    question, found = episode.question or Question("", prompt, (), ()), facts(episode)
-    gave_up = found["missed"] and not found["retried"] and episode.outcome == "answered"
-    held = (found["correct"], found["correct"] is False, gave_up, found["recovered"], found["malformed_turns"])
-    true = [name for name, holds in zip(FILTERS, held, strict=True) if holds]
-    words = [FILTERS[name] for name in true] if episode.question else ["not judged: no question"]
-    if episode.outcome != "answered":
-        words.append(f"no answer ({episode.outcome})")
+def parting(a: Episode, b: Episode) -> int | None:
+    """Number (from 1) of the first turn in which the episodes do not act alike; None if they act alike throughout."""
+    acts = [[(turn.action, turn.argument or turn.text) for turn in episode.turns] for episode in (a, b)]
+    return next((i for i, (one, other) in enumerate(zip_longest(*acts), start=1) if one != other), None)
+
+
+def described(episode: Episode, weights: Weights | None = None, decode: Decode | None = None) -> dict:
+    """What the macros show of an episode. Without a question its prompt stands in for it, and nothing is scored."""
+    prompt = episode.prompt[-1]["content"] if episode.prompt else "?"
+    question, found, name = episode.question or Question("", prompt, (), ()), facts(episode), cause(episode)
+    signs = {"right": "✓ ", "not judged": ""}
+    words = [signs.get(name, "✗ ") + name + ("" if episode.question else ": no question")]
+    words += ["missed, recovered"] if found["recovered"] else []
+    words += ["malformed turn"] if found["malformed_turns"] and name != "malformed" else []
+    words += [f"no answer ({episode.outcome})"] if episode.outcome != "answered" else []
     line = f"[{', '.join(words)}] {len(episode.searches)} searches: {question.text} -> {episode.answer}"
     line = " ".join(line.split())
     seen = iter(episode.evidence())  # one share of the gold passages per search
-    turns = [(turn, next(seen) if turn.action == "search" else 0.0) for turn in episode.turns]
-    return {"episode": episode, "question": question, "true": true, "words": words, "turns": turns, "line": line}
+    turns = [(turn, next(seen) if turn.action == "search" else 0.0, _harm(turn)) for turn in episode.turns]
+    reward, values = score(episode, weights) if weights and episode.question else (0.0, {})
+    pairs = zip(episode.completion_ids, episode.env_mask, strict=True) if decode else ()
+    tokens = Markup().join(_token(decode, *pair) for pair in pairs)
+    one = {"episode": episode, "question": question, "cause": name, "words": words, "turns": turns, "line": line}
+    return one | {"f1": found["f1"], "reward": reward, "values": values, "weights": weights, "tokens": tokens}
 
 
-def _cut(text: str, answers: Sequence[str]) -> list[str]:  # every second part is an answer, as whole words
-    longest_first = map(re.escape, sorted(filter(None, answers), key=len, reverse=True))
-    pattern = "|".join(longest_first) or "(?!)"  # (?!) matches nothing
-    return re.split(rf"(?<!\w)({pattern})(?!\w)", text, flags=re.IGNORECASE)
+def _harm(turn: Turn) -> list[str]:
+    return [FAULTS.get(fault, fault) for fault in turn.fault.split("+") if fault and not turn.error]
+
+
+@lru_cache(maxsize=10_000)
+def _token(decode: Decode, token: int, sampled: int) -> Markup:
+    return MACROS.token(token, decode([token]) or f"‹{token}›", sampled)
+
+
+def _cut(text: str, answers: Sequence[str], query: str = "") -> list[tuple[str, str]]:
+    """The text in pieces (kind, piece): "answer" for an accepted answer, "query" for a word of the query, or ""."""
+    wanted = {word.lower(): "query" for word in keywords(query).split()}
+    wanted |= {answer.lower(): "answer" for answer in answers if answer}
+    pieces = _pattern(tuple(sorted(wanted, key=len, reverse=True))).split(text)
+    return [(wanted.get(piece.lower(), "query") if i % 2 else "", piece) for i, piece in enumerate(pieces) if piece]
+
+
+@lru_cache(maxsize=10_000)
+def _pattern(words: tuple[str, ...]) -> re.Pattern:  # whole words, the longest first; (?!) matches nothing
+    return re.compile(rf"(?<!\w)({'|'.join(map(re.escape, words)) or '(?!)'})(?!\w)", re.IGNORECASE)
 
 
 _FILES = FileSystemLoader(Path(__file__).parent)
-_JINJA = Environment(loader=_FILES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-_MACROS = _JINJA.get_template("cards.html.j2", globals={"FILTERS": FILTERS, "NO_HITS": NO_HITS, "cut": _cut}).module
+JINJA = Environment(loader=_FILES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+MACROS = JINJA.get_template("cards.html.j2", globals={"CAUSES": CAUSES, "NO_HITS": NO_HITS, "cut": _cut}).module

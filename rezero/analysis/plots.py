@@ -6,6 +6,7 @@ are the rows of a run's metrics.jsonl as a DataFrame, "a frame of episodes" is w
 
 from collections.abc import Sequence
 from itertools import cycle
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -146,6 +147,18 @@ def kinds_bars(frame: pd.DataFrame) -> plt.Axes:
     """Accuracy by kind of question; above the bars, how many are right of how many were asked."""
     counts = frame.groupby(["kind", "policy"], sort=False).correct.agg(["sum", "count"])
     return _rates(counts, "Accuracy by kind of question", LABELS["accuracy"])
+
+
+def causes_bars(table: pd.DataFrame) -> plt.Axes:
+    """The shares of `causes.causes_table`, one group of bars per cause; above the bars, the counts."""
+    places = {cause: fill(cause, 9) for cause in table.index}  # in several lines, side by side
+    counts = table.rename(index=places).stack().rename("sum").to_frame()
+    counts["count"] = table.sum()[counts.index.get_level_values(1)].to_numpy()
+    ax = _rates(counts, "What became of the episodes: each has one cause", "share of episodes")
+    ax.figure.set_size_inches(10.5, 3.8)
+    ax.set_yticks(np.arange(0, 1.1, 0.25))
+    ax.tick_params(axis="x", labelsize="small")
+    return ax
 
 
 def _rates(counts: pd.DataFrame, title: str, ylabel: str) -> plt.Axes:

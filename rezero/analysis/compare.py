@@ -1,0 +1,89 @@
+"""Two runs on the questions that both were asked: a paired table, their curves, and the questions won and lost."""
+
+import base64
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from rezero.analysis import plots
+from rezero.analysis.ablations import in_words, paired_table
+from rezero.analysis.cards import MACROS, Page, side_by_side
+from rezero.analysis.report import SIDES, Run, common, two_runs
+from rezero.evaluation.evaluate import LABELS, summarize, table
+from rezero.files import read_jsonl
+
+METRICS = ("accuracy", "evidence", "retried", "recovered")
+SHOWN = ["metric", "difference", "low", "high", "p (Holm)", "n", "in words"]
+
+
+def compare(first: Run, second: Run) -> Page:
+    """How the last policies of two runs did on their common questions, for a notebook, a terminal or a file.
+
+    The differences, second - first, resample questions and not seeds: they hold for these two policies. ValueError if
+    the runs have no question in common.
+    """
+    shared, runs = common(first, second), (first, second)
+    reports = [summarize([run.latest[id] for id in shared], run.name) for run in runs]
+    paired = paired_table({(one.name, 0): one for one in reports}, first.name, METRICS)
+    asked = ", ".join(f"{run.name}: {len(run.latest)}" for run in runs)
+    groups = {name: [] for name in SIDES.values()}
+    for id, *right in zip(shared, *(report.frame.correct for report in reports), strict=True):
+        groups[SIDES[tuple(map(bool, right))]].append(id)
+    tables = [
+        f"compared on {len(shared)} common questions (asked were {asked})",
+        table(reports).to_string(),
+        f"\n{second.name} - {first.name}, paired:",
+        paired[SHOWN].assign(metric=paired.metric.map(LABELS)).round(4).to_string(index=False),
+    ]
+    words = f"{in_words(paired)}\n{', '.join(f'{name}: {len(ids)}' for name, ids in groups.items())}"
+    cards = [(name, [_pair(*runs, id) for id in groups[name]]) for name in ("won", "lost")]
+    curves = {run.name: read_metrics(run) for run in runs}
+    drawn = _png(overlaid(curves)) if all(map(len, curves.values())) else ""
+    said = "\n".join(tables), words
+    body, preview = (MACROS.comparison(*said, image, cards) for image in (drawn, ""))
+    return Page(f"{first.name} and {second.name}", body, "\n\n".join(said), preview)
+
+
+def _pair(first: Run, second: Run, id: str) -> tuple[str, str]:
+    a, b = first.latest[id], second.latest[id]
+    weights = first.weights if first.weights == second.weights else None
+    return a.question.text, side_by_side(a, b, (first.name, second.name), weights=weights).body
+
+
+def read_metrics(run: Run) -> pd.DataFrame:
+    """The evaluations on dev while the run trained, by step; empty where none were recorded."""
+    path = run.folder / "metrics.jsonl"
+    rows = read_jsonl(path, appended=True) if path.is_file() else ()
+    return pd.DataFrame([row for row in rows if row["kind"] == "eval"])
+
+
+def overlaid(curves: dict[str, pd.DataFrame]) -> np.ndarray:
+    """Accuracy and P(retried | missed) on dev by step, one line per run, with 95% intervals as bands."""
+    _, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
+    for ax, metric in zip(axes, ("accuracy", "retried"), strict=True):
+        for (name, rows), color in zip(curves.items(), plots.COLORS, strict=False):
+            wanted = ["step", metric, f"{metric}_low", f"{metric}_high"]  # all NaN where a run did not measure one
+            step, value, low, high = rows.sort_values("step").reindex(columns=wanted).to_numpy(float).T
+            ax.plot(step, value, color=color, marker="o", markersize=3, label=name, clip_on=False)
+            ax.fill_between(step, low, high, color=color, alpha=0.2, linewidth=0)
+        plots.by_step(ax, f"Dev set: {LABELS[metric]}", "share")
+        ax.set_ylim(0, 1)
+    plots.legend_right(axes[1])
+    return axes
+
+
+def _png(axes: np.ndarray) -> str:
+    file = BytesIO()
+    axes[0].figure.savefig(file, format="png", dpi=110)
+    plt.close(axes[0].figure)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def run_compare(runs: list[str], out: str) -> None:
+    """Print how two runs compare, and write the page with curves and cards (default: compare.html in the second)."""
+    plots.style()
+    first, second = two_runs(runs)
+    page = compare(first, second)
+    print(page.text, f"written: {page.save(out or second.folder / 'compare.html')}", sep="\n\n")
