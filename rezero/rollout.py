@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
-from tqdm import tqdm
 
 from rezero.policy.base import Policy
 from rezero.protocol import Episode, Sampling, Turn, build_prompt, parse_turn
 from rezero.questions import Question
 from rezero.search.base import Engine, SearchContext
 from rezero.search_env import respond
+from rezero.text import duration
 
 
 @dataclass
@@ -47,15 +47,15 @@ def rollout(
 ) -> list[Episode]:
     """One episode per question, in the order of `questions`. The model is in evaluation mode meanwhile.
 
-    Draws come from `generator`, or from torch's global one. `progress` names a progress bar over batches. The time
-    spent is added to `seconds` under the keys "generation" and "search".
+    Draws come from `generator`, or from torch's global one. `progress` names the work in lines that say how
+    far it is, every 5 seconds at most. The time spent is added to `seconds` under the keys "generation" and "search".
     """
     episodes: list[Episode] = []
     training = policy.model.training
     policy.model.eval()  # in training mode with gradient checkpointing it would keep no cache, and read no context
     try:
-        starts = range(0, len(questions), batch_size)
-        for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):
+        begun = said = perf_counter()
+        for start in range(0, len(questions), batch_size):
             batch = []
             for question in questions[start : start + batch_size]:
                 prompt = build_prompt(question.text, sampling.prompt_style)
@@ -64,6 +64,10 @@ def rollout(
             for one in batch:
                 tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
                 episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
+            done, now, most = len(episodes), perf_counter(), len(questions)
+            if progress and done < most and now - said > 5:
+                said, left = now, (now - begun) * (most - done) / done
+                print(f"{progress}: {done} of {most} episodes, about {duration(left)} left", flush=True)
     finally:
         policy.model.train(training)
     return episodes

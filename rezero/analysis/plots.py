@@ -56,17 +56,22 @@ def reward_curves(metrics: pd.DataFrame, smooth: int = 9) -> np.ndarray:
     """The weighted sum of the rewards, and each of them, by step: measured (faint), centred mean of `smooth` (bold)."""
     rows = _rows(metrics, "train", "reward")
     rewards = rows.filter(regex="^rewards/.*(?<!_std)$").dropna(axis=1, how="all")
-    _, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
-    curves = [(axes[0], "reward", "black", "-")]
-    curves += zip(cycle([axes[1]]), rewards, COLORS, cycle(["-", "--", "-.", ":"]), strict=False)
-    for ax, name, color, dashes in curves:
-        mean = rows[name].rolling(smooth, center=True, min_periods=1).mean()
-        ax.plot(rows.step, rows[name], color=color, alpha=0.2, linewidth=1)
-        ax.plot(rows.step, mean, dashes, color=color, label=name.removeprefix("rewards/"), linewidth=2)
+    _, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    draw_smoothed(axes[0], rows, "reward", "black", smooth=smooth)
+    for name, color, dashes in zip(rewards, COLORS, cycle(["-", "--", "-.", ":"]), strict=False):
+        draw_smoothed(axes[1], rows, name, color, dashes, smooth)
     by_step(axes[0], f"Reward, weighted sum (bold: mean of {smooth} steps)", "mean over episodes")
     by_step(axes[1], "Each reward, unweighted", "mean over episodes")
     legend_right(axes[1])
     return axes
+
+
+def draw_smoothed(ax: plt.Axes, rows: pd.DataFrame, name: str, color, dashes: str = "-", smooth: int = 9) -> None:
+    """A metric by step: as measured (faint), and the centred mean of `smooth` steps (bold)."""
+    values = rows.get(name, np.nan * rows.step)
+    mean = values.rolling(smooth, center=True, min_periods=1).mean()
+    ax.plot(rows.step, values, color=color, alpha=0.25, linewidth=1)
+    ax.plot(rows.step, mean, dashes, color=color, label=name.removeprefix("rewards/"), linewidth=2)
 
 
 def advantages(rewards: Sequence[float], advantages: Sequence[float]) -> plt.Axes:
@@ -84,32 +89,43 @@ def advantages(rewards: Sequence[float], advantages: Sequence[float]) -> plt.Axe
 
 
 def dev_curve(metrics: pd.DataFrame) -> plt.Axes:
-    """Accuracy and P(retried | missed) on dev by step, with their intervals as bands."""
-    rows = _rows(metrics, "eval", "accuracy")
-    _, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for name, color, marker in zip(("accuracy", "retried"), COLORS, "os", strict=False):
-        ax.plot(rows.step, rows[name], color=color, marker=marker, label=LABELS[name], clip_on=False)
-        ax.fill_between(rows.step, rows[f"{name}_low"], rows[f"{name}_high"], color=color, alpha=0.2, linewidth=0)
-    by_step(ax, "Dev set (bands: 95% intervals)", "share")
-    ax.set_ylim(0, 1)
+    """Accuracy and P(retried | missed) on dev by step, with their intervals as bands, and the step that is kept."""
+    _, ax = plt.subplots(figsize=(8, 3.4), layout="constrained")
+    draw_dev(ax, _rows(metrics, "eval", "accuracy"))
     return legend_right(ax)
 
 
+def draw_dev(ax: plt.Axes, rows: pd.DataFrame) -> None:
+    for name, color, marker in zip(("accuracy", "retried"), COLORS, "os", strict=False):
+        ax.plot(rows.step, rows[name], color=color, marker=marker, label=LABELS[name], clip_on=False)
+        ax.fill_between(rows.step, rows[f"{name}_low"], rows[f"{name}_high"], color=color, alpha=0.2, linewidth=0)
+    kept = rows.step[rows.accuracy.idxmax()]  # the first of the best
+    ax.axvline(kept, color="0.3", linestyle="--", linewidth=1, label=f"kept: step {kept}", zorder=0)
+    by_step(ax, "Dev set (bands: 95% intervals)", "share of episodes")
+    ax.set_ylim(0, 1)
+
+
 def training_health(metrics: pd.DataFrame) -> np.ndarray:
-    """Five panels by step: four metrics (Unsloth's trainer does not measure the entropy), and the seconds by phase."""
+    """Five panels by step: four metrics (Unsloth's trainer does not measure the entropy), and the seconds by phase.
+
+    Phases that together take less than 1% of the time are not drawn.
+    """
     rows = _rows(metrics, "train", "searches", "malformed_turns", "zero_variance_groups", "seconds/generation")
-    _, panels = plt.subplot_mosaic("abc;dee", figsize=(11.5, 5.4), sharex=True, layout="constrained")
-    *axes, last = panels.values()
+    _, axes = plt.subplots(2, 3, figsize=(9, 4.8), sharex=True, layout="constrained")
+    *axes, last, legend = axes.flat
     for ax, name in zip(axes, ("searches", "malformed_turns", "entropy", "zero_variance_groups"), strict=True):
         title, unit = PANELS[name]
-        ax.plot(rows.step, rows.get(name, np.nan * rows.step), color=COLORS[0])
+        draw_smoothed(ax, rows, name, COLORS[0])
         by_step(ax, title if name in rows else f"{title}: not measured", unit)
     seconds = rows.filter(like="seconds/").fillna(0).rename(columns=lambda name: name.removeprefix("seconds/"))
+    seconds = seconds.loc[:, seconds.sum() >= 0.01 * seconds.sum().sum()]
     last.stackplot(rows.step, seconds.T, labels=list(seconds), colors=COLORS, linewidth=0)
     by_step(last, "Time", "seconds per step")
     plt.setp([*axes, last], ylim=(0, None))
-    legend_right(last, reverse=True)  # in the order of the stack
-    return np.array([*axes, last])
+    handles, names = last.get_legend_handles_labels()
+    legend.legend(handles, names, loc="upper left", frameon=False, reverse=True)  # in the order of the stack
+    legend.set_axis_off()
+    return np.array([*axes, last, legend])
 
 
 def _rows(metrics: pd.DataFrame, kind: str, *columns: str) -> pd.DataFrame:

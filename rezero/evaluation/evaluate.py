@@ -87,7 +87,7 @@ def evaluate(
 
     def play() -> list[dict]:
         seconds: dict[str, float] = {}
-        episodes = rollout(policy, task.engine, questions, sampling, seconds=seconds)
+        episodes = rollout(policy, task.engine, questions, sampling, seconds=seconds, progress=f"evaluating {name}")
         return [{"episodes": episodes, "seconds": sum(seconds.values()) / len(episodes)}]
 
     key = episodes_depend_on(policy, task.engine, questions, sampling) if reuse else None
