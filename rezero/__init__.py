@@ -21,7 +21,7 @@ The wings use the core, which never imports them; optional parts are reached by 
     warmstart/            scripted searchers, and a starting policy that imitates them
     data/                 documents and public sets as corpora, generated corpora, cloze questions, validation
     analysis/             baselines, reward lab, ablations, retrieval, collapse, figures, cards, causes, reports, logs
-    extras/               further and remote engines, SmolLM2, Unsloth, serve, ask, export, model judge, transcripts
+    extras/               further and remote engines, SmolLM2, Unsloth, what makes a step fast, serve, ask, export, …
     runner/               executes the notebooks (knows nothing of reinforcement learning)
     __main__              python -m rezero COMMAND
 """

@@ -6,7 +6,9 @@ that the policy is told about, and the reason why each episode ended.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from time import perf_counter
 
 import torch
@@ -55,19 +57,21 @@ def rollout(
     policy.model.eval()  # in training mode with gradient checkpointing it would keep no cache, and read no context
     try:
         begun = said = perf_counter()
-        for start in range(0, len(questions), batch_size):
-            batch = []
-            for question in questions[start : start + batch_size]:
-                prompt = build_prompt(question.text, sampling.prompt_style)
-                batch.append(_Running(question, prompt, policy.prompt_ids(prompt)))
-            _run(policy, engine, batch, sampling, generator, {} if seconds is None else seconds)
-            for one in batch:
-                tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
-                episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
-            done, now, most = len(episodes), perf_counter(), len(questions)
-            if progress and done < most and now - said > 5:
-                said, left = now, (now - begun) * (most - done) / done
-                print(f"{progress}: {done} of {most} episodes, about {duration(left)} left", flush=True)
+        merged = resolve_name("rezero.extras.merge:merged")
+        with nullcontext() if policy.backend else merged(policy.model):
+            for start in range(0, len(questions), batch_size):
+                batch = []
+                for question in questions[start : start + batch_size]:
+                    prompt = build_prompt(question.text, sampling.prompt_style)
+                    batch.append(_Running(question, prompt, policy.prompt_ids(prompt)))
+                _run(policy, engine, batch, sampling, generator, {} if seconds is None else seconds)
+                for one in batch:
+                    tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
+                    episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
+                done, most, now = len(episodes), len(questions), perf_counter()
+                if progress and done < most and now - said > 5:
+                    said, left = now, duration((now - begun) * (most - done) / done)
+                    print(f"{progress}: {done} of {most} episodes, about {left} left", flush=True)
     finally:
         policy.model.train(training)
     return episodes

@@ -84,7 +84,9 @@ def toy_task() -> Task:
 def metrics_of(run: Path, kind: str = "") -> list[dict]:
     """The rows of a run's metrics.jsonl, of one kind or of all, without the times that differ between runs."""
     rows = [row for row in read_jsonl(run / "metrics.jsonl") if kind in ("", row["kind"])]
-    return [{name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows]
+    return [
+        {name: value for name, value in row.items() if "seconds/" not in name and "second/" not in name} for row in rows
+    ]
 
 
 @pytest.fixture(autouse=True)

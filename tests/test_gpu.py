@@ -213,7 +213,9 @@ def fake_vllm() -> ModuleType:
 def served(policy, monkeypatch):
     """The toy policy, for which a stand-in for vLLM generates."""
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm())
-    model = SimpleNamespace(vllm_engine=StandIn(policy), saved=[], requests=[], training=False)
+    model = SimpleNamespace(
+        config=policy.model.config, vllm_engine=StandIn(policy), saved=[], requests=[], training=False
+    )
     model.eval, model.train = (lambda: None), (lambda mode: None)
     model.save_lora = lambda folder, **options: model.saved.append(options)
     model.load_lora = lambda folder: model.requests.append(folder) or len(model.requests)

@@ -83,7 +83,8 @@ def test_the_table_names_all_that_is_imported_and_nothing_else():
     imports = re.compile(r"^ +from (?:unsloth|vllm|trl)\S* import (.+)$", re.MULTILINE)
     names = [name for path in (ROOT / "rezero").rglob("*.py") for name in imports.findall(path.read_text("utf-8"))]
     known = {name.split(".")[0] for name in (*CALLS, *TRL)}
-    assert {*", ".join(names).split(", ")} - known == {"GRPOTrainer", "SFTTrainer"}
+    tested = {"GRPOTrainer", "SFTTrainer", "selective_log_softmax_and_entropy"}  # each runs in another test
+    assert {*", ".join(names).split(", ")} - known == tested
 
 
 def test_trl_knows_what_it_is_told():

@@ -9,11 +9,13 @@ import torch
 
 from rezero.config import load_config
 from rezero.extras import smollm as package
+from rezero.extras.slots import SlotGeneration
 from rezero.files import ROOT
 from rezero.policy import hub
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.hub import SMOLLM, add_adapter, load_base, mend
 from rezero.policy.load import check_context, load_policy, load_trainable, naming_knobs, outline
+from rezero.policy.sampling import Generation
 from rezero.protocol import Sampling, build_prompt, wrap_information
 from rezero.task import Task
 from rezero.training.train import train
@@ -169,13 +171,19 @@ def test_smollm_is_tokenized_turn_by_turn_as_by_its_template(smollm):
 
 @pytest.mark.slow
 @needs_smollm
-def test_smollm_batched_over_turns_is_generate_of_transformers(smollm):
-    """Greedy, four questions of different lengths, two turns: the same tokens as one by one."""
+@pytest.mark.parametrize("kind", [Generation, SlotGeneration])
+def test_smollm_batched_over_turns_is_generate_of_transformers(smollm, kind):
+    """Greedy, questions of different lengths, one of them twice, two turns: the same tokens as one by one."""
     model = deepcopy(smollm.model).float()  # bfloat16 rounds a batch differently, which flips near ties
     policy = Policy(model, smollm.tokenizer)
-    asked = ["What is the capital of France?", "Name a colour.", "Who wrote Hamlet, and when did he live?", "2 + 2?"]
+    asked = [
+        "What is the capital of France?",
+        "Name a colour.",
+        "Who wrote Hamlet, and when did he live?",
+        "Name a colour.",
+    ]
     history = [policy.prompt_ids([{"role": "user", "content": text}]) for text in asked]
-    generation = policy.start(history, 0.0)
+    generation = kind(policy, history, 0.0)
     for _ in range(2):
         turns = generation.generate(12)
         for row, turn in enumerate(turns):

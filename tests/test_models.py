@@ -13,10 +13,12 @@ from test_templates import text_of, tokenizer_for
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rezero.config import load_config
+from rezero.extras.prefix_tree import shared_logps
+from rezero.extras.slots import SlotGeneration
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.fast_cpu import keep_soft_cap, use_grouped_attention
 from rezero.policy.load import load_policy
-from rezero.policy.sampling import keeps_padding, new_cache
+from rezero.policy.sampling import keeps_padding, new_cache, takes_masks
 from rezero.training.train import train
 from rezero.warmstart.supervised import starting_policy
 
@@ -75,9 +77,10 @@ def tiny_model(kind: str, options: dict, vocabulary: int, **how):
     return AutoModelForCausalLM.from_config(config, **how).eval()
 
 
+@pytest.mark.parametrize("slots", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
 @torch.no_grad()
-def test_a_batch_equals_single_rows_without_a_cache(policy, kind):
+def test_a_batch_equals_single_rows_without_a_cache(policy, kind, slots):
     """Three turns of three rows whose lengths differ by more than a window; one row leaves after the second turn."""
     options, verdict = MODELS[kind]
     model, plain = (tiny_model(kind, options, len(policy.tokenizer), **how) for how in ({}, EAGER))
@@ -88,9 +91,11 @@ def test_a_batch_equals_single_rows_without_a_cache(policy, kind):
             Policy(model, policy.tokenizer)
         return
     made = Policy(model, policy.tokenizer)
-    assert keeps_padding(new_cache(model.config)) == (verdict == CACHED)
+    assert keeps_padding(new_cache(model.config)) == takes_masks(model) == (verdict == CACHED)
+    if slots and verdict == ANEW:
+        return
     history = [list(range(5, 25)), [10, 11], list(range(30, 37))]
-    generation, alive = made.start(history, 0.0), [0, 1, 2]
+    generation, alive = SlotGeneration(made, history, 0.0) if slots else made.start(history, 0.0), [0, 1, 2]
     for lengths in ([1, 12, 4], [9, 2], None):
         for row, logits in zip(alive, generation.logits, strict=True):
             alone = plain(input_ids=torch.tensor([history[row]]), use_cache=False).logits[0, -1]
@@ -108,6 +113,29 @@ def test_a_batch_equals_single_rows_without_a_cache(policy, kind):
         history = [history[row] + turns[row] + new for row, new in zip(kept, news, strict=True)]
         generation.extend(kept, news)
         alive = kept
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (_, verdict) in MODELS.items() if verdict in (CACHED, ANEW)])
+@torch.no_grad()
+def test_shared_tokens_have_the_log_probabilities_of_single_rows(policy, kind):
+    """Rows longer than a window that part after a prompt, after some tokens, and never."""
+    options, _ = MODELS[kind]
+    model, plain = (tiny_model(kind, options, len(policy.tokenizer), **how) for how in ({}, EAGER))
+    keep_soft_cap(model)
+    rows = [[*range(5, 25), *end] for end in ([30, 31, 32], [30, 31, 33], [34, 35, 36], [30, 31, 32])]
+    ids, prompt = torch.tensor(rows), 10
+    scored = torch.ones(4, 13, dtype=torch.long)
+    scored[:, :5] = 0
+
+    def score(logits, ids):
+        shares = logits.log_softmax(-1)
+        return shares.gather(1, ids[:, None])[:, 0], -(shares.exp() * shares).sum(-1)
+
+    found = shared_logps(model, ids, torch.ones_like(ids), scored, score)
+    for row, (logps, entropies) in enumerate(zip(*found, strict=True)):
+        logits = plain(input_ids=ids[row : row + 1], use_cache=False).logits[0, prompt - 1 : -1]
+        for ours, theirs in zip((logps, entropies), score(logits, ids[row, prompt:]), strict=True):
+            torch.testing.assert_close(ours, theirs * scored[row], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("kind", "template"), [

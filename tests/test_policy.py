@@ -6,9 +6,15 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rezero.extras import slots
+from rezero.extras.merge import merged
+from rezero.extras.slots import SlotGeneration
+from rezero.policy import sampling
 from rezero.policy.base import Policy, save_policy
 from rezero.policy.fast_cpu import use_grouped_attention
+from rezero.policy.hub import add_adapter
 from rezero.policy.load import load_policy
+from rezero.policy.sampling import Generation
 from rezero.protocol import build_prompt, wrap_information
 
 
@@ -35,26 +41,77 @@ def heads(request, policy) -> Policy:
 
 
 @torch.no_grad()
-def test_a_cached_batch_equals_single_rows_without_a_cache(heads):
-    """Three rows of different lengths over three turns; the first row leaves after the second turn."""
+@pytest.mark.parametrize("kind", [Generation, SlotGeneration])
+def test_a_cached_batch_equals_single_rows_without_a_cache(heads, kind, monkeypatch):
+    """Rows of different lengths, two of them equal, over three turns; after each some leave, and equal ones part."""
+    monkeypatch.setattr(slots, "CHECKED", 3)
+    monkeypatch.setattr(slots, "BLOCK", 16)  # room must be made, and what is there kept
     policy = heads
-    rows = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15, 16, 17, 18]]
-    generation = policy.start(rows, temperature=0.0)
-    history = [list(row) for row in rows]
-    alive = [0, 1, 2]
-    for reply in ([[20, 21], [22], [23, 24, 25]], [[30], [31, 32, 33, 34]], None):
-        turns = generation.generate(4)
+    history = [[5, 6, 7, 8, 9], [10, 11], [5, 6, 7, 8, 9], [12, 13, 14, 15, 16, 17, 18], [5, 6, 7, 8, 9]]
+    generation, alive = kind(policy, history, 0.0), [0, 1, 2, 3, 4]
+    for kept, reply in [([4, 1, 3, 2], [[20, 21], [22], [23, 24, 25], [20]]), ([1, 3], [[30], [31, 32, 33]]), ([], [])]:
+        turns = generation.generate(8)
         for row, turn in zip(alive, turns, strict=True):
-            expected = greedy_without_cache(policy, history[row], 4)
+            expected = greedy_without_cache(policy, history[row], 8)
             assert history[row] + turn == expected
             history[row] = expected
-        if reply is None:
-            break
-        kept = list(range(len(alive)))[-len(reply) :]
-        generation.extend(kept, reply)
+        if kept:
+            generation.extend(kept, reply)
         alive = [alive[i] for i in kept]
         for row, new in zip(alive, reply, strict=True):
-            history[row] += new
+            history[row] = history[row] + new
+
+
+def test_equal_histories_are_read_once_and_draw_for_themselves(policy, monkeypatch):
+    """The draws of a batch are the same whether its equal rows are computed as one or each for itself."""
+    read, forward = [], policy.model.forward
+    monkeypatch.setattr(
+        policy.model, "forward", lambda **given: read.append(len(given["input_ids"])) or forward(**given)
+    )
+    prompts = [[5, 6]] * 4 + [[7]] * 2
+
+    def play() -> list:
+        generation = Generation(policy, prompts, 1.0, torch.Generator().manual_seed(0))
+        turns = generation.generate(6)
+        generation.extend([0, 1, 2, 5], [[8], [8], [9, 8], [8]])
+        return [turns, generation.generate(6)]
+
+    together = play()
+    assert read[0] == 2 and read[1] > 2 and len({tuple(turn) for turn in together[0][:4]}) > 1
+    read.clear()
+    monkeypatch.setattr(sampling, "numbered", lambda pairs: (list(pairs), list(range(len(pairs)))))
+    assert play() == together and read[0] == 6
+
+
+@pytest.fixture
+def adapted(policy) -> Policy:
+    model = add_adapter(deepcopy(policy.model), rank=2)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    return Policy(model.eval(), policy.tokenizer)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_merged_adapter_says_the_same_and_leaves_no_trace(adapted, dtype):
+    model, ids = adapted.model.to(dtype), torch.arange(5, 45)[None]
+    before, apart = {name: weight.clone() for name, weight in model.state_dict().items()}, model(ids).logits
+    with merged(model):
+        together = model(ids).logits
+        assert not torch.equal(apart, together)
+    error = kl(apart, together)
+    rounding = kl(apart, model.float()(ids).logits) if dtype is torch.bfloat16 else 1e-9
+    model.to(dtype)
+    assert error < 3 * rounding and torch.equal(model(ids).logits, apart)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    with model.disable_adapter(), merged(model):  # nothing is merged
+        assert kl(apart, model(ids).logits) > 1e-3
+
+
+def kl(one: torch.Tensor, other: torch.Tensor) -> float:
+    one, other = (logits.float().log_softmax(-1) for logits in (one, other))
+    return float((one.exp() * (one - other)).sum(-1).mean())
 
 
 def test_sampling_repeats_with_the_same_generator(policy):

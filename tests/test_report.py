@@ -76,6 +76,11 @@ def hostile_run() -> Run:
     return Run(EVIL, ROOT, [({"policy": EVIL}, one) for one in (bad, GAVE_UP, RECOVERED)], WEIGHTS)
 
 
+def only_long(episode: Episode) -> float | None:
+    """A reward that cannot score an episode with one search."""
+    return 0.5 if len(episode.searches) > 1 else None
+
+
 def many(count: int) -> Run:
     """Generated episodes of 1 to 3 searches over 3,000 passages, half of them "after training"."""
     rows = []
@@ -203,11 +208,27 @@ def test_mistakes_are_one_line(runs, capsys, tmp_path, arguments, message):
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
-def test_rewards_of_a_notebooks_cell_are_left_out(runs):
-    config = load_config("laptop").to_dict() | {"reward_weights": {"__main__:mine": 1}}
-    (ROOT / runs[0] / "config.json").write_text(json.dumps(config))
-    with pytest.warns(UserWarning, match="rewards are not shown: reward '__main__:mine'"):
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"reward_weights": {"__main__:mine": 1}}, "reward '__main__:mine'"),  # it was a function of a notebook's cell
+        ({"former": 1}, ".*unknown field"),
+    ],
+)
+def test_rewards_that_cannot_be_loaded_are_left_out(runs, change, why):
+    (ROOT / runs[0] / "config.json").write_text(json.dumps(load_config("laptop").to_dict() | change))
+    with pytest.warns(UserWarning, match=f"rewards are not shown: {why}"):
         assert read_run(runs[0]).weights is None
+
+
+def test_what_a_reward_cannot_score_is_said_and_counts_nothing(runs, tmp_path):
+    config = load_config("laptop").to_dict() | {"reward_weights": {"correctness": 4, "test_report:only_long": 2}}
+    (tmp_path / "two" / "config.json").write_text(json.dumps(config))
+    assert main(["traces", runs[1]]) == main(["traces", runs[1], "--to", "inspect"]) == 0
+    data = unpacked((tmp_path / "two" / "report.html").read_text("utf-8"))
+    assert data["reward"] == [1, 5, 0, 4] and "2 × not scored" in data["cards"][2] and "2 × 0.50" in data["cards"][1]
+    log = json.loads((tmp_path / "two" / "inspect" / "two-trained.json").read_text("utf-8"))
+    assert ["test_report:only_long" in sample["scores"] for sample in log["samples"]] == [True, False, False]
 
 
 def test_logs_for_inspect(runs, tmp_path):

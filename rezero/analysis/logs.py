@@ -1,6 +1,7 @@
 """Traces for other viewers: as logs of Inspect (`inspect view`), and as traces in Trackio's dashboard."""
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,18 +24,12 @@ def write_inspect(name: str, rows: list[Row], weights: dict[str, float] | None, 
     """
     paths = []
     for policy, episodes in _by_policy(rows).items():
-        samples = _samples(episodes, policy, weights)
-        scorers = list(dict.fromkeys(scorer for sample in samples for scorer in sample["scores"]))
-        scores = [_mean(scorer, samples) for scorer in scorers]
+        samples, created = _samples(episodes, policy, weights), datetime.now(UTC).isoformat(timespec="seconds")
+        scores = [_mean(scorer, samples) for scorer in dict.fromkeys(s for one in samples for s in one["scores"])]
         dataset = {"name": name, "samples": len({sample["id"] for sample in samples})}
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        log = {
-            "version": 2,
-            "status": "success",
-            "eval": {"created": created, "task": name, "dataset": dataset, "model": f"rezero/{policy}", "config": {}},
-            "results": {"total_samples": len(samples), "completed_samples": len(samples), "scores": scores},
-            "samples": samples,
-        }
+        spec = {"created": created, "task": name, "dataset": dataset, "model": f"rezero/{policy}", "config": {}}
+        results = {"total_samples": len(samples), "completed_samples": len(samples), "scores": scores}
+        log = {"version": 2, "status": "success", "eval": spec, "results": results, "samples": samples}
         path = folder / f"{'-'.join(normalized(f'{name} {policy}').split())}.json"
         paths.append(str(write_text(path, clean(json.dumps(log, ensure_ascii=False)))))
     return paths
@@ -50,9 +45,8 @@ def write_trackio(name: str, rows: list[Row], weights: dict[str, float] | None, 
     for policy, episodes in _by_policy(rows).items():
         trackio.init(project, name=f"{name} {policy}", embed=False, auto_log_gpu=False, auto_log_cpu=False)
         for number, episode in enumerate(episodes):
-            found = _found(episode, weights)
             messages = [message | {"content": clean(message["content"])} for message in episode.to_messages()]
-            trackio.log({"episode": trackio.Trace(messages, metadata=found)}, step=number)
+            trackio.log({"episode": trackio.Trace(messages, metadata=_found(episode, weights))}, step=number)
         trackio.finish()
     return [f"project {project!r} of Trackio: trackio show --project {project!r}"]
 
@@ -65,46 +59,34 @@ def _by_policy(rows: list[Row]) -> dict[str, list[Episode]]:
 
 
 def _samples(episodes: list[Episode], policy: str, weights: dict[str, float] | None) -> list[dict]:
-    samples, epochs = [], {}
+    samples, epochs = [], Counter()
     for number, episode in enumerate(episodes, start=1):
         found, messages, question = _found(episode, weights), episode.to_messages(), episode.question
-        id = question.id if question else f"episode {number}"
-        epochs[id] = epochs.get(id, 0) + 1
-        spoken = [message for message in messages if message["role"] == "assistant"]
-        choices = [{"message": message, "stop_reason": "stop"} for message in spoken[-1:]]
-        why, answer, rewards = found["cause"], found["answer"] or "", found.pop("rewards")
-        scores = {name: {"value": value} for name, value in rewards.items()}
+        rewards, why = found.pop("rewards"), found["cause"]
+        scores = {name: {"value": value} for name, value in rewards.items() if value is not None}
+        answer, id = found["answer"] or "", question.id if question else f"episode {number}"
         if question:
-            verdict = {
-                "value": "C" if why == "right" else "I",
-                "answer": answer,
-                "explanation": f"{why}: {CAUSES[why]}",
-            }
+            verdict = dict(value="C" if why == "right" else "I", answer=answer, explanation=f"{why}: {CAUSES[why]}")
             scores = {"exact_match": verdict} | scores
-        samples.append(
-            {
-                "id": id,
-                "epoch": epochs[id],
-                "input": [dict(message) for message in episode.prompt] or "",
-                "target": list(question.answers) if question else "",
-                "messages": messages,
-                "output": {"model": policy, "choices": choices, "completion": answer},
-                "scores": scores,
-                "metadata": found,
-            }
-        )
+        epochs[id] += 1
+        last = [message for message in messages if message["role"] == "assistant"][-1:]
+        choices = [{"message": message, "stop_reason": "stop"} for message in last]
+        output = {"model": policy, "choices": choices, "completion": answer}
+        sample = {"id": id, "epoch": epochs[id], "input": list(episode.prompt) or "", "messages": messages}
+        sample |= {"target": list(question.answers) if question else "", "output": output, "scores": scores}
+        samples.append(sample | {"metadata": found})
     return samples
 
 
 def _found(episode: Episode, weights: dict[str, float] | None) -> dict:
-    """What `facts` says, the cause, the faults and the rewards, as plain JSON; NaN becomes None."""
+    """What `facts` says, the cause and the rewards, as plain JSON; NaN becomes None."""
     total, rewards = score(episode, weights) if weights and episode.question else (None, {})
     found = {name: None if value != value else value for name, value in facts(episode).items()}
     return found | {"cause": cause(episode), "reward": total, "rewards": rewards}
 
 
-def _mean(scorer: str, samples: list[dict]) -> dict:
-    values = [sample["scores"][scorer]["value"] for sample in samples if scorer in sample["scores"]]
-    metric = "accuracy" if scorer == "exact_match" else "mean"
-    mean = float(np.mean([value == "C" if isinstance(value, str) else value for value in values]))
-    return {"name": scorer, "scorer": scorer, "metrics": {metric: {"name": metric, "value": mean}}}
+def _mean(name: str, samples: list[dict]) -> dict:
+    values = [sample["scores"][name]["value"] for sample in samples if name in sample["scores"]]
+    mean = float(np.mean([{"C": 1, "I": 0}.get(value, value) for value in values]))
+    metric = "accuracy" if name == "exact_match" else "mean"
+    return {"name": name, "scorer": name, "metrics": {metric: {"name": metric, "value": mean}}}

@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from markupsafe import Markup
@@ -40,18 +40,19 @@ class Run:
     weights: Weights | None = None
     decode: Decode | None = None
 
-    @property
+    @cached_property
     def latest(self) -> dict[str, Episode]:
-        """The episodes of the last policy in the file by question; the first one where a question was asked again."""
+        """The episodes of the last policy in the file by question, of repeated ones the first."""
         last = self.rows[-1][0].get("policy")
         own = [episode for labels, episode in self.rows if labels.get("policy") == last and episode.question]
-        return {episode.question.id: episode for episode in reversed(own)}
+        return dict(reversed({episode.question.id: episode for episode in own[::-1]}.items()))
 
 
 def read_run(path: str | Path) -> Run:
     """The run of a folder with traces.jsonl, or of such a file. ValueError or OSError if there are no episodes.
 
-    Rewards that cannot be loaded here, such as those of a notebook's cell, are left out with a warning.
+    Rewards are left out with a warning where they cannot be loaded, such as those of a notebook's cell, or where
+    another version wrote config.json.
     """
     path = resolve(path)
     file = path / "traces.jsonl" if path.is_dir() else path
@@ -61,8 +62,8 @@ def read_run(path: str | Path) -> Run:
     if not rows:
         raise ValueError(f"{shown(file)} has no episodes; want at least one")
     if (folder / "config.json").is_file():
-        config = parse_config(read_json(folder / "config.json"), f"{folder}/config.json")
         try:
+            config = parse_config(read_json(folder / "config.json"), shown(folder / "config.json"))
             weights = reward_weights(config.reward_set, config.reward_weights)
         except ValueError as error:
             warnings.warn(f"{shown(folder)}: rewards are not shown: {error}", stacklevel=2)
@@ -160,9 +161,8 @@ def run_traces(runs: list[str], out: str, form: str) -> None:
     if form == "html":
         paths = [write_text(out or read[-1].folder / "report.html", report(*read))]
     elif form == "inspect":
-        folders = [resolve(out) if out else run.folder / "inspect" for run in read]
-        pairs = zip(read, folders, strict=True)
-        paths = [path for run, to in pairs for path in logs.write_inspect(run.name, run.rows, run.weights, to)]
+        places = [(run, resolve(out or run.folder / "inspect")) for run in read]
+        paths = [path for run, to in places for path in logs.write_inspect(run.name, run.rows, run.weights, to)]
     else:
         paths = [path for run in read for path in logs.write_trackio(run.name, run.rows, run.weights, out or "rezero")]
     print("\n".join(f"written: {path}" for path in paths))

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rezero.files import digest, resolve
-from rezero.policy.sampling import Generation, check_cache
+from rezero.policy.sampling import Generation, check_cache, takes_masks
 from rezero.policy.template import Template
 from rezero.protocol import Sampling, closes_turn, wrap_information
 from rezero.questions import Question
@@ -74,7 +75,10 @@ class Policy:
 
     def start(self, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
         """Start generating from `prompts`. Temperature 0 is greedy; no generator: torch's global one draws."""
-        return (self.backend or Generation)(self, prompts, temperature, generator)
+        kind = self.backend or Generation
+        if not self.backend and self.model.device.type == "cuda" and takes_masks(self.model):
+            kind = resolve_name("rezero.extras.slots:SlotGeneration")
+        return kind(self, prompts, temperature, generator)
 
 
 def save_policy(policy: Policy, path: str | Path) -> Path:

@@ -3,7 +3,7 @@
 from inspect import signature
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from rezero.policy.fast_cpu import GrowingLayer
@@ -12,65 +12,67 @@ from rezero.policy.fast_cpu import GrowingLayer
 class Generation:
     """Sampling by a policy's own model; for the arguments see `Policy.start`.
 
-    What the model reads at once is padded on the left to its longest row. Padded positions stay in the cache and are
-    masked; positions count real tokens only. Rows whose episode is over leave the cache in `extend`.
+    Episodes whose histories are equal, such as those of one question before their draws differ, are computed as one
+    row. What the model reads at once is padded on the left to its longest row. Padded positions stay in the cache and
+    are masked; positions count real tokens only. Episodes that are over leave in `extend`.
 
     Padding between turns would use up slots of a sliding window, and would enter the state of a recurrent layer. Models
-    with such layers (`keeps_padding` is false) therefore read their episodes anew every turn, padded at the beginning.
+    with such layers (`keeps_padding` is false) therefore read each episode for itself and anew every turn, padded at
+    the beginning.
     """
 
     def __init__(self, policy, prompts: list[list[int]], temperature: float, generator: torch.Generator | None = None):
         self.policy, self.model, self.temperature, self.generator = policy, policy.model, temperature, generator
         self._begin(prompts)
 
-    def _begin(self, rows: list[list[int]]) -> None:
+    def _begin(self, episodes: list[list[int]]) -> None:
         self.cache = new_cache(self.model.config)
-        self.mask = torch.zeros(len(rows), 0, dtype=torch.long, device=self.model.device)
         self.logits = None  # of each row's next token, shape (rows, vocabulary)
-        self.texts: list[list[int]] = [[] for _ in rows]  # what the model has read of each row
-        self._read(rows)
+        self.row_of = [0] * len(episodes)  # the row of each episode
+        self.texts: list[list[int]] = [[] for _ in episodes]  # what the model has read of each episode
+        self._read(episodes)
 
     def generate(self, max_new_tokens: int) -> list[list[int]]:
-        """One turn per row: the sampled ids, up to and including the one that ends the turn."""
-        turns: list[list[int]] = [[] for _ in range(len(self.mask))]
-        open_rows = set(range(len(turns)))
+        """One turn per episode: the sampled ids, up to and including the one that ends the turn."""
+        turns: list[list[int]] = [[] for _ in self.row_of]
+        going = set(range(len(turns)))
         for _ in range(max_new_tokens):
-            tokens = self._sample()
+            tokens = draw(self.logits, self.temperature, self.generator, self.row_of).tolist()
             new: list[list[int]] = [[] for _ in turns]
-            for row in list(open_rows):
-                turns[row].append(tokens[row])
-                new[row] = [tokens[row]]
-                if self.policy.ends_turn(turns[row]):
-                    open_rows.remove(row)
-            if not open_rows:
+            for episode in list(going):
+                turns[episode].append(tokens[episode])
+                new[episode] = [tokens[episode]]
+                if self.policy.ends_turn(turns[episode]):
+                    going.remove(episode)
+            if not going:
                 self.unread = new  # the model reads these ids in `extend`, together with the reply
                 return turns
             self._read(new)
         self.unread = [[] for _ in turns]
         return turns
 
-    def extend(self, rows: list[int], ids: list[list[int]]) -> None:
-        """Keep only `rows` (positions in the current batch) and append `ids`, one list per kept row."""
-        news = [self.unread[row] + new for row, new in zip(rows, ids, strict=True)]
-        texts = [self.texts[row] for row in rows]
+    def extend(self, episodes: list[int], ids: list[list[int]]) -> None:
+        """Keep only `episodes` (positions in the current batch) and append `ids`, one list per kept episode."""
+        news = [self.unread[episode] + new for episode, new in zip(episodes, ids, strict=True)]
+        self.row_of, self.texts = ([held[episode] for episode in episodes] for held in (self.row_of, self.texts))
         if not keeps_padding(self.cache):
-            return self._begin([text + new for text, new in zip(texts, news, strict=True)])
-        index = torch.tensor(rows, device=self.mask.device)
-        self.cache.batch_select_indices(index)
-        self.mask, self.logits, self.texts = self.mask[index], self.logits[index], texts
+            return self._begin([text + new for text, new in zip(self.texts, news, strict=True)])
         self._read(news)
 
     @torch.no_grad()
-    def _read(self, rows: list[list[int]]) -> None:
-        """Run the ids of each row, which may be none, through the model on top of the cache."""
-        ids, mask = pad_left(rows, self.policy.tokenizer.pad_token_id, self.model.device)
-        self.mask = torch.cat([self.mask, mask], dim=1)
-        for text, new in zip(self.texts, rows, strict=True):
+    def _read(self, ids: list[list[int]]) -> None:
+        """Run the ids of each episode, which may be none, through the model on top of the cache."""
+        for text, new in zip(self.texts, ids, strict=True):
             text += new
+        apart = [0] * len(ids) if keeps_padding(self.cache) else range(len(ids))
+        rows, self.row_of = numbered(list(zip(self.row_of, map(tuple, ids), apart, strict=True)))
+        self._select([row for row, *_ in rows])
+        new, mask = pad_left([list(read) for _, read, _ in rows], self.policy.tokenizer.pad_token_id, self.model.device)
+        self.mask = torch.cat([self.mask, mask], dim=1)
         logits = self.model(
-            input_ids=ids,
+            input_ids=new,
             attention_mask=self.mask,
-            position_ids=(self.mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :],
+            position_ids=(self.mask.cumsum(1) - 1).clamp(min=0)[:, -new.shape[1] :],
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
@@ -79,11 +81,29 @@ class Generation:
             logits = torch.where(mask[:, -1:].bool(), logits, self.logits)
         self.logits = logits
 
-    def _sample(self) -> list[int]:
-        if self.temperature == 0:
-            return self.logits.argmax(-1).tolist()
-        shares = torch.softmax(self.logits.float() / self.temperature, dim=-1)
-        return torch.multinomial(shares, 1, generator=self.generator)[:, 0].tolist()
+    def _select(self, rows: list[int]) -> None:
+        """Make these rows the rows of the cache; a row may be repeated."""
+        if self.logits is None:
+            self.mask = torch.zeros(len(rows), 0, dtype=torch.long, device=self.model.device)
+        elif rows != list(range(len(self.mask))):
+            index = torch.tensor(rows, device=self.mask.device)
+            self.cache.batch_select_indices(index)
+            self.mask, self.logits = self.mask[index], self.logits[index]
+
+
+def numbered(things: list) -> tuple[list, list[int]]:
+    """The distinct `things` in order, and the number of each thing among them."""
+    numbers: dict = {}
+    of = [numbers.setdefault(thing, len(numbers)) for thing in things]
+    return list(numbers), of
+
+
+def draw(logits: torch.Tensor, temperature: float, generator: torch.Generator | None, rows=slice(None)) -> torch.Tensor:
+    """The next token of each of `rows`, of which some may be equal: each draws for itself."""
+    if temperature == 0:
+        return logits.argmax(-1)[rows]
+    shares = torch.softmax(logits.float() / temperature, dim=-1)
+    return torch.multinomial(shares[rows], 1, generator=generator)[:, 0]
 
 
 def check_cache(model) -> None:
@@ -114,6 +134,17 @@ def new_cache(config) -> DynamicCache:
 def keeps_padding(cache: DynamicCache) -> bool:
     """Whether padding may stay in the cache: whether all layers attend to all positions, and can mask them."""
     return all(type(layer) is GrowingLayer for layer in cache.layers)
+
+
+def takes_masks(model: PreTrainedModel) -> bool:
+    """Whether the model can read rows under masks of ours, of shape (rows, 1, tokens, tokens), True where it attends.
+
+    For that, all layers must attend to all earlier positions, by one of the two functions that take such masks, and
+    know positions from `position_ids` alone.
+    """
+    config, base = model.config.get_text_config(), model.get_base_model() if hasattr(model, "get_base_model") else model
+    placed = "position_ids" in signature(base.forward).parameters and not getattr(config, "alibi", False)
+    return placed and keeps_padding(new_cache(model.config)) and config._attn_implementation in ("sdpa", "grouped")
 
 
 def pad_left(rows: list[list[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

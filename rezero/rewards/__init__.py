@@ -64,9 +64,13 @@ def reward_weights(reward_set: str, weights: dict[str, float] | None = None) -> 
 
 
 def score(episode: Episode, weights: dict[str, float]) -> tuple[float, dict[str, float]]:
-    """The weighted sum, and each reward's own value, also of those with weight 0."""
+    """The weighted sum, and each reward's own value, also of those with weight 0.
+
+    As in TRL, a reward that cannot score the episode (None, NaN) adds nothing to the sum; its value is None.
+    """
     values = {name: load_reward(name)(episode) for name in weights}
-    return sum(weights[name] * value for name, value in values.items()), values
+    values = {name: None if value != value else value for name, value in values.items()}
+    return sum(weights[name] * value for name, value in values.items() if value is not None), values
 
 
 def table(episodes: dict[str, Episode]) -> DataFrame:

@@ -36,10 +36,14 @@ def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
 
 
 class MetricsLog(TrainerCallback):
-    """Writes each step's metrics to metrics.jsonl, `seconds` by phase among them."""
+    """Writes each step's metrics to metrics.jsonl.
 
-    def __init__(self, run_dir: Path, seconds: dict[str, float]):
-        self.path, self.seconds = run_dir / "metrics.jsonl", seconds
+    Among them are `seconds` by phase, and of this process's `tokens` of the step, those sampled per second of
+    generation, and those of the episodes, prompts included, per second of optimisation.
+    """
+
+    def __init__(self, run_dir: Path, seconds: dict[str, float], tokens: dict[str, int]):
+        self.path, self.seconds, self.tokens = run_dir / "metrics.jsonl", seconds, tokens
 
     def on_step_begin(self, args, state, control, **_):
         self.seconds.update(dict.fromkeys(self.seconds, 0.0))
@@ -59,7 +63,10 @@ class MetricsLog(TrainerCallback):
                 row[name.removesuffix("/mean").replace("/std", "_std")] = value
             elif name in LOGGED or name in episode_values([]):
                 row[LOGGED.get(name, name)] = value
-        append_jsonl(self.path, row | {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()})
+        row |= {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()}
+        for name, phase in (("sampled", "generation"), ("trained", "optimisation")):
+            row[f"tokens_per_second/{name}"] = round(self.tokens[name] / self.seconds[phase], 1)
+        append_jsonl(self.path, row)
 
 
 class DevEvaluation(TrainerCallback):

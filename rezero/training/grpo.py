@@ -1,13 +1,13 @@
-"""TRL's GRPO with our rollout and rewards: its configuration, and a trainer without needless work."""
+"""TRL's GRPO with our rollout and rewards: its configuration, and a trainer that computes nothing twice."""
 
 import os
+from functools import partial
 from math import isinf, nan
 from pathlib import Path
+from pkgutil import resolve_name
 from time import perf_counter
 
-import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 
@@ -53,16 +53,18 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
 
 
 def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
-    """TRL's trainer around our rollout: one prompt per question, in order. Its `seconds` are a step's, by phase."""
+    """TRL's trainer around our rollout: one prompt per question, in order. It counts a step's `seconds`, `tokens`."""
     prompts = []
     for place, question in enumerate(questions):
         messages = build_prompt(question.text, task.sampling.prompt_style)
         prompts.append([message | {"question": place} for message in messages])  # two questions may read the same
-    seconds = dict.fromkeys(("generation", "search", "rewards"), 0.0)
+    seconds, tokens = dict.fromkeys(("generation", "search", "rewards"), 0.0), {"sampled": 0, "trained": 0}
 
     def rollout_func(prompts: list, trainer) -> dict:
         asked = [questions[prompt[0]["question"]] for prompt in prompts]
         episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
+        tokens["sampled"] = sum(sum(episode.env_mask) for episode in episodes)
+        tokens["trained"] = sum(len(episode.prompt_ids) + len(episode.completion_ids) for episode in episodes)
         columns = ("prompt_ids", "completion_ids", "env_mask")
         made = {name: [list(getattr(episode, name)) for episode in episodes] for name in columns}
         return made | {"logprobs": None, "episode": episodes}
@@ -76,7 +78,7 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
         reward_funcs=[reward_function(name, clip_shaping, seconds, logs=i == 0) for i, name in enumerate(weights)],
         rollout_func=rollout_func,
     )
-    trainer.seconds, trainer.lean = seconds, policy.backend is None
+    trainer.seconds, trainer.tokens, trainer.lean = seconds, tokens, policy.backend is None
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -109,9 +111,14 @@ def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], lo
 
 def trainer_class() -> type:
     from trl import GRPOTrainer
+    from trl.trainer.utils import selective_log_softmax_and_entropy
+
+    sharing = resolve_name("rezero.extras.prefix_tree")
 
     class Trainer(FiniteSteps, GRPOTrainer):
-        """TRL's trainer, with `lean_batches` for its micro-batches; not under Unsloth, whose own trainer packs."""
+        """TRL's trainer, which computes what episodes share once; not under Unsloth, whose own trainer packs."""
+
+        batch = None  # the micro-batch whose loss is being computed
 
         def _load_from_checkpoint(self, checkpoint, model=None):
             super()._load_from_checkpoint(checkpoint, model)
@@ -123,38 +130,29 @@ def trainer_class() -> type:
             inputs = super()._prepare_inputs(generation_batch)
             if not self.lean or self._buffered_inputs is before:
                 return inputs
-            drop = self.loss_type == "dapo" and self.beta == 0
-            self._buffered_inputs = lean_batches(self._buffered_inputs, drop)
+            plain = self.top_entropy_quantile == 1 and not self._entropy_bonus_enabled
+            drop = self.loss_type == "dapo" and self.beta == 0 and plain
+            self._buffered_inputs = sharing.lean_batches(self._buffered_inputs, drop)
             return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
+        def _compute_loss(self, model, inputs):
+            self.batch = inputs
+            try:
+                return super()._compute_loss(model, inputs)
+            finally:
+                self.batch = None
+
+        def _full_logits_logps(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy=False, **rest):
+            if not self.lean or rest.get("compute_aux_loss") or "logits_to_keep" not in self.model_kwarg_keys:
+                entropy = dict(compute_entropy=compute_entropy)
+                return super()._full_logits_logps(model, input_ids, attention_mask, logits_to_keep, **entropy, **rest)
+            batch, scored = self.batch or {}, attention_mask[:, -logits_to_keep:]
+            scored = scored * batch.get("tool_mask", 1)
+            options = dict(entropy_requires_grad=self._entropy_bonus_enabled, temperature=self.temperature)
+            score = partial(selective_log_softmax_and_entropy, **options)
+            logps, entropies = sharing.shared_logps(model, input_ids, attention_mask, scored, score)
+            if "entropy_weight" in batch:
+                entropies = entropies * batch["entropy_weight"][:, None]
+            return logps, entropies if compute_entropy else None, None
+
     return Trainer
-
-
-def lean_batches(batches: list[dict], drop: bool) -> list[dict]:
-    """As many batches with the same gradient: rows sorted by length, padding trimmed, and idle rows left out if `drop`.
-
-    Without a KL term a row with advantage 0 adds nothing to the loss, and padding never does; the loss stays normalised
-    by all tokens of the step ("dapo"). All processes keep equally many rows, because TRL gathers one value per row.
-    """
-    whole = {}
-    for key, value in batches[0].items():
-        whole[key] = torch.cat([batch[key] for batch in batches]) if value.ndim else value
-    order = whole["completion_mask"].sum(1).argsort()
-    if drop:
-        idle = whole["advantages"][order].abs() < 1e-6
-        needed = int((~idle).sum())
-        spare = max(gather_object([max(needed, len(batches))])) - needed
-        order = torch.cat([order[idle][:spare], order[~idle]])
-    return [_trimmed(whole, rows) for rows in order.tensor_split(len(batches))]
-
-
-def _trimmed(whole: dict, rows: torch.Tensor) -> dict:
-    """Some rows of a batch, without the columns of prompt and completion that are padding in all of them."""
-    prompt, completion = whole["prompt_mask"][rows].any(0), whole["completion_mask"][rows].any(0)
-    batch = {key: value[rows] if value.ndim else value for key, value in whole.items()}
-    for key, value in batch.items():
-        if key.startswith("prompt"):
-            batch[key] = value[:, prompt]
-        elif value.ndim == 2 and value.shape[1] == len(completion):
-            batch[key] = value[:, completion]
-    return batch

@@ -83,7 +83,7 @@ def train(
         arguments = grpo_config(config, weights, run_dir)
         trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping)
         dev = spread(task.questions["dev"], config.eval_questions)
-        trainer.add_callback(MetricsLog(run_dir, trainer.seconds))
+        trainer.add_callback(MetricsLog(run_dir, trainer.seconds, trainer.tokens))
         log = partial(Trainer.log, trainer)  # TRL's own would end the step's means before the step
         most = most_of(config.max_turns, config.turn_tokens)
         sentinel = Sentinel(run_dir, config.collapse, most, config.patience)
