@@ -60,7 +60,7 @@ def reward_curves(metrics: pd.DataFrame, smooth: int = 9) -> np.ndarray:
     draw_smoothed(axes[0], rows, "reward", "black", smooth=smooth)
     for name, color, dashes in zip(rewards, COLORS, cycle(["-", "--", "-.", ":"]), strict=False):
         draw_smoothed(axes[1], rows, name, color, dashes, smooth)
-    by_step(axes[0], f"Reward, weighted sum (bold: mean of {smooth} steps)", "mean over episodes")
+    by_step(axes[0], f"Reward (bold: mean of {smooth} steps)", "mean over episodes")
     by_step(axes[1], "Each reward, unweighted", "mean over episodes")
     legend_right(axes[1])
     return axes
@@ -151,18 +151,10 @@ def searches_histogram(frame: pd.DataFrame) -> plt.Axes:
     return legend_right(ax)
 
 
-def recovery_bars(frame: pd.DataFrame) -> plt.Axes:
-    """P(retried | missed) and P(recovered | retried) of each policy; above the bars, the counts."""
-    sums = frame.groupby("policy", sort=False)[["missed", "retried", "recovered"]].sum()
-    pairs = (("retried", "missed"), ("recovered", "retried"))
-    counts = {LABELS[metric]: pd.DataFrame({"sum": sums[metric], "count": sums[given]}) for metric, given in pairs}
-    return _rates(pd.concat(counts), "After a first search that missed", "share of episodes")
-
-
 def kinds_bars(frame: pd.DataFrame) -> plt.Axes:
     """Accuracy by kind of question; above the bars, how many are right of how many were asked."""
     counts = frame.groupby(["kind", "policy"], sort=False).correct.agg(["sum", "count"])
-    return _rates(counts, "Accuracy by kind of question", LABELS["accuracy"])
+    return rates(counts, "Accuracy by kind of question", LABELS["accuracy"])
 
 
 def causes_bars(table: pd.DataFrame) -> plt.Axes:
@@ -170,31 +162,33 @@ def causes_bars(table: pd.DataFrame) -> plt.Axes:
     places = {cause: fill(cause, 9) for cause in table.index}  # in several lines, side by side
     counts = table.rename(index=places).stack().rename("sum").to_frame()
     counts["count"] = table.sum()[counts.index.get_level_values(1)].to_numpy()
-    ax = _rates(counts, "What became of the episodes: each has one cause", "share of episodes")
+    ax = rates(counts, "What became of the episodes: each has one cause", "share of episodes")
     ax.figure.set_size_inches(10.5, 3.8)
     ax.set_yticks(np.arange(0, 1.1, 0.25))
     ax.tick_params(axis="x", labelsize="small")
     return ax
 
 
-def _rates(counts: pd.DataFrame, title: str, ylabel: str) -> plt.Axes:
+def rates(counts: pd.DataFrame, title: str, ylabel: str) -> plt.Axes:
     """Bars of sum / count with Wilson intervals, the counts above them; rows are (place along x, policy)."""
     xs, policies = (list(counts.index.unique(level)) for level in (0, 1))
     _, ax = plt.subplots(figsize=(8.5, 3.6), layout="constrained")
     width, words = 0.8 / len(policies), []
     for i, (policy, color) in enumerate(zip(policies, COLORS, strict=False)):
         rows = counts.xs(policy, level=1).reindex(xs, fill_value=0).to_numpy(int)
-        rates = np.array([right / max(asked, 1) for right, asked in rows])
+        shares = np.array([right / max(asked, 1) for right, asked in rows])
         bounds = [wilson(*row) if row[1] else (0, 0) for row in rows]
-        style = {"color": color, "label": policy, "yerr": np.abs(np.transpose(bounds) - rates)}
-        bars = ax.bar(np.arange(len(xs)) + (i + 0.5) * width - 0.4, rates, 0.92 * width, **style)
-        words += ax.bar_label(bars, [f"{right}/{asked}" for right, asked in rows], padding=3, fontsize="x-small")
+        style = {"color": color, "label": policy, "yerr": np.abs(np.transpose(bounds) - shares)}
+        bars = ax.bar(np.arange(len(xs)) + (i + 0.5) * width - 0.4, shares, 0.92 * width, **style)
+        counted = [f"{right}/{asked}" if asked else "none" for right, asked in rows]
+        words += ax.bar_label(bars, counted, padding=3, fontsize="x-small")
     ax.yaxis.set_major_formatter(PERCENT)
     ax.set(title=title, ylabel=ylabel, ylim=(0, 1.08), xticks=range(len(xs)), xticklabels=xs)
     if len(counts) > 8:  # too many to stand side by side
         plt.setp(words, rotation=90)
         ax.set_ylim(0, 1.25)
-    return legend_right(ax)
+    ax.figure.legend(loc="outside lower center", ncols=len(policies), frameon=False)
+    return ax
 
 
 def learning_curves(frame: pd.DataFrame) -> np.ndarray:
@@ -298,12 +292,14 @@ def heat_map(table: pd.DataFrame, found: pd.DataFrame, title: str = "") -> plt.A
 
 
 def arms(frame: pd.DataFrame, seeds: pd.DataFrame, value: str = "accuracy") -> plt.Axes:
-    """The shares of `ablations.arms_table`, the first arm on top, and those of `metrics_table` as small dots below."""
+    """The shares of `ablations.arms_table`, the first arm on top; small dots below: each seed, of `metrics_table`."""
     _, ax = plt.subplots(figsize=(6.5, 1.2 + 0.45 * len(frame)), layout="constrained")
     (blue, orange, *_), rows = COLORS, range(len(frame))
     errors = np.maximum([frame[value] - frame[f"{value}_low"], frame[f"{value}_high"] - frame[value]], 0)
     ax.errorbar(frame[value], rows, xerr=errors, fmt="o", color=blue, label="95% interval")
-    ax.scatter(seeds[value], frame.index.get_indexer(seeds.arm) + 0.22, s=14, color=orange, label="one seed")
+    seeds = seeds[seeds.duplicated("arm", keep=False)]  # of an arm with one seed it would be the same once more
+    if len(seeds):
+        ax.scatter(seeds[value], frame.index.get_indexer(seeds.arm) + 0.22, s=14, color=orange, label="one seed")
     ax.set(xlabel=LABELS.get(value, value), ylim=(len(frame) - 0.5, -0.5), yticks=rows, yticklabels=frame.index)
     ax.xaxis.set_major_formatter(PERCENT)
     return legend_right(ax)

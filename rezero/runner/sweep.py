@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from rezero.files import read_json, resolve
 from rezero.runner.machine import cpu_share, kernel_environment, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_cells, read_parameters, read_params_file
 from rezero.runner.run import NOTEBOOKS, run, safe_name
+from rezero.text import duration
 
 LAUNCHERS = ("local", "ray")
 
@@ -53,8 +55,10 @@ def sweep(
         ended = ((name, run_job(call)) for name, call in calls.items())
     else:
         ended = side_by_side(calls, notebook, max(1, int(resources.get("num_cpus", 1))))
+    began = time.monotonic()
     for number, (name, entry) in enumerate(ended, start=1):
-        print(f"[{number}/{len(jobs)}] {name}: {entry['status']}, {entry['seconds']} s", flush=True)
+        left = duration((time.monotonic() - began) * (len(jobs) - number) / number)
+        print(f"[{number}/{len(jobs)}] {name}: {entry['status']}, {entry['seconds']} s; about {left} left", flush=True)
         if entry["error"]:
             failed.append(f"{name}, {entry['error']}")
     if failed:

@@ -75,9 +75,7 @@ class DevEvaluation(TrainerCallback):
     metrics.jsonl gets a row with intervals; `log`, which is transformers' own, the values for TensorBoard and the like.
     """
 
-    def __init__(
-        self, policy: Policy, task: Task, questions: list[Question], run_dir: Path, every: int, log: Callable
-    ):
+    def __init__(self, policy: Policy, task: Task, questions: list[Question], run_dir: Path, every: int, log: Callable):
         self.policy, self.task, self.questions, self.run_dir = policy, task, questions, run_dir
         self.every, self.log = every, log
 
