@@ -128,7 +128,7 @@ def draw(metrics: pd.DataFrame, lines: list[str], title: str) -> Figure:
     plots.draw_dev(middle, metrics[metrics.kind == "eval"])
     middle.legend(loc="lower right", fontsize="x-small")
     text = "\n".join(fill(line, 54, subsequent_indent=" " * 8) for line in lines)
-    right.text(0, 1, text, size=8, family="monospace", va="top", parse_math=False)
+    right.text(0.03, 1, text, size=8, family="monospace", va="top", parse_math=False)
     right.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", size="medium")
     return figure

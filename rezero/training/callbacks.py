@@ -86,7 +86,9 @@ class DevEvaluation(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         last = state.global_step == state.max_steps  # notebook 02 asks for it again where test stays sealed
         if last or state.global_step % self.every == 0:
+            due = control.should_log
             self._evaluate(state.global_step, reuse=last)
+            control.should_log = due  # `log` clears it, but the step's own metrics are not logged yet
 
     def on_save(self, args, state, control, **_):
         PartialState().wait_for_everyone()
