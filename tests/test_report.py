@@ -28,7 +28,7 @@ from test_traces import (
 )
 
 from rezero.__main__ import main
-from rezero.analysis import plots
+from rezero.analysis import outcomes
 from rezero.analysis.cards import parting
 from rezero.analysis.causes import CAUSES, cause, causes_table
 from rezero.analysis.compare import compare
@@ -107,7 +107,7 @@ def test_causes_are_counted_per_policy_and_drawn():
     assert list(table) == ["start", "end"] and list(table.index) == list(CAUSES) and table.sum().tolist() == [14, 3]
     assert table.start.to_dict() == pd.Series([name for name, _ in FAILURES]).value_counts().to_dict()
     assert "not judged" not in causes_table(rows[:-5]).index and causes_table(rows[-3:]).loc["budget", "end"] == 0
-    ax = plots.causes_bars(table)
+    ax = outcomes.causes_bars(table)
     heights = [sum(bar.get_height() for bar in bars) for bars in ax.containers if hasattr(bars[0], "get_height")]
     assert heights == pytest.approx([1, 1]) and "found but\nnot read" in [t.get_text() for t in ax.get_xticklabels()]
     plt.close("all")

@@ -6,7 +6,6 @@ are the rows of a run's metrics.jsonl as a DataFrame, "a frame of episodes" is w
 
 from collections.abc import Sequence
 from itertools import cycle
-from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +14,6 @@ import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rezero.evaluation.evaluate import LABELS
-from rezero.evaluation.stats import wilson
 
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.3g}%")
 COLORS = sns.color_palette("colorblind", 99)  # repeats after 10
@@ -135,60 +133,6 @@ def _rows(metrics: pd.DataFrame, kind: str, *columns: str) -> pd.DataFrame:
     if empty:
         raise ValueError(f"{len(rows)} rows of kind {kind!r} have no {', '.join(empty)}; want a run's metrics.jsonl")
     return rows
-
-
-def searches_histogram(frame: pd.DataFrame) -> plt.Axes:
-    """Share of the episodes of each policy by their number of searches; the legend has the means."""
-    means = frame.groupby("policy", sort=False).searches.mean()
-    shares = pd.crosstab(frame.searches, frame.policy, normalize="columns")[means.index]
-    shares = shares.reindex(range(frame.searches.max() + 1), fill_value=0)
-    shares.columns = [f"{policy} (mean {mean:.2f})" for policy, mean in means.items()]
-    _, ax = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
-    shares.plot.bar(ax=ax, color=COLORS, width=0.8, rot=0)
-    ax.set(title="Searches per episode", ylabel="share of episodes")
-    ax.grid(visible=False, axis="x")
-    ax.yaxis.set_major_formatter(PERCENT)
-    return legend_right(ax)
-
-
-def kinds_bars(frame: pd.DataFrame) -> plt.Axes:
-    """Accuracy by kind of question; above the bars, how many are right of how many were asked."""
-    counts = frame.groupby(["kind", "policy"], sort=False).correct.agg(["sum", "count"])
-    return rates(counts, "Accuracy by kind of question", LABELS["accuracy"])
-
-
-def causes_bars(table: pd.DataFrame) -> plt.Axes:
-    """The shares of `causes.causes_table`, one group of bars per cause; above the bars, the counts."""
-    places = {cause: fill(cause, 9) for cause in table.index}  # in several lines, side by side
-    counts = table.rename(index=places).stack().rename("sum").to_frame()
-    counts["count"] = table.sum()[counts.index.get_level_values(1)].to_numpy()
-    ax = rates(counts, "What became of the episodes: each has one cause", "share of episodes")
-    ax.figure.set_size_inches(10.5, 3.8)
-    ax.set_yticks(np.arange(0, 1.1, 0.25))
-    ax.tick_params(axis="x", labelsize="small")
-    return ax
-
-
-def rates(counts: pd.DataFrame, title: str, ylabel: str) -> plt.Axes:
-    """Bars of sum / count with Wilson intervals, the counts above them; rows are (place along x, policy)."""
-    xs, policies = (list(counts.index.unique(level)) for level in (0, 1))
-    _, ax = plt.subplots(figsize=(8.5, 3.6), layout="constrained")
-    width, words = 0.8 / len(policies), []
-    for i, (policy, color) in enumerate(zip(policies, COLORS, strict=False)):
-        rows = counts.xs(policy, level=1).reindex(xs, fill_value=0).to_numpy(int)
-        shares = np.array([right / max(asked, 1) for right, asked in rows])
-        bounds = [wilson(*row) if row[1] else (0, 0) for row in rows]
-        style = {"color": color, "label": policy, "yerr": np.abs(np.transpose(bounds) - shares)}
-        bars = ax.bar(np.arange(len(xs)) + (i + 0.5) * width - 0.4, shares, 0.92 * width, **style)
-        counted = [f"{right}/{asked}" if asked else "none" for right, asked in rows]
-        words += ax.bar_label(bars, counted, padding=3, fontsize="x-small")
-    ax.yaxis.set_major_formatter(PERCENT)
-    ax.set(title=title, ylabel=ylabel, ylim=(0, 1.08), xticks=range(len(xs)), xticklabels=xs)
-    if len(counts) > 8:  # too many to stand side by side
-        plt.setp(words, rotation=90)
-        ax.set_ylim(0, 1.25)
-    ax.figure.legend(loc="outside lower center", ncols=len(policies), frameon=False)
-    return ax
 
 
 def learning_curves(frame: pd.DataFrame) -> np.ndarray:

@@ -55,8 +55,8 @@ class Watch(TrainerCallback):
         self.live = hasattr(get_ipython(), "kernel")
         self.prints = not self.live or "REZERO_RUN_DIR" in os.environ  # set in the kernels of `python -m rezero run`
         self.handle, self.lines, self.drawn = None, [], 0.0
-        uneven = curriculum.solved_weight < 1 and (curriculum.samples > 0 or curriculum.by == "first_search")
-        print(HARDER if uneven else "training questions are drawn evenly", flush=True)
+        if curriculum.solved_weight < 1 and (curriculum.samples > 0 or curriculum.by == "first_search"):
+            print(HARDER, flush=True)
 
     def on_train_begin(self, args, state, control, **_):
         self.begun, self.first = perf_counter(), state.global_step
