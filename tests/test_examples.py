@@ -15,10 +15,8 @@ from rezero.task import load_task
 
 PATHS = [ROOT / "README.md", *ROOT.glob("[!.]*/README.md")]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text().replace("\\\n", " ") for path in PATHS}
-BLOCKS = [
-    (name, block) for name, text in TEXTS.items() for block in re.findall(r"^```\n(.*?)```", text, re.DOTALL | re.M)
-]
-COMMAND = re.compile(r"^python -m rezero ([^#\n]+)", re.MULTILINE)
+COMMAND = re.compile(r"""^python -m rezero ((?:'[^']*'|"[^"]*"|[^#\n'"])+)""", re.MULTILINE)  # quotes may span lines
+BLOCKS = [(name, block) for name in TEXTS for block in re.findall(r"^```\n(.*?)```", TEXTS[name], re.DOTALL | re.M)]
 COMMANDS = [(name, command.strip()) for name, block in BLOCKS for command in COMMAND.findall(block)]
 INLINE = re.findall(r"`python -m rezero ([^`]+)`", " ".join(TEXTS.values()))
 

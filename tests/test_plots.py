@@ -222,7 +222,7 @@ def test_arms_and_places_are_drawn_in_the_order_given_with_their_intervals():
     y = pd.DataFrame([(0.5, 0.4, 0.6), (0.25, 0, 0.5)], ["b", "a"], INTERVALS)
     x = pd.DataFrame([(1.0, 0.76, 1.0), [np.nan] * 3], ["b", "a"], INTERVALS)
     ax = plots.matrix({"y": y, "x": x}, "retried", "A title")
-    assert texts(ax.texts) == ["50%\n40–60%", "100%\n76–100%", "25%\n0–50%"] and ax.get_title() == "A title"
+    assert texts(ax.texts) == ["50%\n40–60%", "100%\n76–100%", "25%\n0–50%"] and ax.figure.get_suptitle() == "A title"
     assert (ticks(ax.yaxis), ticks(ax.xaxis)) == (["b", "a"], ["y", "x"])
     assert ax.collections[0].colorbar.ax.get_ylabel() == "P(retried | missed)"
     assert ax.collections[0].get_clim() == (0, 1)  # the same colour means the same share in every figure

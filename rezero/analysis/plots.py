@@ -199,7 +199,7 @@ def heat(table: pd.DataFrame, below: pd.DataFrame | None = None, title: str = ""
     words = table.map("{:.0%}".format) + ("" if below is None else "\n" + below)
     bar = {"label": label, "format": PERCENT}
     sns.heatmap(table, annot=words, fmt="", vmin=0, vmax=1, cmap="Blues", linewidths=1, cbar_kws=bar, ax=ax)
-    ax.set_title(title, pad=14)  # above the colour bar's uppermost label
+    ax.figure.suptitle(title, x=0.01, ha="left", size="medium")  # above the whole, colour bar included
     ax.set_facecolor("0.9")  # grey: no value
     ax.tick_params(rotation=0)
     return ax
