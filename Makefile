@@ -32,7 +32,7 @@ gpu: $(STAMP)  ## on a GPU with 8 GB or more: train a 0.5B model, notebooks 02 a
 	$(BIN)/python -m rezero run 02 04 -p profile=gpu_small $(ARGS)
 
 apollo: $(STAMP)  ## the same on the original's questions; CORPUS=folder with its chunks.csv and questions.jsonl
-	$(BIN)/python -m rezero cloze "$(CORPUS)" --out .cache/apollo13 -n 700 --dev .13 --test .32
+	$(BIN)/python -m rezero data cloze "$(CORPUS)" --out .cache/apollo13 -n 700 --dev .13 --test .32
 	$(BIN)/python -m rezero run 02 04 -f notebooks/apollo13.yaml --run-id $(RUN) -p profile=gpu_small $(ARGS)
 	$(BIN)/python tests/tools/published.py $(RUN)
 

@@ -19,7 +19,7 @@ Read the core in this order; each module imports only modules listed before it.
 The wings use the core, which never imports them; optional parts are reached by name.
 
     warmstart/            scripted searchers, and a starting policy that imitates them
-    data/                 documents and public sets as corpora, generated corpora, cloze questions, validation
+    data/                 documents and public sets as corpora; questions, splits, noise and checks for any corpus
     analysis/             baselines, reward lab, ablations, retrieval, collapse, figures, cards, causes, reports, logs
     extras/               further and remote engines, SmolLM2, Unsloth, what makes a step fast, serve, ask, export, …
     runner/               executes the notebooks (knows nothing of reinforcement learning)

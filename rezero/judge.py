@@ -43,6 +43,7 @@ def _date(match: re.Match) -> str:
 
 
 _SIGNS = str.maketrans({**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’“”", "'"), "%": " percent"})
+_SIGNED = re.compile(r"[a-z]{1,3}(?:[+-]{1,2}|#)")
 _MONTH = _any([*MONTHS, *(month[:3] for month in MONTHS), "sept"])
 _DAY = r"(0?[1-9]|[12][0-9]|3[01])(?:st|nd|rd|th)?"
 _ALONE, _ENDS = r"(?<![\w.,:/-])", r"(?![\w.,:/-])"  # before and after a number that is not part of a longer one
@@ -81,8 +82,13 @@ def normalize(text: str) -> str:
     - units after a number: "57.5kg", "57.5 kilograms" → "57.5 kilogram"; "5 km/h" → "5 kilometre per hour"
 
     A missing unit or year stays missing: "57.5" is correct for "57.5 kg" only if the question accepts it as well.
+    What consists of a sign or an article ("B+", "C#", "AA-", "A") keeps it, since nothing else tells it from others.
     Limits: no conversion (4,500 g is not 4.5 kg), no "11/7/71", no ordinal words, and case is lost (mW becomes MW).
     """
+    given = " ".join(unicodedata.normalize("NFC", text.lower()).translate(_SIGNS).split())
+    bare = given.strip("\"'.,;:!?()")
+    if _SIGNED.fullmatch(bare):
+        return bare
     before = None
     while text != before:  # one rule's output may match another rule: repeated until nothing changes
         before = text
@@ -90,7 +96,7 @@ def normalize(text: str) -> str:
         for pattern, replacement in _RULES:
             text = pattern.sub(replacement, text)
         text = " ".join(text.split())
-    return text
+    return text or given
 
 
 def exact_match(prediction: str | None, answers: Iterable[str]) -> bool:

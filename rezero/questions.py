@@ -3,15 +3,17 @@
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from rezero.corpus import Chunk, read_id
-from rezero.files import numbered_rows, parse_record, write_jsonl
+from rezero.files import numbered_rows, parse_record, resolve, write_jsonl
+from rezero.text import near_groups, normalized
 
 Kind = Literal["direct", "reworded", "alias", "two-hop"]
 Split = Literal["train", "dev", "test"]
@@ -45,8 +47,11 @@ def load_questions(path: str | Path, chunks: Iterable[Chunk] | None = None) -> l
 
     The fields are ours or AutoDidact's: {"id": chunk id, "question", "answer"}. There the second question of chunk 17
     gets the id "17.2". ValueError for a wrong field, a repeated id, or a gold chunk that does not exist, names file and
-    line.
+    line; FileNotFoundError for no file says how questions are made.
     """
+    if not resolve(path).is_file():
+        made = "`python -m rezero data questions` or `data cloze` makes questions for a corpus"
+        raise FileNotFoundError(f"{resolve(path)}: no such file; {made}")
     texts = None if chunks is None else {chunk.id: chunk.text for chunk in chunks}
     counts: Counter = Counter()
     questions: dict[str, Question] = {}
@@ -91,7 +96,8 @@ def save_questions(path: str | Path, questions: Iterable[Question]) -> Path:
 def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Question]:
     """Questions with the splits that they are used in.
 
-    "disjoint": the splits of the file or, where all are "train" because it names none, `split_by_chunk` with `SHARES`.
+    "disjoint", "given": the splits of the file or, where all are "train" because it names none, `split_by_chunk` with
+    `SHARES`; what differs is how `load_task` takes it if they leak.
     "by_row": as in the published code, `train_test_split(test_size=0.1, seed=42)` of the library datasets: a tenth of
     the rows is test, even if it shares a chunk with train, and there is no dev.
     """
@@ -103,35 +109,86 @@ def assign_splits(questions: list[Question], how: str = "disjoint") -> list[Ques
     return split_by_chunk(questions, SHARES) if unsplit else questions
 
 
-def split_by_chunk(questions: list[Question], shares: dict[str, float], seed: int = 0) -> list[Question]:
-    """Assign splits so that no chunk is gold in two of them, for any corpus.
+def split_by_chunk(
+    questions: list[Question], shares: dict[str, float], seed: int = 0, part_of: Mapping[str, Hashable] | None = None
+) -> list[Question]:
+    """Assign splits so that no chunk is gold in two of them, and no text stands in two, for any corpus.
 
-    Questions that share a gold chunk, directly or through others, form a group. Groups are assigned, the largest
-    first, to the split that is furthest below its share; the seed decides among groups of the same size. `shares` has
-    the share of each split; they need not add up to 1.
+    Questions form a group if, directly or through others, they share a gold chunk or the `part_of` a gold chunk, such
+    as its document. Groups are assigned, the largest first, to the split that is furthest below its share; the seed
+    decides among groups of the same size. `shares` has the share of each split; they need not add up to 1. Groups that
+    share a question's text or a nearly equal gold text (`near_groups`) then all get the split that most of them have.
     """
     for name in shares:
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is unknown; allowed: {', '.join(SPLITS)}")
-    from scipy.cluster.hierarchy import DisjointSet  # here, because most commands need questions and not scipy
+    near, parts = _passage_groups(questions), part_of or {}
+    golds, texts = [], []
+    for question in questions:
+        ids = question.gold_chunk_ids
+        golds.append([("gold", id) for id in ids] + [("part", parts[id]) for id in ids if id in parts])
+        texts.append([("text", normalized(question.text)), *(("near", near[id]) for id in ids if id in near)])
+    split_of = _filled(_connected(golds), shares, seed)
+    used, groups = {*split_of.values()}, _connected([*map(list.__add__, golds, texts)])
+    for group in groups:
+        ((split, _),) = Counter(split_of[index] for index in sorted(group)).most_common(1)
+        split_of |= dict.fromkeys(group, split)
+    if {*split_of.values()} != used:  # so few groups that one split lost its only one
+        split_of = _filled(groups, shares, seed)
+    return [replace(question, split=split_of[index]) for index, question in enumerate(questions)]
 
-    joined = DisjointSet(range(len(questions)))  # indices of questions, and the ids of chunks that connect them
-    for index, question in enumerate(questions):
-        for gold in question.gold_chunk_ids:
-            joined.add(gold)
-            joined.merge(index, gold)
-    groups = [[one for one in group if isinstance(one, int)] for group in joined.subsets()]
+
+def _filled(groups: list[list[int]], shares: dict[str, float], seed: int) -> dict[int, str]:
+    """The split of each index, whole groups together."""
     random.Random(seed).shuffle(groups)
     groups.sort(key=len, reverse=True)
-    total = sum(shares.values()) or 1
-    wanted = {name: share / total * len(questions) for name, share in shares.items()}
-    filled: Counter = Counter()
+    total, filled = sum(shares.values()) or 1, Counter()
+    wanted = {name: share / total * sum(map(len, groups)) for name, share in shares.items()}
     split_of = {}
     for group in groups:
         split = max(shares, key=lambda name: wanted[name] - filled[name])
         filled[split] += len(group)
         split_of |= dict.fromkeys(group, split)
-    return [replace(question, split=split_of[index]) for index, question in enumerate(questions)]
+    return split_of
+
+
+def _connected(keys: list[list[Hashable]]) -> list[list[int]]:
+    """The indices of `keys` in groups that share a key, directly or through others."""
+    from scipy.cluster.hierarchy import DisjointSet  # here, because most commands need questions and not scipy
+
+    joined = DisjointSet(range(len(keys)))
+    for index, some in enumerate(keys):
+        for key in some:
+            joined.add(key)
+            joined.merge(index, key)
+    return [[one for one in group if isinstance(one, int)] for group in joined.subsets()]
+
+
+def _passage_groups(questions: Iterable[Question]) -> dict[str, int]:
+    """Gold chunk -> the number of its group of nearly equal texts, of the chunks whose texts are filled in."""
+    pairs = (zip(q.gold_chunk_ids, q.gold_texts, strict=False) for q in questions)
+    texts = dict(pair for some in pairs for pair in some)
+    return dict(zip(texts, near_groups(list(texts.values())), strict=True))
+
+
+def leakage(questions: Iterable[Question]) -> list[dict]:
+    """How much two splits share, as a row per pair of splits with a column per kind; 0 if nothing leaks.
+
+    `passages` are groups of equal or nearly equal gold texts, `chains` whole lists of gold chunks.
+    """
+    questions = list(questions)
+    group_of, held = _passage_groups(questions), defaultdict(lambda: defaultdict(set))
+    for question in questions:
+        golds, text = question.gold_chunk_ids, normalized(question.text)
+        found = {"gold_chunks": golds, "chains": [golds] * (len(golds) > 1), "same_text": [text]}
+        found |= {"same_words": [frozenset(text.split())]}
+        found |= {"passages": [group_of[gold] for gold in golds if gold in group_of]}
+        for column, parts in found.items():
+            held[column][question.split].update(parts)
+    rows = []
+    for a, b in combinations(SPLITS, 2):
+        rows.append({"splits": f"{a}/{b}"} | {column: len(parts[a] & parts[b]) for column, parts in held.items()})
+    return rows
 
 
 def spread(questions: list[Question], n: int, seed: int = 0) -> list[Question]:

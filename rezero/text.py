@@ -4,7 +4,9 @@ import json
 import os
 import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from math import ceil
 from urllib.parse import quote
 
 # Words that ask or connect and say nothing about the subject. A query is a question without them.
@@ -23,6 +25,37 @@ def keywords(text: str) -> str:
     """The words of `text` without `STOP_WORDS`, in their order, with case and hyphens kept: a question as a query."""
     found = re.findall(r"\w+(?:[-.']\w+)*", text)
     return " ".join(word for word in found if word.lower() not in STOP_WORDS)
+
+
+def near_groups(texts: Sequence[str], share: float = 0.8, run: int = 5) -> list[int]:
+    """A number per text, which texts have in common that are equal or nearly so, directly or through others.
+
+    Two texts are nearly equal if they share `share` of all the runs of `run` words that one of them has (Jaccard); for
+    the deduplication of training sets, see Lee et al. 2022. Case and punctuation do not count.
+    """
+    firsts: dict[str, int] = {}  # text -> where it first stands
+    same = [firsts.setdefault(normalized(text), index) for index, text in enumerate(texts)]
+    runs = {}  # place of a text -> its runs
+    for text, index in firsts.items():
+        words = text.split()
+        runs[index] = {hash(tuple(words[i : i + run])) for i in range(max(1, len(words) - run + 1))}
+    frequent = Counter(one for some in runs.values() for one in some)
+    group, holders = {index: index for index in runs}, defaultdict(list)  # a group is a chain to its first text
+
+    def first(index: int) -> int:
+        while group[index] != index:
+            index = group[index]
+        return index
+
+    for index, some in runs.items():
+        # Of two texts that share so much, each has a shared run among its rarest ones (Chaudhuri et al. 2006).
+        rarest = sorted(some, key=lambda one: (frequent[one], one))[: len(some) - ceil(share * len(some)) + 1]
+        for other in {other for one in rarest for other in holders[one]}:
+            if len(some & runs[other]) >= share * len(some | runs[other]):
+                group[max(first(index), first(other))] = min(first(index), first(other))
+        for one in rarest:
+            holders[one].append(index)
+    return [first(index) for index in same]
 
 
 def printable(text: str) -> str:

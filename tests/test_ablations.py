@@ -145,7 +145,7 @@ def test_policies_are_tested_once_in_each_other_place(tmp_path, policy, config, 
     save_chunks(tmp_path / "corpus" / "chunks.jsonl", chunks)
     split = [replace(questions[0], split="dev"), replace(questions[1], split="train")]
     save_questions(tmp_path / "corpus" / "questions.jsonl", split)
-    corpus = {"corpus": str(tmp_path / "corpus")}
+    corpus = {"corpus": str(tmp_path / "corpus"), "split": "given"}
     places = [{"engine": "bm25", **corpus, "name": "here"}, {"engine": "keyword", **corpus, "name": "there"}]
     test = [{("a", 0): tmp_path / "a-0"}, places, config, tmp_path / "elsewhere"]
     found = ablations.generalise(*test)

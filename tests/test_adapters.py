@@ -4,7 +4,6 @@ import json
 import os
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -236,7 +235,7 @@ def test_a_model_goes_to_the_gpu_in_its_dtype(config, monkeypatch):
 
 def test_apples_gpu_is_said_to_be_left_alone(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    model = SimpleNamespace()
+    model = load_base("data/policy")[0]
     with pytest.warns(UserWarning, match="MPS"):
         assert hub.to_hardware(model) is model
 

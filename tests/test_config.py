@@ -49,7 +49,7 @@ def test_overrides_replace_fields_and_merge_groups():
         ({"reward_weights": {"retry": float("nan")}}, "reward_weights.retry=nan; want a finite number"),
         ({"temperature": "1e-6"}, "temperature is '1e-6'; want a valid number"),
         ({"grpo": {"learning_rate": "1e-6"}}, "grpo: learning_rate is the string '1e-6'; in YAML write 1.0e-6"),
-        ({"split": "rows"}, "split is 'rows'; want 'disjoint' or 'by_row'"),
+        ({"split": "rows"}, "split is 'rows'; want 'disjoint', 'given' or 'by_row'"),
         ({"reward_weights": [4, 2]}, r"reward_weights is \[4, 2\]; want an object"),
         ({"collapse": {"limits": {"entropy": "4"}}}, "collapse.limits.entropy is '4'; want a valid number"),
         ({"curriculum": {"sample": 2}}, "unknown field 'curriculum.sample'; allowed: by, samples, "),

@@ -8,9 +8,9 @@ import pytest
 from rezero.analysis.retrieval import room_to_retry
 from rezero.corpus import load_chunks
 from rezero.data.larkspur import load_generator, make_corpus
-from rezero.data.validation import leakage, validate
+from rezero.data.validation import validate
 from rezero.files import ROOT, read_jsonl
-from rezero.questions import KINDS, load_questions
+from rezero.questions import KINDS, leakage, load_questions
 from rezero.search import build_engine
 from rezero.text import keywords
 from rezero.warmstart.scripted import stem

@@ -62,7 +62,7 @@ def work(out: Path, patch: pytest.MonkeyPatch) -> dict:
     patch.setattr(train, "build_trainer", lambda *a, **k: trainers.append(build(*a, **k)) or trainers[-1])
     destroy = PartialState.destroy_process_group
     patch.setattr(PartialState, "destroy_process_group", lambda self: None)  # the command is called more than once
-    changed = CHANGED | {"corpus": str(out.parent / "corpus")}
+    changed = CHANGED | {"corpus": str(out.parent / "corpus"), "split": "given"}
     flags = [f"{name}={json.dumps(value)}" for name, value in changed.items()]
     command = ["train", "--run-dir", str(out / "run"), "-p", *flags]
     if processes > 1:

@@ -11,7 +11,7 @@ from rezero.files import ROOT
 
 CORE = """text files names config judge corpus questions search protocol task search_env policy rewards rollout
 evaluation training""".split()  # lowest first
-WINGS = ["warmstart", "data", "extras", "analysis", "runner", "__main__"]  # a wing may import the ones before it
+WINGS = ["warmstart", "extras", "data", "analysis", "runner", "__main__"]  # a wing may import the ones before it
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "rezero").rglob("*.py"))}
 MODULES = {name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): FILES[name] for name in FILES}
 

@@ -13,7 +13,7 @@ NORMAL = {
     "The  Relief-Valve.": "reliefvalve",  # SQuAD drops the hyphen without a space
     "a theory of an apple": "theory of apple",  # articles only as whole words
     "9.5 psi": "9.5 psi",  # SQuAD's own makes 95 of it
-    "the": "",
+    "the": "the",  # nothing would be left
     "Norvack’s": "norvacks",
     "u\u0308ber": "\u00fcber",  # composed
     "section 7.1.6": "section 7.1.6",
@@ -44,6 +44,7 @@ NOT = [  # answers of which no two are the same
     ["57.5 kg", "57.5", "58.5 kg", "57.5 pounds", "57.5 g", "575 kg", "57.5 kg per day"],
     ["11 July", "11 June", "12 July", "11 July 1971", "11 July 1970", "1 July", "July", "July 1971", "1971"],
     ["5 m", "5 mm", "5 m/s", "5 ms", "5 min", "5 m²", "5"],
+    ["A", "A+", "A-", "AA+", "AA-", "B+", "B-", "b", "C", "C#", "C++", "F#", "Cl-", "Cl", "+", "-", "the"],
     ["Malzan", "not Malzan", "Malzan or Torvek", "Malzans", "no"],
 ]
 
@@ -72,6 +73,9 @@ def test_other_numbers_units_dates_and_negations_are_not(differ):
         (None, ["valve"], False, 0.0),  # an episode that ended without an answer
         ("the", ["a"], False, 0.0),  # nothing is left of either: not a match
         ("valve", [], False, 0.0),
+        ("a+.", ["A+"], True, 1.0),  # an answer that is half a sign keeps it
+        ("B−", ["b-"], True, 1.0),
+        ("A", ["a"], True, 1.0),  # and one that is an article stays
     ],
 )
 def test_exact_match_and_f1(prediction, answers, match, overlap):

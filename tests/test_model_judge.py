@@ -9,6 +9,7 @@ from test_remote import stand_in
 
 from data.judge import agreement as measure
 from data.judge.agreement import agreement
+from rezero.extras import language_model
 from rezero.extras import model_judge as module
 from rezero.extras.model_judge import build_prompt, model_judge, named_judge, text_judge, verdict
 from rezero.files import ROOT, read_jsonl
@@ -107,7 +108,7 @@ def server(monkeypatch):
 def test_an_endpoint_replies_or_is_named_in_an_error(server, tmp_path, monkeypatch, script, want, requests):
     monkeypatch.setenv("JUDGE_API_KEY", "k")
     server.script[:] = script
-    judge = model_judge(module.openai_compatible(server.url + "/", "m"), "x", tmp_path / "c.jsonl")
+    judge = model_judge(language_model.openai_compatible(server.url + "/", "m"), "x", tmp_path / "c.jsonl")
     if " " in want:
         with pytest.raises(ConnectionError, match=rf"^model 'm': {server.url}/chat/completions .*{want}.*$"):
             judge([PAIR])
@@ -122,8 +123,8 @@ def test_an_endpoint_replies_or_is_named_in_an_error(server, tmp_path, monkeypat
 
 def test_a_local_judge_replies_to_each_prompt_by_itself(policy, tmp_path):
     folder, prompts = str(save_policy(policy, tmp_path / "judge")), [build_prompt(*PAIR), "short", "x " * 30]
-    replies = list(module.local(folder, batch=2)(prompts))
-    assert replies == list(module.local(folder, batch=1)(prompts)) and len(set(replies)) > 1
+    replies = list(language_model.local(folder, batch=2)(prompts))
+    assert replies == list(language_model.local(folder, batch=1)(prompts)) and len(set(replies)) > 1
 
 
 def test_pairs_are_labelled_and_distinct():

@@ -7,9 +7,9 @@ import pytest
 from datasets import Dataset
 
 from rezero.corpus import Chunk
-from rezero.data.validation import leakage, validate
+from rezero.data.validation import validate
 from rezero.files import write_jsonl
-from rezero.questions import Question, assign_splits, load_questions, save_questions, split_by_chunk, spread
+from rezero.questions import Question, assign_splits, leakage, load_questions, save_questions, split_by_chunk, spread
 from rezero.text import keywords
 
 CHUNKS = [Chunk(f"c{i}", "Vess", f"Passage {i}.") for i in range(1, 5)]
@@ -144,7 +144,7 @@ def test_planted_problems_are_found(changes, problem):
 def test_duplicates_are_found():
     same = replace(GOOD, id="q2", text="who  built the pump of VESS")  # up to case, spaces and punctuation
     assert validate([GOOD, same], PASSAGES) == ["q2: same text as q1"]
-    assert validate([GOOD, replace(GOOD, text="Who made the pump?")], PASSAGES) == ["q1: id used 2 times"]
+    assert validate([GOOD, replace(GOOD, text="Who made the pump?")], PASSAGES) == ["q1: its id was used before"]
 
 
 def test_planted_leaks_are_found():
@@ -160,7 +160,7 @@ def test_planted_leaks_are_found():
         planted("Three, what about", "dev", "c6"),  # a test question's words
     ]
     assert leakage(clean + leaks) == [
-        {"splits": "train/dev", "gold_chunks": 0, "chains": 0, "same_text": 0, "same_words": 0},
-        {"splits": "train/test", "gold_chunks": 2, "chains": 1, "same_text": 1, "same_words": 1},
-        {"splits": "dev/test", "gold_chunks": 0, "chains": 0, "same_text": 0, "same_words": 1},
+        {"splits": "train/dev", "gold_chunks": 0, "chains": 0, "same_text": 0, "same_words": 0, "passages": 0},
+        {"splits": "train/test", "gold_chunks": 2, "chains": 1, "same_text": 1, "same_words": 1, "passages": 0},
+        {"splits": "dev/test", "gold_chunks": 0, "chains": 0, "same_text": 0, "same_words": 1, "passages": 0},
     ]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from rezero.corpus import Chunk
 from rezero.extras import remote
-from rezero.extras.model_judge import openai_compatible
+from rezero.extras.language_model import openai_compatible
 from rezero.search import build_engine
 from rezero.search.base import Hit, SearchError
 

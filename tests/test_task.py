@@ -1,12 +1,17 @@
 """The task that a configuration names: its splits, and the test questions under seal."""
 
+import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from rezero.__main__ import main
 from rezero.config import load_config
+from rezero.corpus import Chunk, save_chunks
 from rezero.files import read_jsonl, write_jsonl
 from rezero.protocol import Sampling
+from rezero.questions import Question, save_questions
 from rezero.task import load_task, open_test
 
 
@@ -59,3 +64,62 @@ def test_published_files_are_split_by_chunk_or_as_published(published):
     theirs = load_task(load_config(corpus=published, split="by_row"))
     assert sizes(theirs) == [36, 4, 4] and leaks(theirs) >= 2
     assert theirs.questions["dev"] == list(theirs.sealed)  # the published runs chose their checkpoint on test
+
+
+PASSAGES = [Chunk(f"c{i}", "", f"In year {i} the tank number {i} held {i} litres of oil.") for i in range(9)]
+ASKED = [
+    Question(f"q{i}", f"How much did tank {i} hold?", (f"{i} litres",), (f"c{i}",), split=split)
+    for i, split in enumerate(("train", "train", "dev", "test"))
+]
+LONG = "A passage of which only the last word differs, since somebody has copied it and changed its end from one to {}."
+
+
+def corpus(folder, questions, chunks=PASSAGES):
+    save_chunks(folder / "chunks.jsonl", chunks)
+    if questions is not None:
+        save_questions(folder / "questions.jsonl", questions)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("questions", "message"),
+    [
+        (None, "questions.jsonl: no such file; `python -m rezero data questions` or `data cloze` makes questions"),
+        ([], "0 train, 0 dev, 0 test questions; want some in every split"),
+        (ASKED[:1], "1 train, 0 dev, 0 test questions; want"),
+        (ASKED[2:], "0 train, 1 dev, 1 test questions; want"),
+        (ASKED[:3], "2 train, 1 dev, 0 test questions; want"),
+        ([*ASKED, ASKED[0]], "questions.jsonl:5: the id 'q0' was used before"),
+        ([replace(q, gold_chunk_ids=("c1",), split="train") for q in ASKED], "4 train, 0 dev, 0 test questions; want"),
+        (
+            [*ASKED, replace(ASKED[0], id="q9", split="test")],
+            "share 1 gold_chunks (train/test), 1 same_text (train/test)",
+        ),
+        (
+            [*ASKED, replace(ASKED[0], id="q9", split="dev", gold_chunk_ids=("c8",))],
+            "share 1 same_text (train/dev), 1 same_words",
+        ),
+    ],
+)
+def test_a_corpus_that_cannot_be_trained_on_is_refused_before_anything_is(tmp_path, questions, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        load_task(load_config(corpus=corpus(tmp_path, questions)))
+
+
+def test_nearly_equal_passages_leak_and_given_splits_are_only_warned_about(tmp_path):
+    chunks = [Chunk("x", "", LONG.format("two")), Chunk("y", "", LONG.format("three")), *PASSAGES]
+    asked = [*ASKED, replace(ASKED[0], id="x", text="X?", gold_chunk_ids=("x",))]
+    asked += [replace(ASKED[3], id="y", text="Y?", gold_chunk_ids=("y",))]
+    folder = corpus(tmp_path, asked, chunks)
+    with pytest.raises(ValueError, match=r"share 1 passages \(train/test\); `python -m rezero data split` divides"):
+        load_task(load_config(corpus=folder))
+    with pytest.warns(UserWarning, match="share 1 passages"):
+        assert sizes(load_task(load_config(corpus=folder, split="given"))) == [3, 1, 2]
+    with pytest.warns(UserWarning, match="2 train, 1 dev, 0 test"):
+        assert sizes(load_task(load_config(corpus=corpus(tmp_path / "b", ASKED[:3]), split="given"))) == [2, 1, 0]
+    with pytest.raises(ValueError, match="0 train, 1 dev, 1 test"):
+        load_task(load_config(corpus=corpus(tmp_path / "c", ASKED[2:]), split="given"))
+    assert main(["data", "split", folder, "--out", str(tmp_path / "new"), "--dev", "0.2"]) == 0
+    task = load_task(load_config(corpus=str(tmp_path / "new")))
+    split = {q.id: q.split for questions in (*task.questions.values(), task.sealed) for q in questions}
+    assert split["x"] == split["y"] and len(split) == 6

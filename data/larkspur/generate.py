@@ -19,9 +19,9 @@ import pandas
 
 from rezero.analysis.retrieval import room_to_retry
 from rezero.corpus import save_chunks
-from rezero.data.validation import leakage, validate
+from rezero.data.validation import validate
 from rezero.files import write_jsonl
-from rezero.questions import SPLITS, Question, save_questions
+from rezero.questions import SPLITS, Question, leakage, save_questions
 from rezero.search import build_engine
 
 HERE = Path(__file__).resolve().parent

@@ -5,13 +5,11 @@ They teach a model to find a passage again and to copy from it, when a corpus ha
 
 import random
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
-from rezero.corpus import Chunk, load_chunks, save_chunks
-from rezero.files import resolve
-from rezero.questions import SPLITS, Question, load_questions, save_questions, split_by_chunk
+from rezero.corpus import Chunk
+from rezero.questions import Question
 from rezero.text import STOP_WORDS
 
 ASK = "Fill in the blank: {}"
@@ -48,24 +46,3 @@ def _blanked_sentences(chunk: Chunk, rng: random.Random) -> Iterator[Question]:
             span = rng.choice(spans)
             text = ASK.format(sentence[: span.start()] + BLANK + sentence[span.end() :])
             yield Question(f"cloze-{chunk.id}.{number}", text, (span[0],), (chunk.id,), (chunk.text,))
-
-
-def add_cloze(corpus: str, out: str, n: int, dev: float, test: float, seed: int) -> None:
-    """Copy a corpus. Its questions are split anew by chunk; `n` cloze questions are added, for training.
-
-    No passage that is gold in dev or test gets a cloze question. Without questions, these are split by chunk.
-    """
-    if min(dev, test) < 0 or dev + test >= 1:
-        raise ValueError(f"--dev {dev} and --test {test}; want shares from 0 that add up to less than 1")
-    source, folder = resolve(corpus), resolve(out)
-    chunks, asked = load_chunks(source), source / "questions.jsonl"
-    questions = load_questions(asked, chunks) if asked.is_file() else []
-    shares = {"train": 1 - dev - test, "dev": dev, "test": test}
-    made = split_by_chunk(questions or cloze_questions(chunks, n, seed), shares, seed)
-    if questions:
-        held_out = {gold for question in made if question.split != "train" for gold in question.gold_chunk_ids}
-        made += cloze_questions([chunk for chunk in chunks if chunk.id not in held_out], n, seed)
-    save_chunks(folder / "chunks.jsonl", chunks)
-    save_questions(folder / "questions.jsonl", made)
-    counts = Counter(question.split for question in made)
-    print(f"{folder}: {len(chunks)} chunks, questions: {', '.join(f'{counts[split]} {split}' for split in SPLITS)}")

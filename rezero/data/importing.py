@@ -219,7 +219,8 @@ def summary(found: str, kept: Kept, questions: list[Question]) -> Iterator[str]:
     golds = [question.gold_chunk_ids for question in questions]
     yield f"read as {found}"
     yield f"passages    {len(kept.ids)}, {kept.total / len(kept.ids):.0f} characters on average, {kept.longest} at most"
-    yield f"questions   {len(questions)}" + (f", {named}" if questions else "; `python -m rezero cloze` makes some")
+    made = "; `python -m rezero data questions` or `data cloze` makes some"
+    yield f"questions   {len(questions)}" + (f", {named}" if questions else made)
     yield f"gold links  {sum(map(len, golds))}, to {len(set(chain.from_iterable(golds)))} passages"
     yield f"dropped     {len(kept.dropped)}" + (", each with its reason in dropped.jsonl" if kept.dropped else "")
     places = defaultdict(list)

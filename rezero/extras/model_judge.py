@@ -4,24 +4,16 @@ The model sees only the question, the accepted answers and the given one, and it
 original, the policy judged its own transcript, and every reply that contained "yes" counted as a yes.)
 """
 
-import hashlib
 import json
-import os
 import string
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rezero.evaluation.evaluate import Judge
-from rezero.extras.remote import connect
-from rezero.files import append_jsonl, read_jsonl, resolve
+from rezero.extras.language_model import Backend, cached, named_backend
 from rezero.judge import f1
-from rezero.policy.load import load_policy
 from rezero.protocol import neutralize
-from rezero.search.base import SearchError
 from rezero.text import clean
-
-Backend = Callable[[list[str]], Iterable[str]]  # prompts → replies, in the same order
 
 CACHE = ".cache/judge/replies.jsonl"
 MAX_ANSWER = 400  # characters of a given answer, and of a reply, that are read
@@ -36,8 +28,7 @@ def named_judge(name: str) -> Judge | None:
         return None
     if name == "f1":  # of the text judges, an F1 of at least 0.8 agrees best with the labelled pairs
         return text_judge(lambda given, answers: f1(given, answers) >= 0.8)
-    url, _, model = name.partition(" ")
-    return model_judge(openai_compatible(url, model) if model else local(name), name)
+    return model_judge(named_backend(name, tokens=8 if " " in name else 4), name)
 
 
 def text_judge(is_right: Callable[[str | None, Iterable[str]], bool]) -> Judge:
@@ -50,17 +41,12 @@ def model_judge(backend: Backend, name: str, cache: str | Path = CACHE) -> Judge
 
     Replies are kept in the file `cache` by `name`, which must differ between models, and prompt.
     """
-    rows = read_jsonl(cache, appended=True) if resolve(cache).exists() else ()
-    known = {row["key"]: row["reply"] for row in rows}
+    ask = cached(backend, name, cache, longest=MAX_ANSWER)
 
     def judge(pairs: list[tuple[str, Iterable[str], str | None]]) -> list[str]:
         prompts = [build_prompt(*pair) if (pair[2] or "").strip() else "" for pair in pairs]
-        keys = {prompt: hashlib.sha256(f"{name}\n{prompt}".encode()).hexdigest() for prompt in prompts}
-        new = [prompt for prompt, key in keys.items() if prompt and key not in known]
-        for prompt, reply in zip(new, backend(new), strict=True):
-            known[keys[prompt]] = clean(reply[:MAX_ANSWER])
-            append_jsonl(cache, {"key": keys[prompt], "judge": name, "reply": known[keys[prompt]]})
-        return [verdict(known[keys[prompt]]) if prompt else "wrong" for prompt in prompts]
+        replies = iter(ask([prompt for prompt in prompts if prompt]))
+        return [verdict(next(replies)) if prompt else "wrong" for prompt in prompts]
 
     return judge
 
@@ -77,38 +63,3 @@ def verdict(reply: str) -> str:
     """By the first word alone, without punctuation and case: yes → "right", no → "wrong", anything else "undecided"."""
     first = next(iter(reply.split(maxsplit=1)), "")
     return {"yes": "right", "no": "wrong"}.get(first.strip(string.punctuation).lower(), "undecided")
-
-
-def openai_compatible(url: str, model: str) -> Backend:
-    """Replies of a server with OpenAI's interface, 8 requests at a time; `url` is the part before "/chat/completions".
-
-    Failures that may pass are tried again four times, after 0, 2, 4 and 8 s; ConnectionError if the last try fails.
-    """
-    key = os.environ.get("JUDGE_API_KEY")  # not every server wants one
-    ask = connect(url.rstrip("/"), 60, 4, {"Authorization": f"Bearer {key}"} if key else {}, backoff=1)
-
-    def reply(prompt: str) -> str:
-        body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 8}
-        try:
-            return ask("/chat/completions", [body], lambda said: str(said["choices"][0]["message"]["content"] or ""))
-        except SearchError as error:
-            raise ConnectionError(f"model {model!r}: {error}; want a completion") from error
-
-    def replies(prompts: list[str]) -> Iterator[str]:
-        with ThreadPoolExecutor(8) as pool:
-            yield from pool.map(reply, prompts)
-
-    return replies
-
-
-def local(name: str, batch: int = 16) -> Backend:
-    """Replies of a model by its folder or its name on the hub, `batch` prompts at a time."""
-    model = load_policy(name)
-
-    def replies(prompts: list[str]) -> Iterator[str]:
-        ids = [model.prompt_ids([{"role": "user", "content": prompt}]) for prompt in prompts]
-        for start in range(0, len(ids), batch):
-            for turn in model.start(ids[start : start + batch], temperature=0).generate(4):
-                yield model.decode([i for i in turn if i != model.end_of_turn])
-
-    return replies

@@ -56,6 +56,8 @@ def draw_questions(
     shares: Shares, curriculum: Curriculum, steps: int, questions_per_step: int, seed: int
 ) -> list[Question]:
     """The questions of all steps; a pass draws without replacement, by u^(1/weight) (Efraimidis and Spirakis 2006)."""
+    if not shares:
+        raise ValueError("there are no training questions; want at least one")
     rng = random.Random(seed)
     weight_of = {1: curriculum.solved_weight, 0: curriculum.unsolved_weight}
     weights = [weight_of.get(share, 1.0) for _, share in shares]
