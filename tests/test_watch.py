@@ -83,7 +83,7 @@ def test_another_configuration_gets_a_folder_of_its_own(config, tmp_path, capsys
     first, other = tmp_path / "by_hand", replace(config, seed=1)
     assert [fresh_folder(first, one) for one in (config, other, config, replace(config, seed=2), other)] \
         == [f"{first}{end}" for end in ("", "-2", "", "-3", "-2")]  # fmt: skip
-    assert f"{first} has a run with other parameters\nrun folder: {first}-2\n" in capsys.readouterr().out
+    assert f"run folder: {first}-2\n" in capsys.readouterr().out
 
 
 def test_long_work_says_how_far_it_is(policy, task, capsys, monkeypatch):

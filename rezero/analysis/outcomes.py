@@ -1,7 +1,6 @@
 """Figures of what became of episodes, before and after training, of the frame that `traces.to_frame` returns."""
 
 from collections.abc import Iterable
-from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,13 +12,9 @@ from rezero.evaluation.stats import wilson
 from rezero.evaluation.traces import Row
 from rezero.text import keywords
 
-FATES = {  # what an episode can come to, in the order of the bars -> its colour
-    "found at the first search": plots.COLORS[0],
-    "missed, retried, recovered": plots.COLORS[9],
-    "missed, retried, not recovered": plots.COLORS[8],
-    "missed, gave up": plots.COLORS[1],
-    "never searched": "0.7",
-}
+FATES = ["found at the first search", "missed, retried, recovered", "missed, retried, not recovered", "missed, gave up"]
+FATES.append("never searched")
+SHADES = [plots.COLORS[i] for i in (9, 2, 8, 1, 7, 4, 6, 3, 5)]  # none too dark for numbers on it
 
 
 def headline(frame: pd.DataFrame, title: str = "") -> plt.Axes:
@@ -33,28 +28,25 @@ def headline(frame: pd.DataFrame, title: str = "") -> plt.Axes:
 
 def fates(frame: pd.DataFrame) -> pd.DataFrame:
     """How many episodes of each policy (index) came to each of `FATES` (columns)."""
-    fate = pd.Series("found at the first search", frame.index).mask(frame.missed, "missed, gave up")
-    fate = fate.mask(frame.retried, "missed, retried, not recovered")
-    fate = fate.mask(frame.retried & frame.recovered, "missed, retried, recovered")
-    counts = pd.crosstab(frame.policy, fate.mask(frame.searches == 0, "never searched"))
-    return counts.reindex(index=frame.policy.unique(), columns=[name for name in FATES if name in counts])
+    retried, gave_up, recovered = frame.missed & frame.retried, frame.missed & ~frame.retried, frame.recovered
+    cases = [frame.searches == 0, gave_up, retried & recovered, retried]
+    fate = np.select(cases, [FATES[i] for i in (4, 3, 1, 2)], FATES[0])
+    return pd.crosstab(frame.policy, fate).reindex(index=frame.policy.unique(), columns=FATES, fill_value=0)
 
 
-def flow(frame: pd.DataFrame, title: str = "What became of the episodes") -> plt.Axes:
-    """One bar per policy, divided by `fates`; in each part of 3% or more, how many episodes it is."""
-    counts = fates(frame)
+def stacked(counts: pd.DataFrame, title: str = "What became of the episodes") -> plt.Axes:
+    """One bar per policy (index), divided by what became of its episodes (columns), with their number from 3% on."""
+    colors = dict(zip(counts, SHADES, strict=False))
+    counts = counts.loc[:, counts.any()]
     shares = counts.div(counts.sum(axis=1), axis=0)
     _, ax = plt.subplots(figsize=(8.5, 2 + 0.5 * len(counts)), layout="constrained")
-    shares.plot.barh(stacked=True, ax=ax, color=FATES, width=0.7)
+    shares.plot.barh(stacked=True, ax=ax, color=colors, width=0.7, legend=False)
     for bars, name in zip(ax.containers, counts, strict=True):
         words = [str(n) if share >= 0.03 else "" for n, share in zip(counts[name], shares[name], strict=True)]
-        color = "white" if name == "found at the first search" else "black"
-        ax.bar_label(bars, words, label_type="center", fontsize="small", color=color)
-    ax.set(title=title, xlabel="share of episodes", ylabel="", xlim=(0, 1))
-    ax.invert_yaxis()
+        ax.bar_label(bars, words, label_type="center", fontsize="small")
+    ax.set(title=title, xlabel="share of episodes", ylabel="", xlim=(0, 1), ylim=(len(counts) - 0.5, -0.5))
     ax.grid(visible=False)
     ax.xaxis.set_major_formatter(plots.PERCENT)
-    ax.get_legend().remove()
     ax.figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     return ax
 
@@ -62,8 +54,7 @@ def flow(frame: pd.DataFrame, title: str = "What became of the episodes") -> plt
 def query_changes(rows: Iterable[Row]) -> pd.DataFrame:
     """One row per search after one that left gold unseen: how its query differs, and whether all gold was then seen.
 
-    Columns: policy, "new words" and "shared words" (without stop words, against the query before; 3 stands for 3 or
-    more), and found.
+    Columns: policy, "new words" and "shared words" ("0" to "3+", without stop words, against the query before), found.
     """
     found = []
     for labels, episode in rows:
@@ -71,8 +62,8 @@ def query_changes(rows: Iterable[Row]) -> pd.DataFrame:
         queries = [set(keywords(turn.argument).lower().split()) for turn in episode.searches]
         for i in range(1, len(shares)):
             if shares[i - 1] < 1:
-                new, shared = len(queries[i] - queries[i - 1]), len(queries[i] & queries[i - 1])
-                found.append((labels.get("policy", "episodes"), min(new, 3), min(shared, 3), shares[i] == 1))
+                sizes = len(queries[i] - queries[i - 1]), len(queries[i] & queries[i - 1])
+                found.append((labels.get("policy"), *("3+" if n > 2 else str(n) for n in sizes), shares[i] == 1))
     return pd.DataFrame(found, columns=["policy", "new words", "shared words", "found"])
 
 
@@ -80,45 +71,13 @@ def changes(frame: pd.DataFrame, title: str = "Searches after a miss: was all go
     """`query_changes` as a table of shares: new words by shared words; below each share, the counts."""
     cells = frame.groupby(["shared words", "new words"]).found.agg(["mean", "sum", "count"]).unstack()
     below = cells["sum"].map("{:.0f}".format) + " of " + cells["count"].map("{:.0f}".format)
-    ax = plots.heat(cells["mean"], below, title, "share of searches")
-    ax.set(xticklabels=_or_more(cells["mean"].columns), yticklabels=_or_more(cells.index))
-    return ax
-
-
-def _or_more(numbers: Iterable[int]) -> list[str]:
-    return [f"{number} or more" if number == 3 else str(number) for number in numbers]
-
-
-def searches_histogram(frame: pd.DataFrame) -> plt.Axes:
-    """Share of the episodes of each policy by their number of searches; the legend has the means."""
-    means = frame.groupby("policy", sort=False).searches.mean()
-    shares = pd.crosstab(frame.searches, frame.policy, normalize="columns")[means.index]
-    shares = shares.reindex(range(frame.searches.max() + 1), fill_value=0)
-    shares.columns = [f"{policy} (mean {mean:.2f})" for policy, mean in means.items()]
-    _, ax = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
-    shares.plot.bar(ax=ax, color=plots.COLORS, width=0.8, rot=0)
-    ax.set(title="Searches per episode", ylabel="share of episodes")
-    ax.grid(visible=False, axis="x")
-    ax.yaxis.set_major_formatter(plots.PERCENT)
-    return plots.legend_right(ax)
+    return plots.heat(cells["mean"], below, title, "share of searches")
 
 
 def kinds_bars(frame: pd.DataFrame) -> plt.Axes:
     """Accuracy by kind of question; above the bars, how many are right of how many were asked."""
     counts = frame.groupby(["kind", "policy"], sort=False).correct.agg(["sum", "count"])
     return rates(counts, "Accuracy by kind of question", LABELS["accuracy"])
-
-
-def causes_bars(table: pd.DataFrame) -> plt.Axes:
-    """The shares of `causes.causes_table`, one group of bars per cause; above the bars, the counts."""
-    places = {cause: fill(cause, 9) for cause in table.index}  # in several lines, side by side
-    counts = table.rename(index=places).stack().rename("sum").to_frame()
-    counts["count"] = table.sum()[counts.index.get_level_values(1)].to_numpy()
-    ax = rates(counts, "What became of the episodes: each has one cause", "share of episodes")
-    ax.figure.set_size_inches(10.5, 3.8)
-    ax.set_yticks(np.arange(0, 1.1, 0.25))
-    ax.tick_params(axis="x", labelsize="small")
-    return ax
 
 
 def rates(counts: pd.DataFrame, title: str, ylabel: str) -> plt.Axes:

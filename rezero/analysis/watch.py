@@ -2,8 +2,10 @@
 
 import os
 import warnings
+from contextlib import suppress
 from io import BytesIO
 from itertools import count
+from math import nan
 from pathlib import Path
 from textwrap import fill
 from time import perf_counter
@@ -17,7 +19,7 @@ from transformers import TrainerCallback
 
 from rezero.analysis import plots
 from rezero.config import Config
-from rezero.evaluation.evaluate import LABELS, Estimate
+from rezero.evaluation.evaluate import LABELS
 from rezero.evaluation.traces import in_lines
 from rezero.files import resolve, shown
 from rezero.policy.base import Policy
@@ -81,7 +83,7 @@ class Watch(TrainerCallback):
         done, left = state.global_step - self.first, state.max_steps - state.global_step
         ahead = f"about {duration((perf_counter() - self.begun) / done * left)} left" if done and left else ""
         for row in steps:
-            values = [f"{label} {row.get(name, float('nan')):.2f}" for name, label in SHOWN.items()]
+            values = [f"{label} {row.get(name, nan):.2f}" for name, label in SHOWN.items()]
             took = sum(value for name, value in row.items() if name.startswith("seconds/"))
             self._print("  ".join([f"step {row['step']}/{state.max_steps}", *values, f"{took:.1f} s", ahead]).rstrip())
         for row in evals:
@@ -96,32 +98,28 @@ class Watch(TrainerCallback):
             asked = [self.question], self.task.sampling
             (episode,) = rollout(self.policy, self.task.engine, *asked, generator=generator)
         self.lines = f"one dev question, sampled at step {row['step']}: {in_lines(episode)}".splitlines()
-        shares = [f"{LABELS[name]} {estimate(row, name)}" for name in ("accuracy", "retried")]
-        self._print("\n".join([f"dev at step {row['step']}: {', '.join(shares)}", *self.lines]))
+        shares = [f"{LABELS[name]} {in_words(row, name)}" for name in ("accuracy", "retried")]
+        self._print(f"dev at step {row['step']}: {', '.join(shares)}", *self.lines)
         if row["step"] == row["accuracy"] == 0:
             warnings.warn(UNREADABLE.format(row["malformed"]), stacklevel=2)
 
-    def _print(self, text: str) -> None:
+    def _print(self, *lines: str) -> None:
         if self.prints:
-            print(text, flush=True)
+            print(*lines, sep="\n", flush=True)
 
     def _draw(self, rows: list[dict], title: str) -> None:
-        image, self.drawn = Image(png(draw(pd.DataFrame(rows), self.lines, title))), perf_counter()
-        if self.handle:
-            self.handle.update(image)
-        else:
-            self.handle = display(image, display_id=True)
+        image, self.drawn = Image(draw(pd.DataFrame(rows), self.lines, title)), perf_counter()
+        self.handle = self.handle or display(image, display_id=True)
+        self.handle.update(image)
 
 
-def estimate(row: dict, name: str) -> Estimate:
-    """A metric of a row of metrics.jsonl, with its interval."""
-    value, low, high = (row.get(f"{name}{end}", float("nan")) for end in ("", "_low", "_high"))
-    return Estimate(value, low, high, n=int(value == value))
+def in_words(row: dict, name: str) -> str:
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*(row.get(name + end, nan) for end in ("", "_low", "_high")))
 
 
-def draw(metrics: pd.DataFrame, lines: list[str], title: str) -> Figure:
-    """Reward by step, accuracy and P(retried | missed) on dev, and beside them the lines of an episode."""
-    figure = Figure(figsize=(10, 3.4), layout="constrained")  # none of pyplot's, which would be shown once more
+def draw(metrics: pd.DataFrame, lines: list[str], title: str) -> bytes:
+    """A PNG: reward by step, accuracy and P(retried | missed) on dev, and beside them the lines of an episode."""
+    figure = Figure(figsize=(10, 3.4), dpi=100, layout="constrained")  # none of pyplot's, which would be shown again
     left, middle, right = figure.subplots(1, 3, width_ratios=(3, 3, 4))
     plots.draw_smoothed(left, metrics[metrics.kind == "train"], "reward", "black")
     plots.by_step(left, "Reward, sampled in training", "mean over episodes")
@@ -131,25 +129,17 @@ def draw(metrics: pd.DataFrame, lines: list[str], title: str) -> Figure:
     right.text(0.03, 1, text, size=8, family="monospace", va="top", parse_math=False)
     right.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", size="medium")
-    return figure
-
-
-def png(figure: Figure) -> bytes:
     file = BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a script that the font lacks
-        figure.savefig(file, format="png", dpi=100)
+    with warnings.catch_warnings(action="ignore"):  # characters that the font lacks
+        figure.savefig(file, format="png")
     return file.getvalue()
 
 
 def fresh_folder(run_dir: str | Path, config: Config) -> str:
     """`run_dir`, or the first of run_dir-2, run_dir-3 and so on that records no other configuration than `config`."""
-    wanted = resolve(run_dir)
-    for folder in (wanted.with_name(wanted.name + (f"-{n}" if n > 1 else "")) for n in count(1)):
-        try:
+    for number in count(1):
+        folder = resolve(f"{run_dir}-{number}" if number > 1 else run_dir)
+        with suppress(ValueError):
             record_config(folder, config)
-        except ValueError:
-            print(f"{shown(folder)} has a run with other parameters", flush=True)
-        else:
             print(f"run folder: {shown(folder)}", flush=True)
             return shown(folder)
