@@ -72,6 +72,8 @@ class Watch(TrainerCallback):
     def on_train_end(self, args, state, control, **_):
         self._show(state)
         evals = [row for row in read_metrics(self.run_dir) if row["kind"] == "eval"]
+        if self.live:
+            self._draw(read_metrics(self.run_dir), f"ended at step {state.global_step} of {state.max_steps}")
         if state.is_world_process_zero and max(evals, key=lambda row: row["accuracy"])["step"] == 0:
             warnings.warn(UNLEARNED, stacklevel=2)
 
@@ -89,7 +91,7 @@ class Watch(TrainerCallback):
         for row in evals:
             self._evaluated(row)
         if self.live and (evals or perf_counter() > self.drawn + 5):
-            self._draw(rows, f"step {state.global_step} of {state.max_steps}, {ahead or 'done'}")
+            self._draw(rows, f"step {state.global_step} of {state.max_steps}, {ahead}")
 
     def _evaluated(self, row: dict) -> None:
         generator = torch.Generator(self.policy.model.device).manual_seed(self.seed)
