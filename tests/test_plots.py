@@ -155,7 +155,7 @@ def test_how_much_a_query_changes_is_counted_against_what_it_found():
     hit = Episode(question, (search("a", "b", query="pilot"), search("a", query="again"), answer("x")), "answered")
     rows = [({"policy": "p"}, Episode(question, tuple(found), "answered")), ({"policy": "p"}, hit)]
     changes = outcomes.query_changes(rows)
-    assert changes.to_numpy().tolist() == [["p", "0", "2", False], ["p", "3+", "0", True]]  # none after all gold was seen
+    assert changes.to_numpy().tolist() == [["p", "0", "2", False], ["p", "3+", "0", True]]  # not after all was seen
     ax = outcomes.changes(changes)
     assert texts(ax.texts) == ["100%\n1 of 1", "0%\n0 of 1"]
     assert (ticks(ax.xaxis), ticks(ax.yaxis)) == (["0", "3+"], ["0", "2"])
