@@ -5,10 +5,11 @@
 
 import re
 import string
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache, partial
+
+from rezero.text import fold, pieces
 
 _SMALL = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen""".split()
@@ -42,7 +43,8 @@ def _date(match: re.Match) -> str:
     return f"{int(day or day_second)} {month} "
 
 
-_SIGNS = str.maketrans({**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys("‘’“”", "'"), "%": " percent"})
+_QUOTES = "‘’‚‛“”„‟«»‹›「」『』《》〈〉【】。、・·…¿¡،؛؟।"  # and the punctuation of other scripts
+_SIGNS = str.maketrans({**dict.fromkeys("‐‑‒–—−", "-"), **dict.fromkeys(_QUOTES, "'"), "%": " percent"})
 _SIGNED = re.compile(r"[a-z]{1,3}(?:[+-]{1,2}|#)")
 _MONTH = _any([*MONTHS, *(month[:3] for month in MONTHS), "sept"])
 _DAY = r"(0?[1-9]|[12][0-9]|3[01])(?:st|nd|rd|th)?"
@@ -85,17 +87,17 @@ def normalize(text: str) -> str:
     What consists of a sign or an article ("B+", "C#", "AA-", "A") keeps it, since nothing else tells it from others.
     Limits: no conversion (4,500 g is not 4.5 kg), no "11/7/71", no ordinal words, and case is lost (mW becomes MW).
     """
-    given = " ".join(unicodedata.normalize("NFC", text.lower()).translate(_SIGNS).split())
+    given = " ".join(fold(text.lower()).translate(_SIGNS).split())
     bare = given.strip("\"'.,;:!?()")
     if _SIGNED.fullmatch(bare):
         return bare
     before = None
     while text != before:  # one rule's output may match another rule: repeated until nothing changes
         before = text
-        text = unicodedata.normalize("NFC", text.lower()).translate(_SIGNS)
+        text = fold(text.lower()).translate(_SIGNS)
         for pattern, replacement in _RULES:
             text = pattern.sub(replacement, text)
-        text = " ".join(text.split())
+        text = " ".join(pieces(text, 1).split())
     return text or given
 
 

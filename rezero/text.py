@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import unicodedata
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,16 +16,47 @@ given had has have how i in into is it its long many me much of on or out that t
 they this those to was were what when where which who whom whose why will with would""".split()
 STOP_WORDS = frozenset(_WORDS)
 
+_MOST = "".join(map(chr, range(0x80, 0x10000)))  # the characters of nearly all scripts
+_SIGNS = {char: unicodedata.category(char) for char in re.findall(r"[^\w\s\ud800-\uf8ff]", _MOST)}
+_MARKS = "".join(char for char, kind in _SIGNS.items() if kind in ("Mn", "Mc"))
+LETTER = rf"[\w{_MARKS}]"  # of a word, also of a word in Thai or Hindi, which `\w+` would cut at its vowel signs
+WORD, _WITH_MARKS = re.compile(f"{LETTER}+"), re.compile(f".[{_MARKS}]*")
+_QUERY_WORD = re.compile(rf"{LETTER}+(?:[-.']{LETTER}+)*")
+# Thai, Lao, Myanmar, Khmer, kana and Han are written without spaces, and Korean particles stick to their word.
+_UNSPACED = re.compile(
+    r"[\u0e01-\u0e4e\u0e81-\u0ecd\u1000-\u103f\u1780-\u17d3\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff"
+    r"\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+_FORMS = [0x2103, *range(0x2F00, 0x2FD6), *range(0xFB00, 0xFE00), *range(0xFE20, 0xFFEF)]  # ℃, ligatures, widths
+_FOLDED = {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in _FORMS}
+_FOLDED |= {char: str(unicodedata.decimal(char)) for char in re.findall(r"\d", _MOST)}
+_FOLDED |= {char: "" for char, kind in _SIGNS.items() if kind == "Cf"}  # they cannot be seen
+_FOLD = re.compile(f"[{''.join(_FOLDED)}]")
+
+
+def fold(text: str) -> str:
+    """`text` in one spelling: NFC, digits 0-9, usual widths, no ligatures, nothing invisible. Case and signs stay."""
+    return text if text.isascii() else unicodedata.normalize("NFC", _FOLD.sub(lambda match: _FOLDED[match[0]], text))
+
+
+def pieces(text: str, size: int) -> str:
+    """`fold(text)` with scripts that are written without spaces cut into overlapping pieces of `size` characters."""
+
+    def cut(run: re.Match) -> str:
+        parts = _WITH_MARKS.findall(run[0])
+        return "".join(f" {''.join(parts[i : i + size])} " for i in range(max(1, len(parts) - size + 1)))
+
+    return text if text.isascii() else _UNSPACED.sub(cut, fold(text))
+
 
 def normalized(text: str) -> str:
     """Lower case, without punctuation, single spaces. Two queries or questions with the same form count as equal."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    return " ".join(WORD.findall(pieces(text, 1).lower()))
 
 
 def keywords(text: str) -> str:
     """The words of `text` without `STOP_WORDS`, in their order, with case and hyphens kept: a question as a query."""
-    found = re.findall(r"\w+(?:[-.']\w+)*", text)
-    return " ".join(word for word in found if word.lower() not in STOP_WORDS)
+    return " ".join(word for word in _QUERY_WORD.findall(fold(text)) if word.lower() not in STOP_WORDS)
 
 
 def near_groups(texts: Sequence[str], share: float = 0.8, run: int = 5) -> list[int]:

@@ -35,15 +35,21 @@ SAME = [  # ways to write one answer
     ["11 July 1971", "July 11, 1971", "the 11th of July, 1971", "1971-07-11", "11-Jul-1971", "11 July, 1971"],
     ["57.5 kg", "57.5kg", "57.50 kilograms", "57.5 kilogram", "57.5-kilogram"],
     ["16 days", "16 d", "sixteen days", "16-day", "sixteen-day"],
-    ["20 °C", "20°C", "20 degrees Celsius", "20 degrees C"],
+    ["20 °C", "20°C", "20 degrees Celsius", "20 degrees C", "20℃"],
     ["25 km/h", "25 kilometres per hour", "25 km per hour"],
-    ["5%", "5 percent", "five percent", "5.0 %"],
+    ["5%", "5 percent", "five percent", "5.0 %", "５％", "٥ percent"],
+    ["the final flow", "The \ufb01nal \ufb02ow", "ﬁnal\u200b \ufeffflow", "ｆｉｎａｌ　ｆｌｏｗ", "fi\u00adnal flow"],
+    ["Le Monde", "«Le Monde»", "“Le Monde”", "„Le Monde‟", "‹ Le Monde ›", "Le Monde…"],
+    ["東京タワー", "東京 タワー", "「東京ﾀﾜｰ」。"],
+    ["이순신 장군", "이순신 장군。", "이순신\u2060 장군"],
 ]
 NOT = [  # answers of which no two are the same
     ["16", "1.6", "160", "-16", "16 days", "16 hours", "16-17", "1/6", "1:6", "17", "116", "60"],
     ["57.5 kg", "57.5", "58.5 kg", "57.5 pounds", "57.5 g", "575 kg", "57.5 kg per day"],
     ["11 July", "11 June", "12 July", "11 July 1971", "11 July 1970", "1 July", "July", "July 1971", "1971"],
     ["5 m", "5 mm", "5 m/s", "5 ms", "5 min", "5 m²", "5"],
+    ["ที่", "ทำ", "ท", "ที"],
+    ["北京", "南京", "京北", "北京市"],
     ["A", "A+", "A-", "AA+", "AA-", "B+", "B-", "b", "C", "C#", "C++", "F#", "Cl-", "Cl", "+", "-", "the"],
     ["Malzan", "not Malzan", "Malzan or Torvek", "Malzans", "no"],
 ]
@@ -70,6 +76,7 @@ def test_other_numbers_units_dates_and_negations_are_not(differ):
         ("valve valve", ["valve"], False, 2 / 3),  # a repeated word counts once
         ("valve relief", ["relief valve"], False, 1.0),  # F1 ignores order, exact match does not
         ("not the valve", ["valve"], False, 2 / 3),  # F1 does not see a negation
+        ("北京市", ["北京"], False, 0.8),  # characters where no spaces divide words
         (None, ["valve"], False, 0.0),  # an episode that ended without an answer
         ("the", ["a"], False, 0.0),  # nothing is left of either: not a match
         ("valve", [], False, 0.0),

@@ -1,5 +1,6 @@
 """Questions: reading and writing them, splits without leaks, samples across kinds, and planted problems."""
 
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from rezero.corpus import Chunk
 from rezero.data.validation import validate
 from rezero.files import write_jsonl
 from rezero.questions import Question, assign_splits, leakage, load_questions, save_questions, split_by_chunk, spread
-from rezero.text import keywords
+from rezero.text import keywords, normalized
 
 CHUNKS = [Chunk(f"c{i}", "Vess", f"Passage {i}.") for i in range(1, 5)]
 
@@ -73,6 +74,20 @@ def test_keywords():
     assert keywords("How far into Tamm was the re-entry?") == "Tamm re-entry"
     assert keywords("Who met Mulder's crew, and when?") == "met Mulder's crew"
     assert keywords("What was it?") == ""
+    for text in ("हिन्दी की भाषा", "ที่นี่", "中国的首都", "été"):  # \\w+ would cut at vowel signs
+        assert keywords(f"What is {unicodedata.normalize('NFD', text)}?") == text
+
+
+def test_an_answer_stands_in_a_text_in_any_script():
+    for answer, text in (
+        ("北京", "首都是北京。"),
+        ("王", "姓王的人"),
+        ("서울", "서울은 수도"),
+        ("ไทย", "ของไทย"),
+        ("ﬁn", "Fin."),
+    ):
+        assert f" {normalized(answer)} " in f" {normalized(text)} "
+    assert f" {normalized('ที')} " not in f" {normalized('ที่')} "
 
 
 def test_questions_that_are_connected_by_chunks_get_one_split():

@@ -3,6 +3,7 @@
 import re
 import socket
 import sys
+import unicodedata
 from types import SimpleNamespace
 
 import faiss
@@ -50,12 +51,13 @@ def test_any_function_is_an_engine_or_an_embedder(monkeypatch):
         ("__main__:whisper", {}, "engine '__main__:whisper' cannot be loaded: module '__main__' has no"),
         ("rezero.search:ENGINES", {}, "engine 'rezero.search:ENGINES' is a dict; want a function"),
         ("test_search:shouting", {"k1": 1}, "unknown option 'k1' for engine 'test_search:shouting'; allowed: mark"),
-        ("bm25", {"k2": 1}, "unknown option 'k2' for engine 'bm25'; allowed: k1, b, backend"),
+        ("bm25", {"k2": 1}, "unknown option 'k2' for engine 'bm25'; allowed: k1, b, backend, language"),
         ("rerank", {"engine": {"engine": "bm25", "k2": 1}}, "unknown option 'k2' for engine 'bm25'"),
         ("bm25", {"backend": "lucene"}, "engine 'bm25': backend is 'lucene'; want 'auto', 'bm25s' or 'tantivy'"),
         ("bm25", {"k1": 2, "backend": "tantivy"}, "k1 is 2 and b 0.75, but tantivy's cannot be changed"),
         ("dense", {"index": "ivf"}, "index is 'ivf'; want 'auto', 'flat', 'sq8' or 'hnsw'"),
         ("dense", {"embedder": "e5"}, "unknown embedder 'e5'; allowed: wordllama, minilm, or 'module:function'"),
+        ("bm25", {"language": "klingon"}, "engine 'bm25': language is 'klingon'; want 'none', 'arabic', "),
         ("hybrid", {"weights": [1]}, "weights are [1] for 2 engines; want one each, not all 0"),
         ("hybrid", {"weights": [1, -1]}, "engine 'hybrid': weights.1 is -1; want greater than or equal to 0"),
         ("hybrid", {"weights": [0, 0]}, "weights are [0, 0]"),
@@ -140,6 +142,80 @@ def test_bm25_stems_searches_titles_and_finds_nothing_for_unknown_words():
     assert build_engine("bm25", [Chunk("a", "", "the of ?")]).search(["the"], 3) == [[]]  # no word to index
 
 
+# Passages, and queries of which each finds its passage before all others. NFD is how macOS writes accents.
+NEAREST = {
+    "长江是中国最长的河流。": ["长江", "最长的河", "中国 河流"],
+    "北京是中国的首都。": ["首都", "中国的首都是哪里"],
+    "富士山は日本で一番高い山です。": ["高い山", "富士"],
+    "東京タワーは１９５８年に完成した。": ["タワー", "ﾀﾜｰ", "1958年"],
+    "서울은 대한민국의 수도이다.": ["서울에서", "대한민국 수도"],
+    "กรุงเทพมหานครเป็นเมืองหลวงของไทย": ["เมืองหลวง", "กรุงเทพ"],
+    "ทะเลอันดามันอยู่ทางใต้": ["ทะเล", "ทางใต้"],
+    "दिल्ली भारत की राजधानी है।": ["दिल्ली", "राजधानी"],
+    "صدرت الصحيفة سنة ١٩٧١": ["الصحيفة", "1971", "ﺻﺪﺭﺕ"],
+    "Столица на реке Дон": ["РЕКЕ", "столица"],
+    unicodedata.normalize("NFD", "L’été à Orléans fut sec"): ["été", "Orléans"],
+    unicodedata.normalize("NFC", "Hà Nội là một thành phố"): [unicodedata.normalize("NFD", "Nội")],
+    "Lemons hold vitamin C.": ["vitamin C", "c"],
+    "Fish holds vitamin D.": ["vitamin D"],
+    "He writes in R, the language.": ["R"],
+    "The \ufb01nal hydro\u200bgen \ufb02ow": ["final", "hydrogen", "Ｆｌｏｗ"],
+}
+
+
+@pytest.mark.parametrize(("name", "options"), [("bm25", {}), ("bm25", {"backend": "tantivy"}), ("keyword", {})])
+def test_words_of_all_scripts_are_found(name, options):
+    pytest.importorskip(options.get("backend", "rezero"))
+    engine = build_engine(name, [Chunk(text, "", text) for text in NEAREST], **options)
+    found = {text: [engine.search([query], 1)[0] for query in NEAREST[text]] for text in NEAREST}
+    wrong = [
+        (text, NEAREST[text][i])
+        for text in found
+        for i, hits in enumerate(found[text])
+        if [hit.text for hit in hits] != [text]
+    ]
+    assert not wrong
+    assert engine.search(["it's", "中华"], 1) == [[], []]  # neither "s" nor a character of a pair is a word
+
+
+def test_letters_that_stand_alone_are_words_unless_they_are_cut_off_or_mean_little():
+    assert bm25.words(["I can't say it's vitamin C (B?) of l'eau, d’été, a 5 x2_"]) == [
+        ["can", "say", "vitamin", "c", "b", "eau", "été", "x2_"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "query"),
+    [
+        ("english", "The heaters ran.", "heater"),
+        ("german", "Die Häuser stehen leer.", "Haus"),
+        ("french", "Ils chantaient hier.", "chanter"),
+        ("russian", "В столицах тихо.", "столица"),
+        ("turkish", "Evlerde ses yok.", "evler"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["bm25s", "tantivy"])
+def test_words_are_stemmed_by_the_language(language, text, query, backend):
+    pytest.importorskip(backend)
+    for name, count in ((language, 1), ("none", 0)):
+        engine = build_engine("bm25", [Chunk("a", "", text)], language=name, backend=backend)
+        assert len(engine.search([query], 1)[0]) == count
+
+
+def test_keyword_operators_hold_in_scripts_without_spaces():
+    engine = build_engine(
+        "keyword", [Chunk("a", "首都", "北京是中国的首都"), Chunk("b", "河流", "长江在中国，北方有京杭")]
+    )
+    wanted = {
+        '"中国的首都"': ["a"],
+        "中国 -北京": ["b"],
+        "title:河流": ["b"],
+        "中国 AND 长江": ["b"],
+        "＂北京是＂": ["a"],
+    }
+    assert {query: ids(engine, query) for query in wanted} == wanted
+
+
 # --- the cache of embeddings ---
 
 
@@ -186,7 +262,7 @@ def test_the_default_embedder_never_opens_a_socket(monkeypatch, tmp_path):
 def test_the_index_and_the_backend_follow_the_number_of_chunks(monkeypatch):
     made = []
     monkeypatch.setattr(large, "build_index", lambda kind, vectors: made.append(kind) or (None, None))
-    monkeypatch.setattr(large, "by_tantivy", lambda chunks: made.append("tantivy"))
+    monkeypatch.setattr(large, "by_tantivy", lambda *_: made.append("tantivy"))
     monkeypatch.setattr(dense, "FLAT_UNTIL", 3)
     monkeypatch.setattr(dense, "SQ8_UNTIL", 5)
     monkeypatch.setattr(bm25, "BM25S_UNTIL", 3)

@@ -15,25 +15,26 @@ from rezero.search import Count, Inner, Number, Share, build_inner
 from rezero.search.base import Engine, Hit, Hits, Search, SearchContext, chance, indexed_text, needs, ranked, top
 from rezero.search.bm25 import words
 from rezero.search.dense import CACHE, Embedder, embed, load_embedder, unit
-from rezero.text import clean
+from rezero.text import WORD, clean, fold, pieces
 
+WORDS = "porter unicode61 categories 'L* N* Co Mn Mc'"  # FTS5's default would cut words at vowel signs (Mn, Mc)
 TERM = re.compile(r'(-?)(title:(?=\S))?(?:"([^"]*)"|(\S+))')
 
 
 def keyword(chunks: Sequence[Chunk]) -> Search:
-    """Words with operators that are honoured, ranked by BM25 (k1 1.2, b 0.75, Porter stems) in SQLite's FTS5.
+    """Words with operators that are honoured, ranked by BM25 (k1 1.2, b 0.75, English Porter stems) in SQLite's FTS5.
 
     A passage must have every "phrase", every `title:word`, both sides of AND and one side of OR (which binds closer),
     and no `-word`. Plain words only rank, and one of them is enough when nothing else is asked for. An operator out of
     place counts as a word or as nothing.
     """
     store = sqlite3.connect(":memory:", check_same_thread=False)
-    store.execute("CREATE VIRTUAL TABLE passages USING fts5(title, text, content='', tokenize='porter unicode61')")
-    rows = ((position, clean(chunk.title), clean(chunk.text)) for position, chunk in enumerate(chunks))
+    store.execute(f"CREATE VIRTUAL TABLE passages USING fts5(title, text, content='', tokenize=\"{WORDS}\")")
+    rows = ((i, pieces(clean(chunk.title), 2), pieces(clean(chunk.text), 2)) for i, chunk in enumerate(chunks))
     store.executemany("INSERT INTO passages(rowid, title, text) VALUES (?, ?, ?)", rows)
 
     def find(query: str, k: int) -> list[tuple[int, float]]:
-        terms, needed, banned = parse(query.replace("\0", " "))
+        terms, needed, banned = parse(fold(query).replace("\0", " "))
         sql, values = "SELECT rowid, -rank FROM passages WHERE passages MATCH ?", [" OR ".join(terms)]
         for among, expression in (("IN", " AND ".join(needed)), ("NOT IN", " OR ".join(banned))):
             if expression:
@@ -69,13 +70,13 @@ def parse(query: str) -> tuple[list[str], list[str], list[str]]:
             operator = ""
     ranking = [term for alternatives in needed for term in alternatives]
     for text in [*plain, operator]:  # a plain word with punctuation inside is several; a lone operator is a word
-        ranking += [quoted("", word) for word in re.findall(r"\w+", text) if any(map(str.isalnum, word))]
+        ranking += [quoted("", word) for word in WORD.findall(pieces(text, 2)) if any(map(str.isalnum, word))]
     return list(dict.fromkeys(ranking)), [f"({' OR '.join(alternatives)})" for alternatives in needed], banned
 
 
 def quoted(field: str, text: str) -> str:
     """One FTS5 phrase of at most 100 words (more take seconds). Inside its quotes nothing is an operator."""
-    doubled = " ".join(text.split()[:100]).replace('"', '""')
+    doubled = " ".join(pieces(text, 2).split()[:100]).replace('"', '""')
     return f'{field} "{doubled}"'.strip()
 
 
@@ -128,8 +129,8 @@ def rerank(
 
 def split_sentences(text: str) -> list[str]:
     """The sentences and lines of at least four words, or the text if there is none."""
-    parts = [part.strip() for part in re.split(r"(?<=[.!?;])\s+|\n+", text)]
-    return [part for part in parts if len(part.split()) >= 4] or [text]
+    parts = [part.strip() for part in re.split(r"(?<=[.!?;])\s+|(?<=[。！？])|\n+", text)]
+    return [part for part in parts if len(pieces(part, 2).split()) >= 4] or [text]
 
 
 def trim(chunks: Sequence[Chunk], engine: Inner = "bm25", sentences: Count = 1, whole: Number = 1) -> Search:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from rezero.corpus import Chunk
 from rezero.search.base import Rank, indexed_text, needs
-from rezero.search.bm25 import words
+from rezero.search.bm25 import Language, words
 
 
-def by_tantivy(chunks: Sequence[Chunk]) -> Rank:
+def by_tantivy(chunks: Sequence[Chunk], language: Language = "english") -> Rank:
     """BM25 by an inverted index that skips passages which cannot rank high.
 
     It rounds the lengths of passages, as Lucene does, so its scores differ a little from those of bm25s.
@@ -20,7 +20,7 @@ def by_tantivy(chunks: Sequence[Chunk]) -> Rank:
     index = tantivy.Index(schema)
     writer = index.writer(heap_size=256 << 20, num_threads=1)
     for start in range(0, len(chunks), 10_000):
-        stems = words([indexed_text(chunk) for chunk in chunks[start : start + 10_000]])
+        stems = words([indexed_text(chunk) for chunk in chunks[start : start + 10_000]], language)
         for position, text in enumerate(stems, start):
             writer.add_document(tantivy.Document(words=" ".join(text), position=position))
     writer.commit()
@@ -42,7 +42,7 @@ def by_tantivy(chunks: Sequence[Chunk]) -> Rank:
         best = sorted((-score, searcher.doc(address)["position"][0]) for score, address in hits)
         return [(position, -score) for score, position in best[:k]]
 
-    return lambda queries, k: [find(stems, k) for stems in words(queries)]
+    return lambda queries, k: [find(stems, k) for stems in words(queries, language)]
 
 
 def build_index(kind: str, vectors) -> tuple:
