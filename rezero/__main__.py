@@ -71,6 +71,7 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
         import_unsloth()
     from accelerate import PartialState  # from here on seconds pass
 
+    from rezero.analysis.watch import Watch
     from rezero.task import load_task
     from rezero.training.train import train
     from rezero.warmstart.supervised import starting_policy
@@ -85,9 +86,9 @@ def call_train(profile, run_dir, flags, only_warm=False) -> None:
     task = load_task(config)
     with FileLock(run_dir / "lock", blocking=False) if rank == 0 else nullcontext():
         try:
-            policy = starting_policy(config, task, run_dir) if steps else None
+            policy = starting_policy(config, task, run_dir)
             if not only_warm:
-                train(config, run_dir, task, policy)
+                train(config, run_dir, task, policy, callbacks=[Watch(config, run_dir, task, policy)])
         finally:
             PartialState().destroy_process_group()
 

@@ -11,13 +11,13 @@ from pkgutil import resolve_name
 from time import perf_counter
 
 import torch
-from tqdm import tqdm
 
 from rezero.policy.base import Policy
 from rezero.protocol import Episode, Sampling, Turn, build_prompt, parse_turn
 from rezero.questions import Question
 from rezero.search.base import Engine, SearchContext
 from rezero.search_env import respond
+from rezero.text import duration
 
 
 @dataclass
@@ -49,8 +49,8 @@ def rollout(
 ) -> list[Episode]:
     """One episode per question, in the order of `questions`. The model is in evaluation mode meanwhile.
 
-    Draws come from `generator`, or from torch's global one. `progress` names a progress bar over batches. The time
-    spent is added to what `seconds` has for "generation" and "search".
+    Draws come from `generator`, or from torch's global one. `progress` names the work in lines that say how far it is,
+    every 5 seconds at most. The time spent is added to what `seconds` has for "generation" and "search".
     """
     episodes: list[Episode] = []
     seconds = {"generation": 0.0, "search": 0.0} if seconds is None else seconds
@@ -58,9 +58,9 @@ def rollout(
     policy.model.eval()  # in training mode with gradient checkpointing it would keep no cache, and read no context
     merged = nullcontext if policy.backend else resolve_name("rezero.extras.merge:merged")
     try:
+        begun = said = perf_counter()
         with merged(policy.model):
-            starts = range(0, len(questions), batch_size)
-            for start in tqdm(starts, desc=progress, disable=progress is None, mininterval=1, leave=False):
+            for start in range(0, len(questions), batch_size):
                 asked = questions[start : start + batch_size]
                 prompts = [build_prompt(question.text, sampling.prompt_style) for question in asked]
                 batch = list(map(_Running, asked, prompts, map(policy.prompt_ids, prompts)))
@@ -68,6 +68,10 @@ def rollout(
                 for one in batch:
                     tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
                     episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
+                done, most, now = len(episodes), len(questions), perf_counter()
+                if progress and done < most and now - said > 5:
+                    said, left = now, duration((now - begun) * (most - done) / done)
+                    print(f"{progress}: {done} of {most} episodes, about {left} left", flush=True)
     finally:
         policy.model.train(training)
     return episodes

@@ -67,6 +67,10 @@ def clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|AUTH)$")  # names of environment variables
 
 

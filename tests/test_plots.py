@@ -7,9 +7,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import answer, search
 
-from rezero.analysis import plots
+from rezero.analysis import outcomes, plots
 from rezero.evaluation.stats import wilson
+from rezero.protocol import Episode
+from rezero.questions import Question
 
 plt.switch_backend("Agg")
 
@@ -25,7 +28,7 @@ EVAL = pd.DataFrame({"kind": "eval", "step": [0, 5], "accuracy": [0.4, 0.6], "re
 EVAL = EVAL.assign(accuracy_low=0.0, accuracy_high=1.0, retried_low=0.0, retried_high=1.0)
 REWARDS = {"rewards/correctness": STEPS / 10, "rewards/correctness_std": 9.0, "rewards/retry": 1 - STEPS / 10}
 HEALTH = {"searches": 1.5, "malformed_turns": STEPS / 500, "entropy": 2.0 - STEPS / 10, "zero_variance_groups": 0.25}
-SECONDS = {"seconds/generation": 3.0, "seconds/search": 1.0}
+SECONDS = {"seconds/generation": 3.0, "seconds/search": 1.0, "seconds/rewards": 0.01}
 TRAIN = pd.DataFrame({"kind": "train", "step": STEPS, "reward": STEPS * 1.0} | REWARDS | HEALTH | SECONDS)
 METRICS = pd.concat([EVAL, TRAIN], ignore_index=True)
 
@@ -99,40 +102,70 @@ def test_advantages_stand_beside_their_rewards():
 
 def test_dev_curve_and_training_health():
     ax = plots.dev_curve(METRICS)
-    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.4, 0.6], pytest.approx([np.nan, 0.8], nan_ok=True)]
+    curves = [line.get_ydata().tolist() for line in ax.lines[:2]]
+    assert curves == [[0.4, 0.6], pytest.approx([np.nan, 0.8], nan_ok=True)]
+    assert ax.lines[2].get_xdata() == [5, 5]  # the step that is kept
     assert band(ax) == [0, 1]
-    assert texts(ax.get_legend().texts) == ["accuracy (exact match)", "P(retried | missed)"]
+    assert texts(ax.get_legend().texts) == ["accuracy (exact match)", "P(retried | missed)", "kept: step 5"]
     plots.dev_curve(METRICS.assign(retried=np.nan))  # no first search missed
     axes = plots.training_health(METRICS)
     assert axes[1].lines[0].get_ydata().tolist() == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
+    assert axes[1].lines[1].get_ydata().tolist() == pytest.approx([0.006] * 5)  # the mean of 9 steps
     assert [max(y for _, y in layer.get_paths()[0].vertices) for layer in axes[4].collections] == [3, 4]  # stacked
-    assert texts(axes[4].get_legend().texts) == ["search", "generation"]  # in the order of the stack
+    assert texts(axes[5].get_legend().texts) == ["search", "generation"]  # in the order of the stack, none without area
+    axes[0].figure.draw_without_rendering()
+    assert len({round(ax.bbox.width) for ax in axes}) == len({ax.get_xlim() for ax in axes[:5]}) == 1
     without = plots.training_health(METRICS.drop(columns="entropy"))  # Unsloth's trainer measures none
-    assert [ax.get_title().endswith(": not measured") for ax in without] == [False, False, True, False, False]
+    assert [ax.get_title().endswith(": not measured") for ax in without] == [False, False, True, *[False] * 3]
 
 
 def test_bars_of_each_policy():
-    searches = plots.searches_histogram(FRAME)
-    assert heights(searches) == [[0.25, 0.5, 0.25, 0], [0, 0.25, 0.5, 0.25]]
-    assert texts(searches.get_legend().texts) == ["start (mean 1.00)", "trained (mean 2.00)"]
-    assert ticks(searches.xaxis) == ["0", "1", "2", "3"]
-    recovery = plots.recovery_bars(FRAME)
-    assert ticks(recovery.xaxis) == ["P(retried | missed)", "P(recovered | retried)"]
-    assert heights(recovery) == [[0.5, 0], [1, round(2 / 3, 6)]]
-    assert texts(recovery.texts) == ["1/2", "0/1", "3/3", "2/3"]
+    recovery = outcomes.headline(FRAME, "A title")
+    assert ticks(recovery.xaxis) == ["accuracy (exact match)", "P(retried | missed)", "P(recovered | retried)"]
+    assert heights(recovery) == [[0.25, 0.5, 0], [0.75, 1, round(2 / 3, 6)]]
+    assert texts(recovery.texts) == ["1/4", "1/2", "0/1", "3/4", "3/3", "2/3"]
     errors = [path[:, 1] for bars in recovery.containers[::2] for path in bars.lines[2][0].get_segments()]
     assert np.allclose(errors, [wilson(*map(int, text.split("/"))) for text in texts(recovery.texts)])
-    assert texts(plots.recovery_bars(FRAME[~FRAME.missed]).texts) == ["0/0"] * 4
+    assert texts(outcomes.headline(FRAME[~FRAME.missed]).texts)[1:3] == ["none"] * 2
     unjudged = FRAME.assign(correct=FRAME.correct.astype("boolean").mask(FRAME.index == 1))
-    kinds = plots.kinds_bars(unjudged)
+    kinds = outcomes.kinds_bars(unjudged)
     assert ticks(kinds.xaxis) == ["direct", "alias"] and heights(kinds) == [[1, 0], [1, 0.5]]
     assert texts(kinds.texts) == ["1/1", "0/2", "2/2", "1/2"]
+
+
+def test_episodes_flow_from_a_first_search_to_recovery():
+    frame = FRAME.assign(searches=[1, 1, 2, 0, 1, 2, 3, 2])
+    assert outcomes.fates(frame).to_dict("split") == {
+        "index": ["start", "trained"],
+        "columns": ["found at the first search", "missed, retried, recovered", "missed, retried, not recovered",
+                    "missed, gave up", "never searched"],
+        "data": [[1, 0, 1, 1, 1], [1, 2, 1, 0, 0]],
+    }  # fmt: skip
+    ax = outcomes.stacked(outcomes.fates(frame))
+    parts = [[bar.get_width() for bar in bars] for bars in ax.containers]
+    assert np.allclose(parts, [[0.25, 0.25], [0, 0.5], [0.25, 0.25], [0.25, 0], [0.25, 0]])
+    assert texts(ax.texts) == ["1", "1", "", "2", "1", "1", "1", "", "1", ""]
+    assert ticks(ax.yaxis) == ["start", "trained"] and ax.yaxis_inverted()
+
+
+def test_how_much_a_query_changes_is_counted_against_what_it_found():
+    question = Question("q", "who?", ("x",), ("a", "b"))
+    found = [search("z", query="pilot of Corvane"), search("a", query="the Corvane pilot"),
+             search("b", query="One two three four"), search("b", query="more"), answer("x")]  # fmt: skip
+    hit = Episode(question, (search("a", "b", query="pilot"), search("a", query="again"), answer("x")), "answered")
+    rows = [({"policy": "p"}, Episode(question, tuple(found), "answered")), ({"policy": "p"}, hit)]
+    changes = outcomes.query_changes(rows)
+    assert changes.to_numpy().tolist() == [["p", "0", "2", False], ["p", "3+", "0", True]]  # not after all was seen
+    ax = outcomes.changes(changes)
+    assert texts(ax.texts) == ["100%\n1 of 1", "0%\n0 of 1"]
+    assert (ticks(ax.xaxis), ticks(ax.yaxis)) == (["0", "3+"], ["0", "2"])
+    assert outcomes.query_changes(rows[1:]).empty
 
 
 @pytest.mark.parametrize("policies, turned", [(2, False), (4, True)])
 def test_the_counts_above_bars_never_meet(policies, turned):
     rows = [(f"policy {i}", f"kind {k}", n < 105) for i in range(policies) for k in range(4) for n in range(115)]
-    ax = plots.kinds_bars(pd.DataFrame(rows, columns=["policy", "kind", "correct"]))
+    ax = outcomes.kinds_bars(pd.DataFrame(rows, columns=["policy", "kind", "correct"]))
     assert not any(one.overlaps(other) for one, other in combinations(boxes(ax), 2))
     assert {text.get_rotation() for text in ax.texts} == {90 * turned}
 
@@ -165,9 +198,14 @@ def test_what_the_sentinel_watches_stands_below_its_limits():
 
 def test_steps_are_whole_numbers_and_no_percentage_stands_twice():
     health = plots.training_health(METRICS)
-    for ax in [*plots.reward_curves(METRICS), plots.dev_curve(METRICS), *plots.learning_curves(CURVES).flat, *health]:
+    for ax in [
+        *plots.reward_curves(METRICS),
+        plots.dev_curve(METRICS),
+        *plots.learning_curves(CURVES).flat,
+        *health[:5],
+    ]:
         steps, labels = ticks(ax.xaxis), ticks(ax.yaxis)
-        assert len(steps) > 2 and all(label.isdigit() for label in steps)
+        assert len(steps) > 1 and all(label.isdigit() for label in steps)
         assert ax.get_xlabel() == "step" and ax.xaxis.get_tick_params()["labelbottom"]  # shared axes hide it
         assert len(set(labels)) == len(labels) > 1
     assert ticks(health[1].yaxis)[:3] == ["0%", "0.2%", "0.4%"] and ticks(health[3].yaxis)[:3] == ["0%", "5%", "10%"]
@@ -180,7 +218,7 @@ def test_arms_and_places_are_drawn_in_the_order_given_with_their_intervals():
     y = pd.DataFrame([(0.5, 0.4, 0.6), (0.25, 0, 0.5)], ["b", "a"], INTERVALS)
     x = pd.DataFrame([(1.0, 0.76, 1.0), [np.nan] * 3], ["b", "a"], INTERVALS)
     ax = plots.matrix({"y": y, "x": x}, "retried", "A title")
-    assert texts(ax.texts) == ["50%\n40–60%", "100%\n76–100%", "25%\n0–50%"] and ax.get_title() == "A title"
+    assert texts(ax.texts) == ["50%\n40–60%", "100%\n76–100%", "25%\n0–50%"] and ax.figure.get_suptitle() == "A title"
     assert (ticks(ax.yaxis), ticks(ax.xaxis)) == (["b", "a"], ["y", "x"])
     assert ax.collections[0].colorbar.ax.get_ylabel() == "P(retried | missed)"
     assert ax.collections[0].get_clim() == (0, 1)  # the same colour means the same share in every figure
@@ -190,7 +228,7 @@ def test_arms_and_places_are_drawn_in_the_order_given_with_their_intervals():
     assert texts(ax.get_yticklabels()) == ["b", "a"] and ax.yaxis_inverted()  # the first arm on top
     assert ax.lines[0].get_xdata().tolist() == [0.1, 0.5] and ax.get_xlabel() == "P(retried | missed)"
     assert np.allclose([s[:, 0] for s in ax.containers[0].lines[2][0].get_segments()], [[0, 0.3], [0.4, 0.9]])
-    assert ax.collections[-1].get_offsets()[:, 0].tolist() == [0.45, 0.55, 0.1]
+    assert ax.collections[-1].get_offsets()[:, 0].tolist() == [0.45, 0.55]  # not the only seed of b once more
 
 
 @pytest.mark.parametrize(

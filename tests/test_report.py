@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from test_cards import EVIL, Tags
@@ -28,7 +29,7 @@ from test_traces import (
 )
 
 from rezero.__main__ import main
-from rezero.analysis import plots
+from rezero.analysis import outcomes
 from rezero.analysis.cards import parting
 from rezero.analysis.causes import CAUSES, cause, causes_table
 from rezero.analysis.compare import compare
@@ -107,9 +108,10 @@ def test_causes_are_counted_per_policy_and_drawn():
     assert list(table) == ["start", "end"] and list(table.index) == list(CAUSES) and table.sum().tolist() == [14, 3]
     assert table.start.to_dict() == pd.Series([name for name, _ in FAILURES]).value_counts().to_dict()
     assert "not judged" not in causes_table(rows[:-5]).index and causes_table(rows[-3:]).loc["budget", "end"] == 0
-    ax = plots.causes_bars(table)
-    heights = [sum(bar.get_height() for bar in bars) for bars in ax.containers if hasattr(bars[0], "get_height")]
-    assert heights == pytest.approx([1, 1]) and "found but\nnot read" in [t.get_text() for t in ax.get_xticklabels()]
+    ax = outcomes.stacked(table.T)
+    lengths = np.sum([[bar.get_width() for bar in bars] for bars in ax.containers], axis=0)
+    assert lengths == pytest.approx([1, 1])
+    assert [text.get_text() for text in ax.figure.legends[0].texts] == list(table.index[table.any(axis=1)])
     plt.close("all")
     with pytest.raises(ValueError, match="no episodes"):
         causes_table([])

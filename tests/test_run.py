@@ -323,7 +323,7 @@ def test_interrupt_is_recorded_and_resumed(interrupted, capsys):
     assert {entry["status"] for entry in read_record(run_dir).values()} == {"done"}
     out = capsys.readouterr().out
     assert f"done before: {run_dir}/00_good.ipynb\n" in out
-    assert out.endswith("accuracy 0.5 [0.4, 0.6]\n")
+    assert "\naccuracy 0.5 [0.4, 0.6]\n\nnext:\n  python -m rezero run NOTEBOOKS --run-id one --resume" in out
     assert (run_dir / "environment.txt").read_text().count("python: ") == 2  # each start's own
 
 

@@ -6,7 +6,6 @@ are the rows of a run's metrics.jsonl as a DataFrame, "a frame of episodes" is w
 
 from collections.abc import Sequence
 from itertools import cycle
-from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +14,6 @@ import seaborn as sns
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rezero.evaluation.evaluate import LABELS
-from rezero.evaluation.stats import wilson
 
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.3g}%")
 COLORS = sns.color_palette("colorblind", 99)  # repeats after 10
@@ -56,17 +54,22 @@ def reward_curves(metrics: pd.DataFrame, smooth: int = 9) -> np.ndarray:
     """The weighted sum of the rewards, and each of them, by step: measured (faint), centred mean of `smooth` (bold)."""
     rows = _rows(metrics, "train", "reward")
     rewards = rows.filter(regex="^rewards/.*(?<!_std)$").dropna(axis=1, how="all")
-    _, axes = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained")
-    curves = [(axes[0], "reward", "black", "-")]
-    curves += zip(cycle([axes[1]]), rewards, COLORS, cycle(["-", "--", "-.", ":"]), strict=False)
-    for ax, name, color, dashes in curves:
-        mean = rows[name].rolling(smooth, center=True, min_periods=1).mean()
-        ax.plot(rows.step, rows[name], color=color, alpha=0.2, linewidth=1)
-        ax.plot(rows.step, mean, dashes, color=color, label=name.removeprefix("rewards/"), linewidth=2)
-    by_step(axes[0], f"Reward, weighted sum (bold: mean of {smooth} steps)", "mean over episodes")
+    _, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    draw_smoothed(axes[0], rows, "reward", "black", smooth=smooth)
+    for name, color, dashes in zip(rewards, COLORS, cycle(["-", "--", "-.", ":"]), strict=False):
+        draw_smoothed(axes[1], rows, name, color, dashes, smooth)
+    by_step(axes[0], f"Reward (bold: mean of {smooth} steps)", "mean over episodes")
     by_step(axes[1], "Each reward, unweighted", "mean over episodes")
     legend_right(axes[1])
     return axes
+
+
+def draw_smoothed(ax: plt.Axes, rows: pd.DataFrame, name: str, color, dashes: str = "-", smooth: int = 9) -> None:
+    """A metric by step: as measured (faint), and the centred mean of `smooth` steps (bold)."""
+    values = rows.get(name, np.nan * rows.step)
+    mean = values.rolling(smooth, center=True, min_periods=1).mean()
+    ax.plot(rows.step, values, color=color, alpha=0.25, linewidth=1)
+    ax.plot(rows.step, mean, dashes, color=color, label=name.removeprefix("rewards/"), linewidth=2)
 
 
 def advantages(rewards: Sequence[float], advantages: Sequence[float]) -> plt.Axes:
@@ -84,32 +87,43 @@ def advantages(rewards: Sequence[float], advantages: Sequence[float]) -> plt.Axe
 
 
 def dev_curve(metrics: pd.DataFrame) -> plt.Axes:
-    """Accuracy and P(retried | missed) on dev by step, with their intervals as bands."""
-    rows = _rows(metrics, "eval", "accuracy")
-    _, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for name, color, marker in zip(("accuracy", "retried"), COLORS, "os", strict=False):
-        ax.plot(rows.step, rows[name], color=color, marker=marker, label=LABELS[name], clip_on=False)
-        ax.fill_between(rows.step, rows[f"{name}_low"], rows[f"{name}_high"], color=color, alpha=0.2, linewidth=0)
-    by_step(ax, "Dev set (bands: 95% intervals)", "share")
-    ax.set_ylim(0, 1)
+    """Accuracy and P(retried | missed) on dev by step, with their intervals as bands, and the step that is kept."""
+    _, ax = plt.subplots(figsize=(8, 3.4), layout="constrained")
+    draw_dev(ax, _rows(metrics, "eval", "accuracy"))
     return legend_right(ax)
 
 
+def draw_dev(ax: plt.Axes, rows: pd.DataFrame) -> None:
+    for name, color, marker in zip(("accuracy", "retried"), COLORS, "os", strict=False):
+        ax.plot(rows.step, rows[name], color=color, marker=marker, label=LABELS[name], clip_on=False)
+        ax.fill_between(rows.step, rows[f"{name}_low"], rows[f"{name}_high"], color=color, alpha=0.2, linewidth=0)
+    kept = rows.step[rows.accuracy.idxmax()]  # the first of the best
+    ax.axvline(kept, color="0.3", linestyle="--", linewidth=1, label=f"kept: step {kept}", zorder=0)
+    by_step(ax, "Dev set (bands: 95% intervals)", "share of episodes")
+    ax.set_ylim(0, 1)
+
+
 def training_health(metrics: pd.DataFrame) -> np.ndarray:
-    """Five panels by step: four metrics (Unsloth's trainer does not measure the entropy), and the seconds by phase."""
+    """Five panels by step: four metrics (Unsloth's trainer does not measure the entropy), and the seconds by phase.
+
+    Phases that together take less than 1% of the time are not drawn.
+    """
     rows = _rows(metrics, "train", "searches", "malformed_turns", "zero_variance_groups", "seconds/generation")
-    _, panels = plt.subplot_mosaic("abc;dee", figsize=(11.5, 5.4), sharex=True, layout="constrained")
-    *axes, last = panels.values()
+    _, axes = plt.subplots(2, 3, figsize=(9, 4.8), sharex=True, layout="constrained")
+    *axes, last, legend = axes.flat
     for ax, name in zip(axes, ("searches", "malformed_turns", "entropy", "zero_variance_groups"), strict=True):
         title, unit = PANELS[name]
-        ax.plot(rows.step, rows.get(name, np.nan * rows.step), color=COLORS[0])
+        draw_smoothed(ax, rows, name, COLORS[0])
         by_step(ax, title if name in rows else f"{title}: not measured", unit)
     seconds = rows.filter(like="seconds/").fillna(0).rename(columns=lambda name: name.removeprefix("seconds/"))
+    seconds = seconds.loc[:, seconds.sum() >= 0.01 * seconds.sum().sum()]
     last.stackplot(rows.step, seconds.T, labels=list(seconds), colors=COLORS, linewidth=0)
     by_step(last, "Time", "seconds per step")
     plt.setp([*axes, last], ylim=(0, None))
-    legend_right(last, reverse=True)  # in the order of the stack
-    return np.array([*axes, last])
+    handles, names = last.get_legend_handles_labels()
+    legend.legend(handles, names, loc="upper left", frameon=False, reverse=True)  # in the order of the stack
+    legend.set_axis_off()
+    return np.array([*axes, last, legend])
 
 
 def _rows(metrics: pd.DataFrame, kind: str, *columns: str) -> pd.DataFrame:
@@ -119,66 +133,6 @@ def _rows(metrics: pd.DataFrame, kind: str, *columns: str) -> pd.DataFrame:
     if empty:
         raise ValueError(f"{len(rows)} rows of kind {kind!r} have no {', '.join(empty)}; want a run's metrics.jsonl")
     return rows
-
-
-def searches_histogram(frame: pd.DataFrame) -> plt.Axes:
-    """Share of the episodes of each policy by their number of searches; the legend has the means."""
-    means = frame.groupby("policy", sort=False).searches.mean()
-    shares = pd.crosstab(frame.searches, frame.policy, normalize="columns")[means.index]
-    shares = shares.reindex(range(frame.searches.max() + 1), fill_value=0)
-    shares.columns = [f"{policy} (mean {mean:.2f})" for policy, mean in means.items()]
-    _, ax = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
-    shares.plot.bar(ax=ax, color=COLORS, width=0.8, rot=0)
-    ax.set(title="Searches per episode", ylabel="share of episodes")
-    ax.grid(visible=False, axis="x")
-    ax.yaxis.set_major_formatter(PERCENT)
-    return legend_right(ax)
-
-
-def recovery_bars(frame: pd.DataFrame) -> plt.Axes:
-    """P(retried | missed) and P(recovered | retried) of each policy; above the bars, the counts."""
-    sums = frame.groupby("policy", sort=False)[["missed", "retried", "recovered"]].sum()
-    pairs = (("retried", "missed"), ("recovered", "retried"))
-    counts = {LABELS[metric]: pd.DataFrame({"sum": sums[metric], "count": sums[given]}) for metric, given in pairs}
-    return _rates(pd.concat(counts), "After a first search that missed", "share of episodes")
-
-
-def kinds_bars(frame: pd.DataFrame) -> plt.Axes:
-    """Accuracy by kind of question; above the bars, how many are right of how many were asked."""
-    counts = frame.groupby(["kind", "policy"], sort=False).correct.agg(["sum", "count"])
-    return _rates(counts, "Accuracy by kind of question", LABELS["accuracy"])
-
-
-def causes_bars(table: pd.DataFrame) -> plt.Axes:
-    """The shares of `causes.causes_table`, one group of bars per cause; above the bars, the counts."""
-    places = {cause: fill(cause, 9) for cause in table.index}  # in several lines, side by side
-    counts = table.rename(index=places).stack().rename("sum").to_frame()
-    counts["count"] = table.sum()[counts.index.get_level_values(1)].to_numpy()
-    ax = _rates(counts, "What became of the episodes: each has one cause", "share of episodes")
-    ax.figure.set_size_inches(10.5, 3.8)
-    ax.set_yticks(np.arange(0, 1.1, 0.25))
-    ax.tick_params(axis="x", labelsize="small")
-    return ax
-
-
-def _rates(counts: pd.DataFrame, title: str, ylabel: str) -> plt.Axes:
-    """Bars of sum / count with Wilson intervals, the counts above them; rows are (place along x, policy)."""
-    xs, policies = (list(counts.index.unique(level)) for level in (0, 1))
-    _, ax = plt.subplots(figsize=(8.5, 3.6), layout="constrained")
-    width, words = 0.8 / len(policies), []
-    for i, (policy, color) in enumerate(zip(policies, COLORS, strict=False)):
-        rows = counts.xs(policy, level=1).reindex(xs, fill_value=0).to_numpy(int)
-        rates = np.array([right / max(asked, 1) for right, asked in rows])
-        bounds = [wilson(*row) if row[1] else (0, 0) for row in rows]
-        style = {"color": color, "label": policy, "yerr": np.abs(np.transpose(bounds) - rates)}
-        bars = ax.bar(np.arange(len(xs)) + (i + 0.5) * width - 0.4, rates, 0.92 * width, **style)
-        words += ax.bar_label(bars, [f"{right}/{asked}" for right, asked in rows], padding=3, fontsize="x-small")
-    ax.yaxis.set_major_formatter(PERCENT)
-    ax.set(title=title, ylabel=ylabel, ylim=(0, 1.08), xticks=range(len(xs)), xticklabels=xs)
-    if len(counts) > 8:  # too many to stand side by side
-        plt.setp(words, rotation=90)
-        ax.set_ylim(0, 1.25)
-    return legend_right(ax)
 
 
 def learning_curves(frame: pd.DataFrame) -> np.ndarray:
@@ -245,7 +199,7 @@ def heat(table: pd.DataFrame, below: pd.DataFrame | None = None, title: str = ""
     words = table.map("{:.0%}".format) + ("" if below is None else "\n" + below)
     bar = {"label": label, "format": PERCENT}
     sns.heatmap(table, annot=words, fmt="", vmin=0, vmax=1, cmap="Blues", linewidths=1, cbar_kws=bar, ax=ax)
-    ax.set_title(title, pad=14)  # above the colour bar's uppermost label
+    ax.figure.suptitle(title, x=0.01, ha="left", size="medium")  # above the whole, colour bar included
     ax.set_facecolor("0.9")  # grey: no value
     ax.tick_params(rotation=0)
     return ax
@@ -282,12 +236,14 @@ def heat_map(table: pd.DataFrame, found: pd.DataFrame, title: str = "") -> plt.A
 
 
 def arms(frame: pd.DataFrame, seeds: pd.DataFrame, value: str = "accuracy") -> plt.Axes:
-    """The shares of `ablations.arms_table`, the first arm on top, and those of `metrics_table` as small dots below."""
+    """The shares of `ablations.arms_table`, the first arm on top; small dots below: each seed, of `metrics_table`."""
     _, ax = plt.subplots(figsize=(6.5, 1.2 + 0.45 * len(frame)), layout="constrained")
     (blue, orange, *_), rows = COLORS, range(len(frame))
     errors = np.maximum([frame[value] - frame[f"{value}_low"], frame[f"{value}_high"] - frame[value]], 0)
     ax.errorbar(frame[value], rows, xerr=errors, fmt="o", color=blue, label="95% interval")
-    ax.scatter(seeds[value], frame.index.get_indexer(seeds.arm) + 0.22, s=14, color=orange, label="one seed")
+    seeds = seeds[seeds.duplicated("arm", keep=False)]  # of an arm with one seed it would be the same once more
+    if len(seeds):
+        ax.scatter(seeds[value], frame.index.get_indexer(seeds.arm) + 0.22, s=14, color=orange, label="one seed")
     ax.set(xlabel=LABELS.get(value, value), ylim=(len(frame) - 0.5, -0.5), yticks=rows, yticklabels=frame.index)
     ax.xaxis.set_major_formatter(PERCENT)
     return legend_right(ax)

@@ -88,7 +88,7 @@ def evaluate(
 
     def play() -> Iterator[dict]:
         seconds = {"generation": 0.0, "search": 0.0}
-        episodes = rollout(policy, task.engine, questions, sampling, seconds=seconds)
+        episodes = rollout(policy, task.engine, questions, sampling, seconds=seconds, progress=f"evaluating {name}")
         row = {"episodes": episodes, "seconds": sum(seconds.values()) / len(episodes)}
         yield json.loads(clean(json.dumps(row, default=vars, ensure_ascii=False)))
 

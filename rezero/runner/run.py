@@ -16,6 +16,12 @@ from rezero.runner.machine import describe_machine, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_flags, read_parameters, read_params_file
 
 NOTEBOOKS, RUNS = ROOT / "notebooks", ROOT / "papermill_runs"
+NEXT = {  # file of a run's folder -> what the folder is good for from then on
+    "episodes.html": "open {run}/episodes.html  # every episode, in a browser",
+    "best": 'python -m rezero ask "your question" --policy {run}',
+    "tensorboard": "tensorboard --logdir {run}  # the curves",
+    "params.yaml": "python -m rezero run NOTEBOOKS --run-id {run_id} --resume  # goes on in this folder",
+}
 
 
 def run(
@@ -63,7 +69,10 @@ def run(
         error = run_each(paths, parameters, used, run_dir)
     if (run_dir / "summary.txt").exists():
         print(f"\n{(run_dir / 'summary.txt').read_text('utf-8').rstrip()}")
-    if error:
+    if not error:
+        left = [line for name, line in NEXT.items() if (run_dir / name).exists()]
+        print("\n  ".join(["\nnext:", *left]).format(run=shown(run_dir), run_id=run_dir.name))
+    else:
         again = f"repeat the command with --run-id {run_dir.name} --resume"
         print(f"\n{error}\nWhen this is mended, {again}", file=sys.stderr)
     return 130 if ": KeyboardInterrupt: " in error else int(bool(error))

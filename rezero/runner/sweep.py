@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import connection, get_context, parent_process
@@ -12,6 +13,7 @@ from rezero.files import ROOT, read_json, resolve
 from rezero.runner.machine import cpu_share, output_of
 from rezero.runner.parameters import check_unchanged, choose_parameters, read_parameters, read_params_file
 from rezero.runner.run import NOTEBOOKS, run, safe_name
+from rezero.text import duration
 
 LAUNCHERS = ("local", "ray")
 SPAWN = get_context("spawn")
@@ -52,8 +54,10 @@ def sweep(
         ended = ((name, run_job(call)) for name, call in calls.items())
     else:
         ended = side_by_side(calls, max(1, int(resources.get("num_cpus", 1))))
+    began = time.monotonic()
     for number, (name, entry) in enumerate(ended, start=1):
-        print(f"[{number}/{len(jobs)}] {name}: {entry['status']}, {entry['seconds']} s", flush=True)
+        left = duration((time.monotonic() - began) * (len(jobs) - number) / number)
+        print(f"[{number}/{len(jobs)}] {name}: {entry['status']}, {entry['seconds']} s; about {left} left", flush=True)
         if entry["error"]:
             failed.append(f"{name}, {entry['error']}")
     if failed:

@@ -1,24 +1,22 @@
 """What happens beside the optimiser's steps. All processes run it, since some of it is shared; the main one writes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerCallback
 
 from rezero.config import Collapse
-from rezero.evaluation.evaluate import LABELS, Report, evaluate, summarize
-from rezero.evaluation.traces import in_lines
+from rezero.evaluation.evaluate import Report, evaluate, summarize
 from rezero.files import append_jsonl, write_text
 from rezero.judge import exact_match
 from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Episode, Turn
 from rezero.questions import Question
-from rezero.rollout import rollout
 from rezero.search.base import Engine
-from rezero.search_env import first_search_misses, respond
+from rezero.search_env import respond
 from rezero.task import Task
 from rezero.training.checkpoints import keep_best, move_over, read_metrics
 from rezero.training.sentinel import STOPS, collapse, hopeless, stalled
@@ -43,7 +41,7 @@ def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
 
 
 class MetricsLog(TrainerCallback):
-    """Writes each step's metrics to metrics.jsonl and prints one line.
+    """Writes each step's metrics to metrics.jsonl.
 
     Among them are `seconds` by phase, and of this process's `tokens` of the step, those sampled per second of
     generation, and those of the episodes, prompts included, per second of optimisation.
@@ -74,17 +72,17 @@ class MetricsLog(TrainerCallback):
         for name, phase in (("sampled", "generation"), ("trained", "optimisation")):
             row[f"tokens_per_second/{name}"] = round(self.tokens[name] / self.seconds[phase], 1)
         append_jsonl(self.path, row)
-        names = {name: name for name in ("reward", "accuracy", "searches")} | {"retried": LABELS["retried"]}
-        shown = [f"{label} {row.get(name, float('nan')):.2f}" for name, label in names.items()]
-        seconds = f"{sum(self.seconds.values()):.1f} s"
-        print(f"step {state.global_step}/{state.max_steps}", *shown, seconds, sep="  ", flush=True)
 
 
 class DevEvaluation(TrainerCallback):
-    """Evaluates on dev at the start, every `every` steps and at the end, and keeps the best policy in best/."""
+    """Evaluates on dev at the start, every `every` steps and at the end, and keeps the best policy in best/.
 
-    def __init__(self, policy: Policy, task: Task, questions: list[Question], run_dir: Path, every: int):
-        self.policy, self.task, self.questions, self.run_dir, self.every = policy, task, questions, run_dir, every
+    metrics.jsonl gets a row with intervals; `log`, which is transformers' own, the values for TensorBoard and the like.
+    """
+
+    def __init__(self, policy: Policy, task: Task, questions: list[Question], run_dir: Path, every: int, log: Callable):
+        self.policy, self.task, self.questions, self.run_dir = policy, task, questions, run_dir
+        self.every, self.log = every, log
 
     def on_train_begin(self, args, state, control, **_):
         if state.global_step == 0:
@@ -93,7 +91,9 @@ class DevEvaluation(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         last = state.global_step == state.max_steps  # notebook 02 asks for it again where test stays sealed
         if last or state.global_step % self.every == 0:
+            due = control.should_log
             self._evaluate(state.global_step, reuse=last)
+            control.should_log = due  # `log` clears it, but the step's own metrics are not logged yet
 
     def on_save(self, args, state, control, **_):
         PartialState().wait_for_everyone()
@@ -118,40 +118,8 @@ class DevEvaluation(TrainerCallback):
             row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         before = [row["accuracy"] for row in read_metrics(self.run_dir) if row["kind"] == "eval"]
         append_jsonl(self.run_dir / "metrics.jsonl", row)
-        print(f"dev at step {step}: accuracy {result['accuracy']}, {LABELS['retried']} {result['retried']}", flush=True)
+        self.log({f"eval_{name}": estimate.value for name, estimate in result.metrics.items()})
         return result["accuracy"].value > max(before, default=-1.0)
-
-
-class OneQuestion(TrainerCallback):
-    """Samples one episode of the same question before the first step and every few, and prints it.
-
-    It is the first of `questions` whose own words miss, with the fewest gold passages. The seed is the same each time,
-    and what the training draws does not change.
-    """
-
-    def __init__(self, policy: Policy, task: Task, questions: list[Question], every: int, seed: int):
-        self.policy, self.task, self.every, self.seed = policy, task, every, seed
-        misses = first_search_misses(questions, task.engine, task.sampling.k)
-        missed = [question for question, miss in zip(questions, misses, strict=True) if miss]
-        self.question = min(missed or questions, key=lambda question: len(question.gold_chunk_ids))
-
-    def on_train_begin(self, args, state, control, **_):
-        if state.global_step == 0:
-            self._print(state)
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step % self.every == 0:
-            self._print(state)
-
-    def _print(self, state) -> None:
-        if not state.is_world_process_zero:
-            return
-        generator = torch.Generator(self.policy.model.device).manual_seed(self.seed)
-        with torch.random.fork_rng():  # backends other than our own sampling draw without the generator
-            torch.manual_seed(self.seed)
-            asked = [self.question], self.task.sampling
-            (episode,) = rollout(self.policy, self.task.engine, *asked, generator=generator)
-        print(f"one dev question, sampled at step {state.global_step}: {in_lines(episode)}", flush=True)
 
 
 class Sentinel(TrainerCallback):

@@ -49,7 +49,7 @@ def prepare_run(run_dir: Path, config: Config, resume: bool) -> str | None:
         raise ValueError(f"{has}; put the whole file back, or start again with resume=False")
     best, kept = run_dir / "best", run_dir / "checkpoints" / f"best-{step}"
     if not checkpoint:
-        for folder in (best, kept.parent):
+        for folder in (best, kept.parent, run_dir / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
         (run_dir / "difficulty.jsonl").unlink(missing_ok=True)
     elif kept.is_dir():

@@ -38,7 +38,7 @@ def measure_difficulty(policy: Policy, task: Task, curriculum: Curriculum, path:
         def measure() -> Iterator[dict]:
             repeated = [question for question in questions for _ in range(samples)]
             generator = torch.Generator(policy.model.device).manual_seed(seed)
-            options = dict(generator=generator, batch_size=256, progress="difficulty of the training questions")
+            options = dict(generator=generator, batch_size=256, progress="measuring difficulty")
             episodes = rollout(policy, task.engine, repeated, task.sampling, **options)
             solved = Counter(e.question.id for e in episodes if exact_match(e.answer, e.question.answers))
             return ({"id": question.id, "solved": solved[question.id] / samples} for question in questions)

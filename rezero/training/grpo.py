@@ -28,6 +28,7 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
     """TRL's GRPOConfig. All that matters is passed explicitly, because Unsloth has other defaults."""
     from trl import GRPOConfig
 
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / "tensorboard")  # read when the trainer is made
     slices = config.episodes_per_step // (config.micro_batch * PartialState().num_processes)
     try:
         return GRPOConfig(

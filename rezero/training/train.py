@@ -5,8 +5,10 @@ DAPO's token-level loss by default). Under torchrun the processes share a step's
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from typing import NamedTuple
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import set_seed
+from transformers import Trainer, TrainerCallback, set_seed
 
 from rezero.config import Config
 from rezero.files import resolve
@@ -25,7 +27,7 @@ from rezero.protocol import PROMPTS, Sampling
 from rezero.questions import spread
 from rezero.rewards import reward_weights
 from rezero.task import Task, load_task
-from rezero.training.callbacks import DevEvaluation, MetricsLog, OneQuestion, Sentinel
+from rezero.training.callbacks import DevEvaluation, MetricsLog, Sentinel
 from rezero.training.checkpoints import check_written, prepare_run, read_metrics
 from rezero.training.curriculum import draw_questions, measure_difficulty
 from rezero.training.grpo import build_trainer, grpo_config
@@ -38,14 +40,20 @@ class Trained(NamedTuple):
 
 
 def train(
-    config: Config, run_dir: str | Path, task: Task | None = None, policy: Policy | None = None, resume: bool = True
+    config: Config,
+    run_dir: str | Path,
+    task: Task | None = None,
+    policy: Policy | None = None,
+    resume: bool = True,
+    callbacks: Iterable[TrainerCallback] = (),
 ) -> Trained:
     """Train a policy with GRPO, or only its adapter if `config.lora_rank` is set; `resume` continues a killed run.
 
     It starts from `policy`, or from `config.policy` as it is; after a warm start, from what `starting_policy` of
     `rezero.warmstart.supervised` returns. `run_dir` gets config.json, difficulty.jsonl, metrics.jsonl (rows of the
     kinds "train", "eval" and, when training was stopped early, one of `STOPS`), best/ (the best policy on dev) and
-    checkpoints/: the last two, beside each the policy that was best by then, and TensorBoard's events. Raises
+    checkpoints/: the last two, beside each the policy that was best by then, and tensorboard/. `callbacks` such as
+    `rezero.analysis.watch.Watch` come after the evaluation on dev and see all that was written by then. Raises
     ValueError for a wrong setting or a folder of another run, OSError or ImportError for what is missing, MemoryError
     for too small a GPU.
     """
@@ -75,10 +83,11 @@ def train(
         trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping)
         dev = spread(task.questions["dev"], config.eval_questions)
         trainer.add_callback(MetricsLog(run_dir, trainer.seconds, trainer.tokens))
-        trainer.add_callback(DevEvaluation(policy, task, dev, run_dir, config.eval_every))
-        trainer.add_callback(OneQuestion(policy, task, dev, config.eval_every, config.seed))
+        log = partial(Trainer.log, trainer)  # TRL's own would end the step's means before the step
         most = most_of(config.max_turns, config.turn_tokens)
-        trainer.add_callback(Sentinel(run_dir, config.collapse, most, config.patience, task.engine))
+        sentinel = Sentinel(run_dir, config.collapse, most, config.patience, task.engine)
+        for callback in (DevEvaluation(policy, task, dev, run_dir, config.eval_every, log), *callbacks, sentinel):
+            trainer.add_callback(callback)
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
         except Exception as error:
@@ -96,7 +105,7 @@ def policies_to_compare(
     """The policies before training, after a warm start (if any) and after training: the best on dev, or the `last`.
 
     Each comes with the task that it is evaluated on, which differs in the prompt where `untrained_sampling` changes it;
-    the first policy's name then says so.
+    the first policy's name then says so, and the last one's the step whose policy it is.
     """
     untrained = replace(task, sampling=untrained_sampling(config, task.sampling))
     name = "before training" if untrained == task else "before training, rules in prompt"
@@ -104,7 +113,8 @@ def policies_to_compare(
     warm = resolve(run_dir) / "warm"
     if warm.is_dir():
         compared["after the warm start"] = (load.with_weights(trained.last, warm), task)
-    return compared | {"after training": (trained.last if last else trained.best, task)}
+    step = read_metrics(resolve(run_dir))[-1]["step"] if last else (resolve(run_dir) / "best" / "step.txt").read_text()
+    return compared | {f"after training, step {int(step)}": (trained.last if last else trained.best, task)}
 
 
 def untrained_sampling(config: Config, sampling: Sampling) -> Sampling:

@@ -16,7 +16,8 @@ RIGHT, ASKED = 15, 32
 def compare_with_published(run_id: str, runs: str = "papermill_runs") -> str:
     """One line: what the trained policy of a run got exactly right on test, beside the published share."""
     rows = read_traces(resolve(runs) / safe_name(run_id, "run") / "traces.jsonl")
-    after = summarize([episode for labels, episode in rows if labels["policy"] == "after training"], "after training")
+    trained = [episode for labels, episode in rows if labels["policy"].startswith("after training")]
+    after = summarize(trained, "after training")
     low, high = wilson(RIGHT, ASKED)
     theirs = f"{RIGHT / ASKED:.4f} [{low:.3f}, {high:.3f}] of {ASKED}, graded by the model itself"
     verdict = "above" if after["accuracy"].value > RIGHT / ASKED else "not above"
