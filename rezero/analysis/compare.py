@@ -1,7 +1,9 @@
 """Two runs, or two policies of one, on the same questions: paired differences, curves, and questions won and lost."""
 
 import base64
+from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,9 +13,15 @@ from rezero.analysis import plots
 from rezero.analysis.ablations import in_words, paired_table
 from rezero.analysis.cards import MACROS, Page, side_by_side
 from rezero.analysis.report import SIDES, Run, common, two_runs
+from rezero.config import Config
 from rezero.evaluation.evaluate import LABELS, Estimate, Report, summarize, table
 from rezero.evaluation.stats import paired_bootstrap
-from rezero.files import read_jsonl
+from rezero.files import read_jsonl, resolve
+from rezero.policy.base import Policy
+from rezero.policy.load import with_weights
+from rezero.task import Task
+from rezero.training.checkpoints import read_metrics
+from rezero.training.train import Trained, untrained_sampling
 
 METRICS = ("accuracy", "evidence", "retried", "recovered")
 SHOWN = ["metric", "difference", "low", "high", "p (Holm)", "n", "in words"]
@@ -40,7 +48,7 @@ def compare(first: Run, second: Run) -> Page:
     ]
     words = f"{in_words(paired)}\n{', '.join(f'{name}: {len(ids)}' for name, ids in groups.items())}"
     cards = [(name, [_pair(*runs, id) for id in groups[name]]) for name in ("won", "lost")]
-    curves = {run.name: read_metrics(run) for run in runs}
+    curves = {run.name: dev_curve(run) for run in runs}
     drawn = _png(overlaid(curves)) if all(map(len, curves.values())) else ""
     said = "\n".join(tables), words
     body, preview = (MACROS.comparison(*said, image, cards) for image in (drawn, ""))
@@ -51,6 +59,24 @@ def _pair(first: Run, second: Run, id: str) -> tuple[str, str]:
     a, b = first.latest[id], second.latest[id]
     weights = first.weights if first.weights == second.weights else None
     return a.question.text, side_by_side(a, b, (first.name, second.name), weights=weights).body
+
+
+def policies_to_compare(
+    trained: Trained, config: Config, task: Task, run_dir: str | Path, last: bool = False
+) -> dict[str, tuple[Policy, Task]]:
+    """The policies before training, after a warm start (if any) and after training: the best on dev, or the `last`.
+
+    Each comes with the task that it is evaluated on, which differs in the prompt where `untrained_sampling` changes it;
+    the first policy's name then says so, and the last one's the step whose policy it is.
+    """
+    untrained = replace(task, sampling=untrained_sampling(config, task.sampling))
+    name = "before training" if untrained == task else "before training, rules in prompt"
+    compared = {name: (with_weights(trained.last, config.policy), untrained)}
+    warm = resolve(run_dir) / "warm"
+    if warm.is_dir():
+        compared["after the warm start"] = (with_weights(trained.last, warm), task)
+    step = read_metrics(resolve(run_dir))[-1]["step"] if last else (resolve(run_dir) / "best" / "step.txt").read_text()
+    return compared | {f"after training, step {int(step)}": (trained.last if last else trained.best, task)}
 
 
 def gain(before: Report, after: Report) -> Estimate:
@@ -70,7 +96,7 @@ def before_and_after(reports: list[Report], split: str) -> str:
     return f"{table(reports).to_string()}\n{said}\n{LABELS['retried']} gained: {more:+.3f}"
 
 
-def read_metrics(run: Run) -> pd.DataFrame:
+def dev_curve(run: Run) -> pd.DataFrame:
     """The evaluations on dev while the run trained, by step; empty where none were recorded."""
     path = run.folder / "metrics.jsonl"
     rows = read_jsonl(path, appended=True) if path.is_file() else ()

@@ -7,7 +7,7 @@ from io import BytesIO
 from itertools import count
 from math import nan
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, shorten
 from time import perf_counter
 
 import pandas as pd
@@ -20,14 +20,15 @@ from transformers import TrainerCallback
 from rezero.analysis import plots
 from rezero.config import Config
 from rezero.evaluation.evaluate import LABELS
-from rezero.evaluation.traces import in_lines
 from rezero.files import resolve, shown
+from rezero.judge import exact_match
 from rezero.policy.base import Policy
+from rezero.protocol import Episode
 from rezero.questions import spread
 from rezero.rollout import rollout
 from rezero.search_env import first_search_misses
 from rezero.task import Task
-from rezero.text import duration
+from rezero.text import duration, printable
 from rezero.training.checkpoints import read_metrics, record_config
 
 SHOWN = {"reward": "reward", "accuracy": "accuracy", "searches": "searches", "retried": LABELS["retried"]}
@@ -145,3 +146,14 @@ def fresh_folder(run_dir: str | Path, config: Config) -> str:
             record_config(folder, config)
             print(f"run folder: {shown(folder)}", flush=True)
             return shown(folder)
+
+
+def in_lines(episode: Episode) -> str:
+    """The question; per turn a line with thought, action and the gold seen by then; how the episode ended."""
+    shares, lines = iter(episode.evidence()), [printable(episode.question.text)]
+    for turn in episode.turns:
+        said = printable(f"{turn.thought} | {turn.action}: {turn.argument or turn.text}")
+        seen = f" -> {next(shares):.0%} of the gold passages seen" if turn.action == "search" else ""
+        lines.append(f"    {shorten(said, 160, placeholder=' ...')}{seen}")
+    right = exact_match(episode.answer, episode.question.answers)
+    return "\n".join([*lines, f"    {episode.outcome}, {'right' if right else 'not right'}"])

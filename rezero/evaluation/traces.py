@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from textwrap import shorten
 
 import pandas as pd
 
@@ -78,14 +77,3 @@ def facts(episode: Episode) -> dict:
         "completion_tokens": len(episode.completion_ids) or None,
         "policy_tokens": sum(episode.env_mask) if episode.env_mask else None,
     }
-
-
-def in_lines(episode: Episode) -> str:
-    """The question; per turn a line with thought, action and the gold seen by then; how the episode ended."""
-    shares, lines = iter(episode.evidence()), [printable(episode.question.text)]
-    for turn in episode.turns:
-        said = printable(f"{turn.thought} | {turn.action}: {turn.argument or turn.text}")
-        seen = f" -> {next(shares):.0%} of the gold passages seen" if turn.action == "search" else ""
-        lines.append(f"    {shorten(said, 160, placeholder=' ...')}{seen}")
-    right = exact_match(episode.answer, episode.question.answers)
-    return "\n".join([*lines, f"    {episode.outcome}, {'right' if right else 'not right'}"])

@@ -99,24 +99,6 @@ def train(
     return Trained(load.with_weights(policy, run_dir / "best"), policy)
 
 
-def policies_to_compare(
-    trained: Trained, config: Config, task: Task, run_dir: str | Path, last: bool = False
-) -> dict[str, tuple[Policy, Task]]:
-    """The policies before training, after a warm start (if any) and after training: the best on dev, or the `last`.
-
-    Each comes with the task that it is evaluated on, which differs in the prompt where `untrained_sampling` changes it;
-    the first policy's name then says so, and the last one's the step whose policy it is.
-    """
-    untrained = replace(task, sampling=untrained_sampling(config, task.sampling))
-    name = "before training" if untrained == task else "before training, rules in prompt"
-    compared = {name: (load.with_weights(trained.last, config.policy), untrained)}
-    warm = resolve(run_dir) / "warm"
-    if warm.is_dir():
-        compared["after the warm start"] = (load.with_weights(trained.last, warm), task)
-    step = read_metrics(resolve(run_dir))[-1]["step"] if last else (resolve(run_dir) / "best" / "step.txt").read_text()
-    return compared | {f"after training, step {int(step)}": (trained.last if last else trained.best, task)}
-
-
 def untrained_sampling(config: Config, sampling: Sampling) -> Sampling:
     """How a policy is evaluated before training: as `sampling` says, with a prompt that explains the protocol.
 
