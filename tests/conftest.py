@@ -4,6 +4,7 @@ import gc
 import signal
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from data.policy.train_policy import train_tokenizer
 from rezero import files
 from rezero.config import load_config
 from rezero.corpus import Chunk
+from rezero.extras import smollm
 from rezero.files import read_jsonl
 from rezero.policy.base import Policy, save_policy
 from rezero.protocol import Episode, Sampling, Turn
@@ -97,6 +99,15 @@ def cache(tmp_path, monkeypatch) -> Path:
     """A test finds nothing that another one has left in .cache."""
     monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def figures():
+    """A test finds no style and no open figure of another one, and none of SmolLM2 that was unpacked for it."""
+    smollm.unpack.cache_clear()
+    with plt.rc_context():
+        yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")
