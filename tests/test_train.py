@@ -81,6 +81,14 @@ def test_a_training_that_cannot_work_ends_with_an_error(config, tmp_path, change
         assert [(row["step"], row.get("failed_searches", 0.0)) for row in rows] == [(n, 0.0) for n in range(1, 5)]
 
 
+def test_a_kl_term_needs_the_policy_again_from_any_working_directory(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = replace(config, policy="data/policy", turn_tokens=40, episode_tokens=500, steps=1, eval_questions=2)
+    train(replace(mine, grpo=config.grpo | {"beta": 0.1}, curriculum=Curriculum(samples=0)), tmp_path / "run")
+    (row,) = metrics_of(tmp_path / "run", "train")
+    assert row["kl"] == pytest.approx(0, abs=1e-4)  # the first step is the starting policy's own
+
+
 def test_a_run_writes_what_it_promises(config, task, tmp_path):
     train(config, tmp_path / "run", task)
     rows = list(read_jsonl(tmp_path / "run" / "metrics.jsonl"))

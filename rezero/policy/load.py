@@ -30,8 +30,9 @@ def load_policy(path: str | Path, dtype: torch.dtype | None = None) -> Policy:
     if hub.adapter_config(folder):
         return load_adapter(folder)
     check_policy_name(path)
-    if (folder / "config.json").is_file() and not torch.cuda.is_available():
-        dtype = dtype or torch.float32
+    if (folder / "config.json").is_file():
+        path = folder  # for a KL term TRL loads the model a second time, by this name, from another folder
+        dtype = dtype or (None if torch.cuda.is_available() else torch.float32)
     return Policy(*hub.load_base(str(path), dtype))
 
 
