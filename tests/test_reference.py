@@ -38,7 +38,8 @@ def test_a_run_takes_the_place_of_the_reference_or_is_kept_beside_it(runs, tmp_p
     assert files(runs / "reference") == kept | {f"long/{name}": text for name, text in kept.items()}
     aside = [files(folder) for folder in sorted(runs.glob(".before-reference-*"))]
     assert {"00_old.ipynb": "00_old.ipynb of reference\n", "summary.txt": "summary.txt of reference\n"} in aside
-    readme = f"before\n{OURS}\n```\nsummary.txt of one\n```\n{END}\nafter\n{END}\n"
+    times = "seconds per notebook: 02 10; together 10\n\n"
+    readme = f"before\n{OURS}\n```\n{times}summary.txt of one\n```\n{END}\nafter\n{END}\n"
     assert (tmp_path / "README.md").read_text() == readme
     (tmp_path / "README.md").write_text(f"{END}\n{OURS}")
     with pytest.raises(ValueError, match="must frame the summary"):

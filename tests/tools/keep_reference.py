@@ -50,7 +50,7 @@ def keep_as_reference(run_id: str, name: str = "", runs: str = "papermill_runs")
     if not name and not (start and end):
         raise ValueError(f"{readme}: the lines {START.format('')!r} and {END!r} must frame the summary")
     if start and end:
-        facts, shown = describe(run) if name else "", (run / "summary.txt").read_text("utf-8")
+        facts, shown = describe(run) if name else times(run), (run / "summary.txt").read_text("utf-8")
         text = f"{before}{start}\n```\n{facts}{shown}```\n{end}{after}"
     with TemporaryDirectory(dir=runs, prefix=".new-") as new:
         for path in kept_in(run):
@@ -94,6 +94,18 @@ def describe(folder: Path) -> str:
 
 def kept_in(folder: Path) -> list[Path]:
     return [path for pattern in KEPT for path in folder.glob(pattern)]
+
+
+def times(run: Path) -> str:
+    """How long each notebook took, and on what."""
+    seconds = {name: entry["seconds"] for name, entry in read_json(run / "run.json")["notebooks"].items()}
+    environment = run / "environment.txt"
+    machine = re.search(
+        r"^python: (.*)$", environment.read_text("utf-8") if environment.is_file() else "", re.MULTILINE
+    )
+    each = ", ".join(f"{name[:2]} {value:.0f}" for name, value in seconds.items())
+    where = f"Python {machine[1]}; " if machine else ""
+    return f"{where}seconds per notebook: {each}; together {sum(seconds.values()):.0f}\n\n"
 
 
 if __name__ == "__main__":
