@@ -100,9 +100,8 @@ def times(run: Path) -> str:
     """How long each notebook took, and on what."""
     seconds = {name: entry["seconds"] for name, entry in read_json(run / "run.json")["notebooks"].items()}
     environment = run / "environment.txt"
-    machine = re.search(
-        r"^python: (.*)$", environment.read_text("utf-8") if environment.is_file() else "", re.MULTILINE
-    )
+    text = environment.read_text("utf-8") if environment.is_file() else ""
+    machine = re.search(r"^python: (.*)$", text, re.MULTILINE)
     each = ", ".join(f"{name[:2]} {value:.0f}" for name, value in seconds.items())
     where = f"Python {machine[1]}; " if machine else ""
     return f"{where}seconds per notebook: {each}; together {sum(seconds.values()):.0f}\n\n"
