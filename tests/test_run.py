@@ -468,3 +468,12 @@ def test_a_run_of_some_notebooks_goes_on_with_those_and_their_parameters(tmp_pat
     write_book(tmp_path, "00_a", "1 / (seed + 1)", params="seed = -1")
     assert run(resume=True, **places) == 0
     assert {stem: entry["status"] for stem, entry in read_record(tmp_path / "runs" / "one").items()} == {"00_a": "done"}
+
+
+@pytest.mark.parametrize("entries", [None, [], "done", {"00_a": "done"}])
+def test_a_record_of_another_shape_is_named(tmp_path, entries):
+    write_book(tmp_path, "00_a", "1 + 1")
+    assert run([], run_id="x", notebooks=tmp_path, runs=tmp_path) == 0
+    (tmp_path / "x" / "run.json").write_text(json.dumps({"run_id": "x", "notebooks": entries}))
+    with pytest.raises(ValueError, match=r"x/run\.json: notebooks is .*; want one object per notebook"):
+        run([], run_id="x", resume=True, notebooks=tmp_path, runs=tmp_path)

@@ -116,11 +116,14 @@ def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path) -> 
 
     file = run_dir / "run.json"
     record = read_json(file) if file.exists() else {"run_id": run_dir.name, "notebooks": {}}
+    entries = record.get("notebooks")
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise ValueError(f"{file}: notebooks is {entries!r:.80}; want one object per notebook")
     for number, path in enumerate(paths, start=1):
         stem, copy, declared = path.stem, run_dir / path.name, parameters[path.stem]
         changed = {name: value for name, value in used[stem].items() if value != declared[name].default}
         print(f"[{number}/{len(paths)}] {stem} {changed or '...'}", flush=True)
-        if record["notebooks"].get(stem, {}).get("status") == "done" and copy.exists():
+        if entries.get(stem, {}).get("status") == "done" and copy.exists():
             print(f"done before: {copy}", flush=True)
             continue
         entry = {"status": "running", "start": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -81,7 +81,7 @@ def is_whole(checkpoint: Path) -> bool:
                 safe_open(path, "pt")
             zipped = path.suffix in (".pt", ".pth", ".bin")
             whole.append(zipfile.is_zipfile(path) if zipped else path.stat().st_size > 0)
-        return all(whole) and read_json(checkpoint / "trainer_state.json")["global_step"] == _step(checkpoint)
+        return all(whole) and read_json(checkpoint / "trainer_state.json").get("global_step") == _step(checkpoint)
     except (OSError, ValueError, SafetensorError):
         return False
 
