@@ -56,7 +56,7 @@ def corpus(tmp_path_factory):
 
 def recipe() -> list[list[str]]:
     """The commands of `make apollo`, as make prints them."""
-    asked = ["make", "-n", "apollo", "CORPUS=FOLDER"]
+    asked = ["make", "-n", "--no-print-directory", "apollo", "CORPUS=FOLDER"]
     lines = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [shlex.split(line) for line in lines[-3:]]  # those before install what is missing
 
