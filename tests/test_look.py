@@ -124,7 +124,7 @@ def look(context, url: str, wanted: int, pictures: Path) -> None:
     page.close()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", [SCHEMES[0], pytest.param(SCHEMES[1], marks=pytest.mark.slow)])
 def test_cards_in_files_and_in_nbconverts_html(chromium, shown, tmp_path, scheme):
     from nbconvert import HTMLExporter
 

@@ -78,8 +78,14 @@ def tiny_model(kind: str, options: dict, vocabulary: int, **how):
     return AutoModelForCausalLM.from_config(config, **how).eval()
 
 
+def kinds(names):
+    """Rows of a table test; those of the slowest architectures, of a family that has other rows, are marked slow."""
+    heavy = ("nemotron_h", "jamba", "zamba2")
+    return [pytest.param(name, marks=pytest.mark.slow) if name in heavy else name for name in names]
+
+
 @pytest.mark.parametrize("slots", [False, True])
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", kinds(MODELS))
 @torch.no_grad()
 def test_a_batch_equals_single_rows_without_a_cache(policy, kind, slots):
     """Three turns of three rows whose lengths differ by more than a window; one row leaves after the second turn."""
@@ -116,7 +122,7 @@ def test_a_batch_equals_single_rows_without_a_cache(policy, kind, slots):
         alive = kept
 
 
-@pytest.mark.parametrize("kind", [kind for kind, (_, verdict) in MODELS.items() if verdict in (CACHED, ANEW)])
+@pytest.mark.parametrize("kind", kinds(kind for kind, (_, verdict) in MODELS.items() if verdict in (CACHED, ANEW)))
 @torch.no_grad()
 def test_shared_tokens_have_the_log_probabilities_of_single_rows(policy, kind):
     """Rows longer than a window that part after a prompt, after some tokens, and never."""

@@ -351,14 +351,15 @@ def test_candidates_of_a_gpu_are_scored_again_on_the_cpu(monkeypatch):
 
 # --- floors on the published corpus: 341 chunks, 318 questions, the gold chunk's id among the first k ---
 
+MINILM = {"engine": "dense", "embedder": "minilm"}  # embedding the passages takes half a minute
 FLOORS = [
     ("bm25", {}, (0.74, 0.92, 0.945)),
     ("bm25", {"backend": "tantivy"}, (0.74, 0.92, 0.945)),
     ("keyword", {}, (0.73, 0.91, 0.94)),
-    ("dense", {"embedder": "minilm"}, (0.48, 0.78, 0.86)),  # 30 s the first time, then cached
+    pytest.param("dense", {"embedder": "minilm"}, (0.48, 0.78, 0.86), marks=pytest.mark.slow),
     ("dense", {"embedder": "wordllama"}, (0.46, 0.74, 0.81)),
     ("hybrid", {}, (0.74, 0.9245, 0.9528)),  # bm25's own at 5 and 10
-    ("hybrid", {"engines": ["bm25", {"engine": "dense", "embedder": "minilm"}]}, (0.74, 0.9245, 0.9528)),
+    pytest.param("hybrid", {"engines": ["bm25", MINILM]}, (0.74, 0.9245, 0.9528), marks=pytest.mark.slow),
     ("rerank", {}, (0.755, 0.92, 0.94)),  # above bm25's at 1
     ("noisy", {}, (0.49, 0.80, 0.89)),  # with the noise of the published runs
 ]
