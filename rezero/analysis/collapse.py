@@ -5,7 +5,8 @@ from pathlib import Path
 from pandas import DataFrame
 
 from rezero.config import Collapse
-from rezero.files import read_json, read_jsonl
+from rezero.files import read_json
+from rezero.training.checkpoints import read_metrics
 from rezero.training.sentinel import LIMITS, collapse, most_of
 
 # Percent correct in the published run exp_01, every 50 steps: it rose and then fell to nothing.
@@ -21,7 +22,7 @@ def read_runs(folder: Path) -> dict[str, Run]:
     for path in [folder / "metrics.jsonl", *sorted(folder.glob("*/*/metrics.jsonl"))]:
         config = read_json(path.with_name("config.json"))
         name = "this run" if path.parent == folder else path.parent.name
-        runs[name] = list(read_jsonl(path, appended=True)), most_of(config["max_turns"], config["turn_tokens"])
+        runs[name] = read_metrics(path.parent), most_of(config["max_turns"], config["turn_tokens"])
     return runs
 
 

@@ -16,7 +16,7 @@ from rezero.analysis.report import SIDES, Run, common, two_runs
 from rezero.config import Config
 from rezero.evaluation.evaluate import LABELS, Estimate, Report, summarize, table
 from rezero.evaluation.stats import paired_bootstrap
-from rezero.files import read_jsonl, resolve
+from rezero.files import resolve
 from rezero.policy.base import Policy
 from rezero.policy.load import with_weights
 from rezero.task import Task
@@ -98,9 +98,7 @@ def before_and_after(reports: list[Report], split: str) -> str:
 
 def dev_curve(run: Run) -> pd.DataFrame:
     """The evaluations on dev while the run trained, by step; empty where none were recorded."""
-    path = run.folder / "metrics.jsonl"
-    rows = read_jsonl(path, appended=True) if path.is_file() else ()
-    return pd.DataFrame([row for row in rows if row["kind"] == "eval"])
+    return pd.DataFrame([row for row in read_metrics(run.folder) if row["kind"] == "eval"])
 
 
 def overlaid(curves: dict[str, pd.DataFrame]) -> np.ndarray:

@@ -72,9 +72,10 @@ class Watch(TrainerCallback):
 
     def on_train_end(self, args, state, control, **_):
         self._show(state)
-        evals = [row for row in read_metrics(self.run_dir) if row["kind"] == "eval"]
+        rows = read_metrics(self.run_dir)
+        evals = [row for row in rows if row["kind"] == "eval"]
         if self.live:
-            self._draw(read_metrics(self.run_dir), f"ended at step {state.global_step} of {state.max_steps}")
+            self._draw(rows, f"ended at step {state.global_step} of {state.max_steps}")
         if state.is_world_process_zero and max(evals, key=lambda row: row["accuracy"])["step"] == 0:
             warnings.warn(UNLEARNED, stacklevel=2)
 

@@ -113,12 +113,8 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
     async def retrieve(request: Request) -> Response:
         if app.state.engine is None:
             raise HTTPException(503, "the index is still being loaded; see /health", {"Retry-After": "5"})
-        body, found = bytearray(), []
+        body, found = await body_of(request), []
         try:
-            async for part in request.stream():  # to its end: who is still sending does not see an answer
-                body += part if len(body) <= MAX_BODY else b""
-            if len(body) > MAX_BODY:
-                raise HTTPException(422, f"the request has more than {MAX_BODY} bytes")
             asked = Asked.model_validate(json.loads(body))
         except ValidationError as error:
             wrong = error.errors(include_url=False)[0]
@@ -126,8 +122,6 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
             raise HTTPException(422, f"{place} is {wrong['input']!r:.40}; {wrong['msg']}") from error
         except (ValueError, RecursionError) as error:
             raise HTTPException(422, f"the request is not JSON: {error}") from error
-        except (ClientDisconnect, asyncio.CancelledError):
-            raise HTTPException(408, "the request did not come in time") from None
         lengths = [len(query) for query in asked.queries] or [0]
         if max(lengths) > max_length or sum(lengths) > max_characters:
             has = f"the queries have up to {max(lengths)} characters, {sum(lengths)} in all"
@@ -150,6 +144,19 @@ def make_app(name: str, topk=3, max_topk=100, max_queries=4096, max_length=10_00
         return json.dumps([[item(hit, asked.return_scores) for hit in one] for one in hits])[1:-1]
 
     return app
+
+
+async def body_of(request: Request) -> bytearray:
+    """The bytes of a request; HTTPException if they do not come in time or are too many."""
+    body = bytearray()
+    try:
+        async for part in request.stream():  # to its end: who is still sending does not see an answer
+            body += part if len(body) <= MAX_BODY else b""
+    except (ClientDisconnect, asyncio.CancelledError):
+        raise HTTPException(408, "the request did not come in time") from None
+    if len(body) > MAX_BODY:
+        raise HTTPException(422, f"the request has more than {MAX_BODY} bytes")
+    return body
 
 
 def item(hit: Hit, scored: bool | None) -> dict:
