@@ -1,112 +1,17 @@
-"""Ablations: what the arms of a sweep (see `arms`) left: curves, shares, paired differences.
-
-Arms are compared on dev, as their last step left them; test stays sealed, and nothing here trains.
-"""
-
-from itertools import groupby
-from pathlib import Path
+"""Paired differences between arms that were asked the same questions, with how large a difference would be found."""
 
 import numpy as np
 import pandas as pd
 import scipy
 
-from rezero.analysis.arms import named
-from rezero.config import Config, parse_config
-from rezero.evaluation.evaluate import LABELS, METRICS, Estimate, Report, evaluate, summarize
+from rezero.evaluation.evaluate import METRICS, Report
 from rezero.evaluation.stats import percentile_interval
-from rezero.evaluation.traces import read_traces, write_traces
-from rezero.policy.load import load_policy
-from rezero.questions import spread
-from rezero.task import load_task
-from rezero.training.checkpoints import read_metrics
 
-Runs = dict[tuple[str, int], Path]  # (arm, seed) -> its run folder
+# The metrics of an evaluation and, of all misses, those that were recovered from: what retrying is for
+COMPARED = METRICS | {"rescued": ("P(recovered | missed)", "recovered", "missed")}
+LABELS = {name: label for name, (label, _, _) in COMPARED.items()}
 Reports = dict[tuple[str, int], Report]  # (arm, seed) -> what it did on the same questions
 Counts = tuple[np.ndarray, np.ndarray]  # (successes or sums, cases), each of shape (seeds, questions)
-OVERVIEW = ("accuracy", "f1", "evidence", "searches", "retried")
-
-
-def arms_of(folders: dict[str, Path]) -> Runs:
-    """The run folders of a sweep by (arm, seed)."""
-    return {(job.rpartition("-")[0], int(job.rpartition("-")[2])): folder for job, folder in folders.items()}
-
-
-def curves(runs: Runs) -> pd.DataFrame:
-    """The evaluations on dev during training, one row per arm, seed and step, for `plots.learning_curves`."""
-    rows = [row | {"arm": arm, "seed": seed} for (arm, seed), folder in runs.items() for row in read_metrics(folder)]
-    return pd.DataFrame([row for row in rows if row["kind"] == "eval"])
-
-
-def read_reports(runs: Runs) -> Reports:
-    """What each arm did on dev after its last step; as arm "start", what the first one did before GRPO."""
-    reports: Reports = {}
-    for (arm, seed), folder in runs.items():
-        groups = groupby(read_traces(folder / "traces.jsonl"), key=lambda row: row[0]["policy"])
-        *_, before, after = [[episode for _, episode in rows] for _, rows in groups]
-        if not reports:
-            reports["start", seed] = summarize(before, "start")
-        reports[arm, seed] = summarize(after, arm)
-    return reports
-
-
-def metrics_table(reports: Reports) -> pd.DataFrame:
-    """One row per arm and seed, one column per metric."""
-    values = {key: {name: one.value for name, one in report.metrics.items()} for key, report in reports.items()}
-    return pd.DataFrame.from_dict(values, orient="index").rename_axis(["arm", "seed"]).reset_index()
-
-
-def starting_policy(runs: Runs, config: Config) -> str | Path:
-    """What GRPO started from: the first arm's warm start if there is one, else the policy."""
-    warm = next(iter(runs.values())) / "warm"
-    return warm if warm.is_dir() else config.policy
-
-
-def generalise(runs: Runs, places: list[dict], config: Config, folder: str | Path) -> dict[str, Reports]:
-    """What the starting policy and the last ones of `runs` do on dev in other places: place -> reports.
-
-    A place is a dict of fields of `Config`, named like an arm. Episodes are written to `folder`, and played only once.
-    """
-    policies = {("start", 0): starting_policy(runs, config)} | {key: run / "last" for key, run in runs.items()}
-    found: dict[str, Reports] = {}
-    for place in named(places):
-        name = place.pop("name")
-        varied = parse_config(config.to_dict() | place, f"place {name!r}")
-        task = load_task(varied)
-        dev = spread(task.questions["dev"], varied.eval_questions)
-        for (arm, seed), policy in policies.items():
-            report = evaluate(load_policy(policy), task, dev, arm, reuse=True)
-            write_traces(Path(folder, f"{arm}-{seed}--{name}.jsonl"), [(place, one) for one in report.episodes])
-            found.setdefault(name, {})[arm, seed] = report
-        print(f"{name}: {len(dev)} questions, {len(policies)} policies", flush=True)
-    return found
-
-
-def arms_table(reports: Reports, metrics: tuple[str, ...] = OVERVIEW) -> pd.DataFrame:
-    """One row per arm: how many "seeds" it has, and each metric with its interval, as `<metric>_low`, `<metric>_high`.
-
-    The interval resamples seeds and questions; where all seeds agree it is that of one of them.
-    """
-    rows = {}
-    for arm, own in _by_arm(reports).items():
-        rows[arm] = {"seeds": len(own)}
-        for metric in metrics:
-            one = own[0][metric]
-            found = one.value, one.low, one.high
-            if any(report[metric].value != one.value for report in own[1:]):
-                sums, cases = _counts(own, metric)
-                nothing = np.zeros_like(sums[:1]), np.ones_like(cases[:1])
-                found = paired_shares(nothing, (sums, cases), seed=0)[:3]
-            rows[arm] |= zip((metric, f"{metric}_low", f"{metric}_high"), found, strict=True)
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
-
-
-def in_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """`arms_table` to read: "value [low, high]" in the cells."""
-    cells = {"seeds": table["seeds"]}
-    for metric in [name for name in table if name in LABELS]:
-        found = table[[metric, f"{metric}_low", f"{metric}_high"]].to_numpy()
-        cells[LABELS[metric]] = [str(Estimate(*row, n=int(row[0] == row[0]))) for row in found]
-    return pd.DataFrame(cells).rename_axis("95% intervals")
 
 
 def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("accuracy",)) -> pd.DataFrame:
@@ -127,13 +32,18 @@ def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("a
         for arm, own in arms.items():
             if arm != baseline:
                 rows.append((arm, baseline, metric, *paired_shares(before, _counts(own, metric), seed=0), n, gain))
-    columns = ["arm", "baseline", "metric", "difference", "low", "high", "p (Holm)", "n", "4 in 5"]
+    columns = ["arm", "baseline", "metric", "difference", "low", "high", "p", "n", "4 in 5"]
     frame = pd.DataFrame(rows, columns=columns)
-    p = frame["p (Holm)"].sort_values()
-    frame["p (Holm)"] = (p * np.arange(len(p), 0, -1)).cummax().clip(upper=1)  # his step-down method (1979)
+    frame.insert(6, "p (Holm)", holm(frame["p"]))
     direction = np.where(frame.difference > 0, "higher", "lower")
     frame["in words"] = np.where(frame["p (Holm)"] < 0.05, direction, "no difference shown")
     return frame
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """P-values corrected for their number by Holm's step-down method (1979)."""
+    p = p.sort_values()
+    return (p * np.arange(len(p), 0, -1)).cummax().clip(upper=1)
 
 
 def in_words(table: pd.DataFrame) -> str:
@@ -164,7 +74,7 @@ def _by_arm(reports: Reports) -> dict[str, list[Report]]:
 
 def _counts(reports: list[Report], metric: str) -> Counts:
     """What the shares or means of an arm are made of; questions in the order of their ids."""
-    _, column, condition = METRICS[metric]
+    _, column, condition = COMPARED[metric]
     frames = [report.frame.sort_values("question_id") for report in reports]
     cases = np.array([frame[condition] if condition else [True] * len(frame) for frame in frames], float)
     return np.array([frame[column] for frame in frames], float) * cases, cases

@@ -1,39 +1,55 @@
-"""Plan the arms of a sweep.
+"""The work of notebook 03's sweeps: make a starting policy, train an arm. Each runs in a folder of its own.
 
-An arm is a dict of notebook 02's parameters, such as {"reward_set": "recovery", "overrides": {"engine": "dense"}}.
+Test stays sealed: policies are evaluated on dev as they are left, greedy and sampled.
 """
 
-from itertools import product
+import shutil
+from pathlib import Path
 
-from rezero.config import MERGED
+import torch
+
+from rezero.config import Config, load_config
+from rezero.evaluation.evaluate import evaluate
+from rezero.evaluation.traces import Row, write_traces
+from rezero.policy.base import Policy
+from rezero.policy.load import load_policy
+from rezero.questions import spread
+from rezero.rollout import rollout
+from rezero.task import load_task
+from rezero.training.train import train
+from rezero.warmstart.shares import start_with_share
+from rezero.warmstart.supervised import starting_policy
+
+GREEDY, SAMPLED = "greedy", "sampled"  # how the episodes in traces.jsonl were decoded
 
 
-def named(arms: list[dict]) -> list[dict]:
-    """The arms, those without a "name" called by their words: the one above is "recovery-dense"."""
-    made = []
-    for arm in arms:
-        values = [*arm.values(), *arm.get("overrides", {}).values()]
-        words = [value for value in values if isinstance(value, str) and "/" not in value]
-        made.append({"name": "-".join(words), **arm})
-    return made
+def make_start(folder: Path, config: dict, share: float, places: dict[str, dict]) -> None:
+    """Train a starting policy that retries after `share` of its misses, in `folder`/policy, and try it in all places.
 
-
-def plan(arms: list[dict], seeds: list[int], **shared) -> dict[str, dict]:
-    """The jobs of a sweep, every arm with every seed: {job: parameters of notebook 02}.
-
-    `shared` are parameters of all arms; what an arm sets itself wins, in `overrides` entry by entry. How difficult the
-    training questions are is measured with the first seed, once for all arms that agree in the rest that it depends
-    on. Training never stops early, so that arms stay comparable. Two different arms with the same name are a
-    ValueError.
+    `config` has the arguments of `load_config`, a place some more. The episodes go to traces.jsonl, three per question.
     """
-    jobs: dict[str, dict] = {}
-    for seed, arm in product(seeds, named(arms)):
-        parameters = {"test": False, **shared, "seed": seed, **arm}
-        job = f"{parameters.pop('name')}-{parameters['seed']}"
-        base, own = shared.get("overrides", {}), arm.get("overrides", {})
-        overrides = base | own | {name: base[name] | own[name] for name in MERGED if name in base and name in own}
-        curriculum = {"seed": seeds[0]} | overrides.get("curriculum", {})
-        parameters["overrides"] = {"patience": 0} | overrides | {"curriculum": curriculum}
-        if jobs.setdefault(job, parameters) != parameters:
-            raise ValueError(f"two arms are called {arm['name']!r}; name one of them: {{'name': 'other', ...}}")
-    return jobs
+    trained = start_with_share(load_config(**config), share, folder / "policy")
+    policy, rows = load_policy(trained), []
+    for name, fields in places.items():
+        rows += [(own | {"place": name}, one) for own, one in sampled(policy, load_config(**config | fields), 3)]
+    write_traces(folder / "traces.jsonl", rows)
+
+
+def train_arm(folder: Path, config: dict) -> None:
+    """Train with GRPO as `config` says, and evaluate the last policy on dev into traces.jsonl; weights are deleted."""
+    config = load_config(**config)
+    task = load_task(config)
+    policy = train(config, folder, task, starting_policy(config, task, folder)).last
+    questions = spread(task.questions["dev"], config.eval_questions)
+    report = evaluate(policy, task, questions, GREEDY, reuse=True)
+    write_traces(folder / "traces.jsonl", [*report.rows, *sampled(policy, config, 1)])
+    for name in ("checkpoints", "best", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def sampled(policy: Policy, config: Config, n: int) -> list[Row]:
+    """`n` episodes per dev question, sampled as in training."""
+    task, generator = load_task(config), torch.Generator(policy.model.device).manual_seed(config.seed)
+    questions = spread(task.questions["dev"], config.eval_questions) * n
+    episodes = rollout(policy, task.engine, questions, task.sampling, generator=generator)
+    return [({"policy": SAMPLED}, episode) for episode in episodes]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from rezero.analysis.arms import named, plan
 from rezero.config import Config, load_config, read_profile
 from rezero.files import resolve
 from rezero.names import check_policy_name
@@ -13,7 +12,6 @@ from rezero.training.sentinel import check_limits
 
 OF_CONFIG = ("profile", "seed", "steps", "reward_set")  # notebook 02's parameters that are fields of `Config`
 IN_KERNEL = "__main__:"  # the functions of a notebook's cells, which exist only in its kernel
-OF_ARMS = ("name", *OF_CONFIG, "overrides", "test", "judge")
 
 
 def check_notebooks(used: dict[str, dict]) -> None:
@@ -28,28 +26,24 @@ def check_notebooks(used: dict[str, dict]) -> None:
                 for name in fields.keys() & overrides.keys():
                     raise ValueError(f"overrides: {name} is a parameter of its own; want it there")
                 check_config(load_config(**fields, **overrides))
-            where, names = notebook, [arm["name"] for arm in named(values.get("arms", []))]
-            if values.get("baseline") not in [None, *names]:
-                raise ValueError(f"baseline {values['baseline']!r} is no arm; allowed: {', '.join(names)}")
+            where = notebook
+            for share in [*values.get("retry_shares", []), *values.get("check_shares", [])]:
+                if not 0 <= share <= 1:
+                    raise ValueError(f"{share} is no share of the misses; want 0 to 1")
+            for name in set(values.get("check_shares", [])) - set(values.get("retry_shares", [])):
+                raise ValueError(f"check_shares: {name} is none of the retry_shares {values['retry_shares']}")
         except (ValueError, OSError) as error:
             raise type(error)(f"{where}: {error}") from None
 
 
 def configurations(values: dict) -> Iterator[tuple[str, dict]]:
-    """Where a notebook makes a configuration, for messages, and the parameters of notebook 02 that it is made of."""
-    arms = [*values.get("arms", []), *values.get("elsewhere", [])]
-    for arm in arms:
-        for name in arm.keys() - {*OF_ARMS}:
-            raise ValueError(f"arm {arm}: no parameter {name!r}; allowed: {', '.join(OF_ARMS)}")
+    """Where a notebook makes a configuration, for messages, and the parameters that it is made of."""
     if "profile" in values:
         yield "", values
-    if arms:
-        shared = {name: values[name] for name in ("profile", "steps", "overrides")}
-        for job, parameters in plan(arms, values["seeds"][:1], **shared).items():
-            yield f": arm {job!r}", parameters
-    for place in named(values.get("places", [])):
-        where, own = place.pop("name"), {name: place.pop(name) for name in OF_CONFIG if name in place}
-        yield f": place {where!r}", values | own | {"overrides": values["overrides"] | place}
+    for name, fields in values.get("places", {}).items():
+        yield f": place {name!r}", {"profile": values["profile"], "overrides": values["overrides"] | fields}
+    for reward_set in values.get("reward_sets", []):
+        yield "", {"reward_set": reward_set}
     for name, fields in values.get("collapses", {}).items():
         yield f": {name!r}", {"overrides": fields}
 

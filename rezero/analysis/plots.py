@@ -5,7 +5,7 @@ are the rows of a run's metrics.jsonl as a DataFrame, "a frame of episodes" is w
 """
 
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -135,26 +135,6 @@ def _rows(metrics: pd.DataFrame, kind: str, *columns: str) -> pd.DataFrame:
     return rows
 
 
-def learning_curves(frame: pd.DataFrame) -> np.ndarray:
-    """Accuracy and P(retried | missed) by step, a column per arm of `ablations.curves`: the mean and range of seeds."""
-    arms = frame.arm.unique()
-    size = {"figsize": (max(6, 1.2 + 2.1 * len(arms)), 5.4), "layout": "constrained"}
-    figure, axes = plt.subplots(2, len(arms), sharex=True, sharey="row", squeeze=False, **size)
-    for row, metric in zip(axes, ("accuracy", "retried"), strict=True):
-        spread = frame.groupby(["arm", "step"])[metric].agg(["mean", "min", "max"])
-        for ax, arm, color in zip(row, arms, COLORS, strict=False):
-            for other in arms:
-                ax.plot(spread.loc[other, "mean"], color="0.8", linewidth=1)
-            own = spread.loc[arm]
-            ax.plot(own["mean"], color=color, linewidth=2, marker="o", markersize=3, clip_on=False)
-            ax.fill_between(own.index, own["min"], own["max"], color=color, alpha=0.25, linewidth=0)
-            by_step(ax, arm if metric == "accuracy" else "", "")
-        row[0].set(ylabel=LABELS[metric], ylim=(max(0, row[0].get_ylim()[0]), None))
-        row[0].yaxis.set_major_formatter(PERCENT)
-    figure.suptitle(f"Dev set: mean and range of {frame.seed.nunique()} seed(s); grey: other arms", size="medium")
-    return axes
-
-
 def watched(runs: dict, limits: dict[str, float], stops: dict[str, int]) -> np.ndarray:
     """Dev accuracy and what the sentinel watches: one panel per metric that is logged, one line per `collapse.Run`.
 
@@ -180,16 +160,6 @@ def watched(runs: dict, limits: dict[str, float], stops: dict[str, int]) -> np.n
     lines, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside upper left", ncols=len(names), frameon=False)
     return axes
-
-
-def matrix(tables: dict[str, pd.DataFrame], value: str = "accuracy", title: str = "") -> plt.Axes:
-    """Shares with their 95% intervals, of place -> `ablations.arms_table`: one row per arm, one column per place."""
-    table = pd.concat(tables, axis=1)
-    shares, low, high = (table.xs(f"{value}{end}", axis=1, level=1) for end in ("", "_low", "_high"))
-    below = (100 * low).map("{:.0f}".format) + "–" + high.map("{:.0%}".format)
-    ax = heat(shares, below, title, LABELS.get(value, value))
-    ax.set(xlabel="tested on", ylabel="trained as")
-    return ax
 
 
 def heat(table: pd.DataFrame, below: pd.DataFrame | None = None, title: str = "", label: str = "share") -> plt.Axes:
@@ -235,15 +205,32 @@ def heat_map(table: pd.DataFrame, found: pd.DataFrame, title: str = "") -> plt.A
     return ax
 
 
-def arms(frame: pd.DataFrame, seeds: pd.DataFrame, value: str = "accuracy") -> plt.Axes:
-    """The shares of `ablations.arms_table`, the first arm on top; small dots below: each seed, of `metrics_table`."""
-    _, ax = plt.subplots(figsize=(6.5, 1.2 + 0.45 * len(frame)), layout="constrained")
-    (blue, orange, *_), rows = COLORS, range(len(frame))
-    errors = np.maximum([frame[value] - frame[f"{value}_low"], frame[f"{value}_high"] - frame[value]], 0)
-    ax.errorbar(frame[value], rows, xerr=errors, fmt="o", color=blue, label="95% interval")
-    seeds = seeds[seeds.duplicated("arm", keep=False)]  # of an arm with one seed it would be the same once more
-    if len(seeds):
-        ax.scatter(seeds[value], frame.index.get_indexer(seeds.arm) + 0.22, s=14, color=orange, label="one seed")
-    ax.set(xlabel=LABELS.get(value, value), ylim=(len(frame) - 0.5, -0.5), yticks=rows, yticklabels=frame.index)
-    ax.xaxis.set_major_formatter(PERCENT)
-    return legend_right(ax)
+def difference_map(table: pd.DataFrame, metrics: Sequence[str], labels: dict[str, str], title: str = "") -> np.ndarray:
+    """`map.differences`, a panel per metric (down) and reward (across): starts down, places across, in each cell the
+
+    difference with its interval. Cells in which no difference is shown are pale and hatched.
+    """
+    rewards, shape = list(table.reward.unique()), (table.start.nunique(), table.place.nunique())
+    size = (1.2 + 1.05 * shape[1] * len(rewards), 0.9 + (0.55 + 0.42 * shape[0]) * len(metrics))
+    figure, axes = plt.subplots(len(metrics), len(rewards), figsize=size, squeeze=False, layout="constrained")
+    for (metric, reward), ax in zip(product(metrics, rewards), axes.flat, strict=True):
+        own = table[(table.metric == metric) & (table.reward == reward)].set_index(["start", "place"])
+        sides = {name: own[name].unstack().reindex(columns=table.place.unique()) for name in own}
+        most = np.nanmax(np.abs(table.difference[table.metric == metric])) or 1
+        inside = sides["low"].map("{:+.2f}".format) + " to " + sides["high"].map("{:+.2f}".format)
+        look = dict(cmap="PuOr", vmin=-1.3 * most, vmax=1.3 * most, cbar=False, linewidths=1, fmt="")
+        shades = sides["difference"].where(sides["shown"], 0)
+        sns.heatmap(shades, **look, ax=ax, xticklabels=metric == metrics[-1], yticklabels=reward == rewards[0])
+        for (y, x), seen in np.ndenumerate(sides["shown"]):
+            words, color = sides["difference"].iloc[y, x], "black" if seen else "0.45"
+            ax.text(x + 0.5, y + 0.36, f"{words:+.2f}", ha="center", va="center", color=color,
+                    weight="bold" if seen else "normal", size=9)  # fmt: skip
+            ax.text(x + 0.5, y + 0.74, inside.iloc[y, x], ha="center", va="center", color=color, size=6)
+            hatch = {"hatch": None if seen else "....", "edgecolor": "0.85"}
+            ax.add_patch(plt.Rectangle((x, y), 1, 1, fill=False, linewidth=0, zorder=1.5, **hatch))
+        ax.set(title=f"{reward}" if metric == metrics[0] else "", xlabel="", ylabel="")
+        ax.tick_params(rotation=0, length=0)
+        if reward == rewards[0]:
+            ax.set_ylabel(f"{labels[metric]}\nstarts at")
+    figure.suptitle(title, x=0.01, ha="left", size="medium")
+    return axes

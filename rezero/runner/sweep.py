@@ -1,52 +1,56 @@
-"""Run one notebook many times with different parameters: side by side on all cores, or on a Ray cluster."""
+"""Call one function many times with different arguments: side by side on all cores, or on a Ray cluster."""
 
+import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from pkgutil import resolve_name
 from threading import Thread
 
-from rezero.files import ROOT, read_json, resolve
+from filelock import FileLock
+
+from rezero.files import ROOT, read_json, resolve, write_text
 from rezero.runner.machine import cpu_share, output_of
-from rezero.runner.parameters import check_unchanged, choose_parameters, read_parameters, read_params_file
-from rezero.runner.run import NOTEBOOKS, run, safe_name
+from rezero.runner.run import safe_name
 from rezero.text import duration
 
 LAUNCHERS = ("local", "ray")
 SPAWN = get_context("spawn")
+RECORD = "job.json"  # in a job's folder: its arguments, and its status, seconds and error
 
 
 def sweep(
-    jobs: dict[str, dict],
-    folder: str | Path,
-    notebook: Path = NOTEBOOKS / "02_train_grpo.ipynb",
-    launcher: str = "local",
-    resources: dict | None = None,
+    jobs: dict[str, dict], folder: str | Path, work: str, launcher: str = "local", resources: dict | None = None
 ) -> dict[str, Path]:
-    """Run `notebook` once per job, in `folder`/<name>; what it prints goes to `folder`/<name>.log.
+    """Call the function `work` ("package.module:function") once per job, as work(folder=`folder`/<name>, **arguments).
 
-    Finished jobs are skipped and killed ones go on. A job that fails does not stop the others.
+    What it prints goes to `folder`/<name>.log. Finished jobs are skipped; one that was killed is called again with the
+    same folder. A job that fails does not stop the others.
 
     Args:
-        jobs: {name: parameters of the notebook}. ValueError, with nothing run, if one ran with others before.
+        jobs: {name: arguments, as plain data}. ValueError, with nothing run, if one ran with others before.
         launcher: "local" uses all cores of this machine (with a GPU it runs one job after the other), "ray" a cluster.
         resources: what a job takes: {"num_cpus": 1} and, on Ray, whatever else Ray can reserve.
 
-    Returns {name: folder of its run}. Raises RuntimeError at the end if jobs failed, with their cells and errors.
+    Returns {name: folder of the job}. Raises RuntimeError at the end if jobs failed, with their errors.
     """
     if launcher not in LAUNCHERS:
         raise ValueError(f"unknown launcher {launcher!r}; allowed: {', '.join(LAUNCHERS)}")
-    folder, parameters, resources = resolve(folder), {notebook.stem: read_parameters(notebook)}, resources or {}
-    calls, failed = {}, []
-    for name, given in jobs.items():
-        used, run_dir = choose_parameters(parameters, {f"job {name!r}": given}), folder / safe_name(name, "job")
-        if (run_dir / "params.yaml").is_file():
-            check_unchanged(run_dir, read_params_file(run_dir / "params.yaml"), used)
-        places = {"notebooks": str(notebook.parent), "runs": str(folder)}
-        calls[name] = dict(chosen=[notebook.stem], flags=used[notebook.stem], run_id=name, **places)
+    folder, resources, calls = resolve(folder), resources or {}, {}
+    for name, arguments in jobs.items():
+        place, arguments = folder / safe_name(name, "job"), json.loads(json.dumps(arguments))
+        record = read_json(place / RECORD) if (place / RECORD).is_file() else {"arguments": arguments}
+        for key in sorted(record["arguments"].keys() | arguments.keys()):
+            was, now = record["arguments"].get(key), arguments.get(key)
+            if was != now:
+                raise ValueError(f"{place} was begun with {key} = {was!r}, not {now!r}; want another folder")
+        if record.get("status") != "done":
+            calls[name] = {"work": work, "folder": str(place), "arguments": arguments}
     folder.mkdir(parents=True, exist_ok=True)
     if launcher == "ray":
         ended = on_ray(calls, resources)
@@ -54,73 +58,97 @@ def sweep(
         ended = ((name, run_job(call)) for name, call in calls.items())
     else:
         ended = side_by_side(calls, max(1, int(resources.get("num_cpus", 1))))
-    began = time.monotonic()
-    for number, (name, entry) in enumerate(ended, start=1):
-        left = duration((time.monotonic() - began) * (len(jobs) - number) / number)
-        print(f"[{number}/{len(jobs)}] {name}: {entry['status']}, {entry['seconds']} s; about {left} left", flush=True)
-        if entry["error"]:
-            failed.append(f"{name}, {entry['error']}")
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {len(jobs)} jobs failed; a rerun keeps what is done: {'; '.join(failed)}")
+    print(
+        f"{len(jobs)} jobs, {len(jobs) - len(calls)} done before; each prints to a .log beside its folder", flush=True
+    )
+    report(ended, len(calls))
     return {name: folder / name for name in jobs}
 
 
+def report(ended: Iterator[tuple[str, dict]], n: int) -> None:
+    """Print a line per job that ended, with the time that is left for all `n`; RuntimeError if any failed."""
+    began, failed = time.monotonic(), []
+    for number, (name, entry) in enumerate(ended, start=1):
+        left = duration((time.monotonic() - began) * (n - number) / number)
+        print(f"[{number}/{n}] {name}: {entry['status']}, {entry['seconds']} s; about {left} left", flush=True)
+        if entry["error"]:
+            failed.append(f"{name}: {entry['error']}")
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {n} jobs failed; a rerun keeps what is done: {'; '.join(failed)}")
+
+
 def run_job(call: dict, root: str = str(ROOT)) -> dict:
-    """Call `run`; returns the entry of run.json with status, seconds and error. `root` is the clone of the sweep."""
+    """Do one job and record it; returns its status, seconds and error. `root` is the clone of the sweep."""
     if root != str(ROOT):
         raise RuntimeError(f"this process imported the rezero of {ROOT}, the sweep that of {root}")
-    resume = Path(call["runs"], call["run_id"], "params.yaml").is_file()
+    folder, arguments, error, began = Path(call["folder"]), call["arguments"], "", time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
     with log_of(call).open("a") as log, redirect_stdout(log), redirect_stderr(log):
-        status = run(**call, resume=resume)
-    if status == 130:
-        raise KeyboardInterrupt
-    return read_entry(call)
-
-
-def log_of(call: dict) -> Path:
-    return Path(call["runs"], f"{call['run_id']}.log")
-
-
-def read_entry(call: dict) -> dict:
-    (entry,) = read_json(Path(call["runs"], call["run_id"], "run.json"))["notebooks"].values()
+        try:
+            with FileLock(folder / "lock", blocking=False):
+                write_text(folder / RECORD, json.dumps({"arguments": arguments, "status": "running"}, indent=1))
+                resolve_name(call["work"])(folder=folder, **arguments)
+        except Exception as failure:
+            traceback.print_exc()
+            error = f"{type(failure).__name__}: {failure}"
+        entry = {"status": "failed" if error else "done", "seconds": round(time.monotonic() - began, 1), "error": error}
+        write_text(folder / RECORD, json.dumps({"arguments": arguments, **entry}, indent=1))
     return entry
 
 
-def side_by_side(calls: dict[str, dict], threads: int) -> Iterator[tuple[str, dict]]:
-    """Run each job in a process of its own, as many at once as the cores allow with `threads` each; yields the ended.
+def log_of(call: dict) -> Path:
+    return Path(f"{call['folder']}.log")
 
-    The processes end with this one, and whatever ends them ends their kernels.
+
+def side_by_side(calls: dict[str, dict], threads: int) -> Iterator[tuple[str, dict]]:
+    """Do the jobs in as many processes as the cores allow with `threads` each; yields those that ended.
+
+    A process does one job after the other, so that what they import is imported once. One that dies fails only the job
+    that it was doing, and another takes its place. They end with this process, whatever ends it.
     """
-    workers = max(1, min(len(calls), cpu_share() // threads))
-    print(f"{len(calls)} jobs, {workers} at once; what they print goes to a .log beside their folders", flush=True)
-    waiting, running = list(calls.items()), {}
+    workers, waiting, running, processes = max(1, cpu_share() // threads), list(calls.items()), {}, []
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                name, call = waiting.pop(0)
-                process = SPAWN.Process(target=run_alone, args=(call, threads))
-                process.start()
-                running[process.sentinel] = name, process
-            for ended in connection.wait(list(running)):
-                name, process = running.pop(ended)
-                process.join()
-                failed = {"status": "failed", "seconds": float("nan"), "error": f"see {log_of(calls[name])}"}
-                yield name, failed if process.exitcode else read_entry(calls[name])
+                pipe, theirs = SPAWN.Pipe()
+                processes.append(SPAWN.Process(target=serve, args=(theirs, threads)))
+                processes[-1].start()
+                theirs.close()
+                running[pipe] = waiting.pop(0)
+                pipe.send(running[pipe][1])
+            for pipe in connection.wait(list(running)):
+                name, call = running.pop(pipe)
+                try:
+                    entry = pipe.recv()
+                except (EOFError, ConnectionError):
+                    entry = {
+                        "status": "failed",
+                        "seconds": float("nan"),
+                        "error": f"its process died, see {log_of(call)}",
+                    }
+                else:
+                    if waiting:
+                        running[pipe] = waiting.pop(0)
+                        pipe.send(running[pipe][1])
+                yield name, entry
     finally:
-        for _, process in running.values():
+        for process in processes:
             process.kill()
 
 
-def run_alone(call: dict, threads: int) -> None:
+def serve(pipe: connection.Connection, threads: int) -> None:
+    """A worker: do the jobs that come through `pipe`, until the process that sends them ends."""
     sweep_ended = parent_process().sentinel
     Thread(target=lambda: connection.wait([sweep_ended]) and os._exit(1), daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    sys.stderr = log_of(call).open("a")  # to which multiprocessing writes what ends the job
-    run_job(call)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported
+    while True:
+        call = pipe.recv()
+        sys.stderr = log_of(call).open("a")  # to which multiprocessing writes what ends the process
+        pipe.send(run_job(call))
 
 
 def on_ray(calls: dict, resources: dict) -> Iterator[tuple[str, dict]]:
-    """Run each job as a Ray task, on the cluster that RAY_ADDRESS names or else on this machine's cores.
+    """Do each job as a Ray task, on the cluster that RAY_ADDRESS names or else on this machine's cores.
 
     The machines of a cluster need this clone and the sweep's folder at the same path. Yields jobs as they end.
     """
