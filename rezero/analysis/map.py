@@ -58,7 +58,8 @@ def plan(arms: list[Arm], places: dict[str, dict], run: Path, config: dict, **mo
     jobs = {}
     for arm in arms:
         own = {**config, **more, **places[arm.place], "seed": arm.seed, "warm_start": {"steps": 0}}
-        own["policy"] = shown(run / "start" / str(arm.start) / "policy")
+        start = run / "start" / str(arm.start) / "policy"
+        own["policy"] = shown(start / "warm" if (start / "warm").is_dir() else start)  # an adapter, if it is trained
         own |= {"patience": 0, "save_every": own["steps"], "eval_every": own.get("eval_every", own["steps"])}
         own["grpo"] = {"lr_scheduler_type": "constant_with_warmup", "report_to": "none"} | own.get("grpo", {})
         own |= {"forked": arm.forked} if arm.forked else {}
