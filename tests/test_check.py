@@ -8,7 +8,7 @@ import pytest
 
 from rezero.__main__ import main
 from rezero.analysis import check
-from rezero.analysis.check import OF_ARMS, check_notebooks
+from rezero.analysis.check import check_notebooks
 from rezero.files import ROOT
 from rezero.runner.parameters import read_parameters
 from rezero.runner.run import NOTEBOOKS
@@ -29,11 +29,13 @@ WRONG = [  # command, what is said
     (["run", "02", "-p", "overrides={collapse: {limits: {lies: 1}}}"], "collapse.limits names 'lies'; allowed: "),
     (["run", "02", "-p", "overrides={stepz: 1}"], "unknown field 'stepz'; allowed: "),
     (["run", "02", "-p", "overrides={steps: 1}"], "overrides: steps is a parameter of its own"),
-    (["run", "03", "-p", "arms=[{reward_set: bribes}]"], "03_reward_ablations: arm 'bribes-0': unknown reward set"),
-    (["run", "03", "-p", "arms=[{reward: f1}]"], "no parameter 'reward'; allowed: name, profile, "),
-    (["run", "03", "-p", "elsewhere=[{name: a, overrides: {engine: bm52}}]"], "arm 'a-0': unknown engine 'bm52'"),
-    (["run", "03", "-p", "places=[{engine: bm52}]"], "place 'bm52': unknown engine 'bm52'"),
-    (["run", "03", "-p", "baseline=nothing"], "baseline 'nothing' is no arm; allowed: correctness, "),
+    (["run", "03", "-p", "reward_sets=[correctness, bribes]"], "03_reward_ablations: unknown reward set 'bribes'"),
+    (["run", "03", "-p", "places={here: {engine: bm52}}"], "place 'here': unknown engine 'bm52'; allowed: bm25, "),
+    (["run", "03", "-p", "places={here: {engin: bm25}}"], "place 'here': profile 'laptop': unknown field 'engin'"),
+    (["run", "03", "-p", "retry_shares=[0.1, 1.1]"], "03_reward_ablations: 1.1 is no share of the misses; want 0 to 1"),
+    (["run", "03", "-p", "check_shares=[0.2]"], "check_shares, forked_start: 0.2 is none of retry_shares, [0.0, 0.1"),
+    (["run", "03", "-p", "forked_start=0.2"], "check_shares, forked_start: 0.2 is none of retry_shares, [0.0, 0.1"),
+    (["run", "03", "-p", "seeds=[]"], "retry_shares, seeds or reward_sets is empty; want at least"),
     (["run", "05", "-p", "collapses={a: {engine: bm52}}"], "05_collapse: 'a': unknown engine 'bm52'"),
     (["train", "--profile", "labtop", "--run-dir", "x"], "unknown profile 'labtop'; allowed: "),
     (["train", "--run-dir", "x", "-p", "policy=data/polcy"], "no policy in "),
@@ -90,10 +92,6 @@ def test_nothing_slow_is_imported_for_a_refusal(refused):
 def test_what_exists_only_in_the_notebook_is_not_looked_for_outside():
     own = {"engine": "__main__:mine", "reward_weights": {"__main__:brevity": 1.0}}
     check_notebooks({"02_train_grpo": {"profile": "laptop", "overrides": own}})
-
-
-def test_an_arm_may_have_what_notebook_02_takes():
-    assert set(OF_ARMS) == {"name", *read_parameters(NOTEBOOKS / "02_train_grpo.ipynb")}
 
 
 @pytest.mark.parametrize("file", ["notebooks/quick.yaml", "tests/smoke.yaml"])

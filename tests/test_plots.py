@@ -43,10 +43,6 @@ trained alias 1 3 1 1 1
 trained alias 0 2 1 1 0"""
 FRAME = pd.read_csv(StringIO(EPISODES), sep=" ")
 FRAME = FRAME.astype(dict.fromkeys(["correct", "missed", "retried", "recovered"], bool))
-CURVES = pd.DataFrame(
-    [("b", 0, 0, 0.4), ("b", 0, 5, 0.6), ("b", 1, 0, 0.4), ("b", 1, 5, 0.8), ("a", 0, 0, 0.4), ("a", 0, 5, 0.5)],
-    columns=["arm", "seed", "step", "accuracy"],
-).assign(retried=[np.nan, 0.1, np.nan, 0.3, np.nan, 0.9])
 
 
 def texts(labels) -> list[str]:
@@ -170,16 +166,6 @@ def test_the_counts_above_bars_never_meet(policies, turned):
     assert {text.get_rotation() for text in ax.texts} == {90 * turned}
 
 
-def test_learning_curves_draw_the_mean_and_the_range_of_the_seeds():
-    axes = plots.learning_curves(CURVES)
-    assert [ax.get_title() for ax in axes[0]] == ["b", "a"]
-    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["accuracy (exact match)", "P(retried | missed)"]
-    assert axes[0, 0].lines[-1].get_ydata().tolist() == pytest.approx([0.4, 0.7])
-    assert band(axes[0, 0]) == [0.4, 0.8]
-    assert [line.get_ydata()[1] for line in axes[0, 1].lines[:2]] == pytest.approx([0.7, 0.5])  # grey
-    assert len(plots.learning_curves(CURVES[CURVES.arm == "a"])[0]) == 1
-
-
 def test_what_the_sentinel_watches_stands_below_its_limits():
     def rows(accuracy, **metrics):
         evals = [{"kind": "eval", "step": step, "accuracy": accuracy} for step in (0, 10)]
@@ -198,37 +184,12 @@ def test_what_the_sentinel_watches_stands_below_its_limits():
 
 def test_steps_are_whole_numbers_and_no_percentage_stands_twice():
     health = plots.training_health(METRICS)
-    for ax in [
-        *plots.reward_curves(METRICS),
-        plots.dev_curve(METRICS),
-        *plots.learning_curves(CURVES).flat,
-        *health[:5],
-    ]:
+    for ax in [*plots.reward_curves(METRICS), plots.dev_curve(METRICS), *health[:5]]:
         steps, labels = ticks(ax.xaxis), ticks(ax.yaxis)
         assert len(steps) > 1 and all(label.isdigit() for label in steps)
         assert ax.get_xlabel() == "step" and ax.xaxis.get_tick_params()["labelbottom"]  # shared axes hide it
         assert len(set(labels)) == len(labels) > 1
     assert ticks(health[1].yaxis)[:3] == ["0%", "0.2%", "0.4%"] and ticks(health[3].yaxis)[:3] == ["0%", "5%", "10%"]
-
-
-INTERVALS = ["retried", "retried_low", "retried_high"]
-
-
-def test_arms_and_places_are_drawn_in_the_order_given_with_their_intervals():
-    y = pd.DataFrame([(0.5, 0.4, 0.6), (0.25, 0, 0.5)], ["b", "a"], INTERVALS)
-    x = pd.DataFrame([(1.0, 0.76, 1.0), [np.nan] * 3], ["b", "a"], INTERVALS)
-    ax = plots.matrix({"y": y, "x": x}, "retried", "A title")
-    assert texts(ax.texts) == ["50%\n40–60%", "100%\n76–100%", "25%\n0–50%"] and ax.figure.get_suptitle() == "A title"
-    assert (ticks(ax.yaxis), ticks(ax.xaxis)) == (["b", "a"], ["y", "x"])
-    assert ax.collections[0].colorbar.ax.get_ylabel() == "P(retried | missed)"
-    assert ax.collections[0].get_clim() == (0, 1)  # the same colour means the same share in every figure
-    table = pd.DataFrame([(0.1, 0.0, 0.3), (0.5, 0.4, 0.9)], ["b", "a"], INTERVALS)
-    seeds = pd.DataFrame({"arm": ["a", "a", "b"], "retried": [0.45, 0.55, 0.1]})
-    ax = plots.arms(table, seeds, value="retried")
-    assert texts(ax.get_yticklabels()) == ["b", "a"] and ax.yaxis_inverted()  # the first arm on top
-    assert ax.lines[0].get_xdata().tolist() == [0.1, 0.5] and ax.get_xlabel() == "P(retried | missed)"
-    assert np.allclose([s[:, 0] for s in ax.containers[0].lines[2][0].get_segments()], [[0, 0.3], [0.4, 0.9]])
-    assert ax.collections[-1].get_offsets()[:, 0].tolist() == [0.45, 0.55]  # not the only seed of b once more
 
 
 @pytest.mark.parametrize(

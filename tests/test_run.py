@@ -21,7 +21,6 @@ from rezero.runner.kernel import execute
 from rezero.runner.machine import cpu_share
 from rezero.runner.parameters import choose_parameters, read_flags, read_parameters, read_params_file
 from rezero.runner.run import run
-from rezero.runner.sweep import run_job
 
 SOURCES = {
     "00_a": "lr = 1e-6\nsteps = 10",
@@ -239,7 +238,6 @@ if not os.path.exists(run_dir + "/second-time"):
 CALL = """
 import sys
 from rezero.runner.run import run
-from rezero.runner.sweep import run_job
 sys.exit(run([], ["lr=1"], None, "one", notebooks=sys.argv[1], runs=sys.argv[2]))
 """
 
@@ -378,10 +376,10 @@ from pathlib import Path
 clone, books = Path(sys.argv[1]), Path(sys.argv[2])
 sys.path.insert(0, str(clone))
 from rezero.runner.run import run
-from rezero.runner.sweep import run_job
 from rezero.runner.sweep import sweep
 assert run([], run_id="one", notebooks=books, runs=books / "runs") == 0
-sweep({"a": {}, "b": {}}, books / "sweep", books / "00_where.ipynb")
+sys.path.append(str(books))
+sweep({"a": {}, "b": {}}, books / "sweep", "where:work")
 """
 
 
@@ -390,10 +388,11 @@ def test_what_a_clone_starts_uses_that_clone_whatever_its_path_is_called(tmp_pat
     clone, books = tmp_path / "a:b $HOME {x} 'y'", tmp_path / "books"
     shutil.copytree(ROOT / "rezero", clone / "rezero")
     write_book(books, "00_where", "import rezero\nprint(rezero.__path__)", params="seed = 0\nrun_dir = 'none'")
+    (books / "where.py").write_text("import rezero\ndef work(folder):\n    print(rezero.__path__)\n")
     subprocess.run([sys.executable, "-c", CLONE, str(clone), str(books)], check=True, env=os.environ | {"HOME": "/"})
-    for folder in ("runs/one", "sweep/a", "sweep/b"):
-        cells = nbformat.read(books / folder / "00_where.ipynb", as_version=4).cells
-        assert cells[-1].outputs[0].text == f"{[str(clone / 'rezero')]}\n"
+    cells = nbformat.read(books / "runs" / "one" / "00_where.ipynb", as_version=4).cells
+    logs = [(books / "sweep" / f"{job}.log").read_text() for job in "ab"]
+    assert [cells[-1].outputs[0].text, *logs] == 3 * [f"{[str(clone / 'rezero')]}\n"]
 
 
 @pytest.mark.parametrize(("module", "said"), [
@@ -409,11 +408,6 @@ def test_no_cell_runs_in_a_kernel_with_another_rezero(tmp_path, monkeypatch, mod
     error = read_record(tmp_path / "x")["00_a"]["error"]
     assert "before the first cell: the kernel's rezero is not that of the runner" in error and said in error
     assert not (tmp_path / "x" / "harm").exists()
-
-
-def test_a_job_is_refused_by_another_clone(tmp_path):
-    with pytest.raises(RuntimeError, match="the sweep that of /other"):
-        run_job({"run_id": "x", "runs": str(tmp_path)}, "/other")
 
 
 @pytest.mark.parametrize(("source", "status"), [("1 + 1", "done"), ("raise ValueError('x' * 10_000)", "failed")])

@@ -7,8 +7,8 @@ import scipy
 from rezero.evaluation.evaluate import METRICS, Report
 from rezero.evaluation.stats import percentile_interval
 
-# The metrics of an evaluation and, of all misses, those that were recovered from: what retrying is for
-COMPARED = METRICS | {"rescued": ("P(recovered | missed)", "recovered", "missed")}
+# With the share of all misses that were recovered from, which is what retrying is for
+COMPARED = METRICS | {"rescued": ("misses recovered from", "recovered", "missed")}
 LABELS = {name: label for name, (label, _, _) in COMPARED.items()}
 Reports = dict[tuple[str, int], Report]  # (arm, seed) -> what it did on the same questions
 Counts = tuple[np.ndarray, np.ndarray]  # (successes or sums, cases), each of shape (seeds, questions)

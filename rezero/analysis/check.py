@@ -27,13 +27,20 @@ def check_notebooks(used: dict[str, dict]) -> None:
                     raise ValueError(f"overrides: {name} is a parameter of its own; want it there")
                 check_config(load_config(**fields, **overrides))
             where = notebook
-            for share in [*values.get("retry_shares", []), *values.get("check_shares", [])]:
-                if not 0 <= share <= 1:
-                    raise ValueError(f"{share} is no share of the misses; want 0 to 1")
-            for name in set(values.get("check_shares", [])) - set(values.get("retry_shares", [])):
-                raise ValueError(f"check_shares: {name} is none of the retry_shares {values['retry_shares']}")
+            check_map(**values) if "places" in values else None
         except (ValueError, OSError) as error:
             raise type(error)(f"{where}: {error}") from None
+
+
+def check_map(retry_shares, seeds, reward_sets, check_shares, forked_start, forked, places, **_) -> None:
+    """Check what notebook 03 is a map of."""
+    if not (places and retry_shares and seeds and reward_sets):
+        raise ValueError("places, retry_shares, seeds or reward_sets is empty; want at least one of each")
+    for share in (*retry_shares, forked):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{share} is no share of the misses; want 0 to 1")
+    for share in {*check_shares, *([forked_start] if forked else [])} - {*retry_shares}:
+        raise ValueError(f"check_shares, forked_start: {share} is none of retry_shares, {retry_shares}")
 
 
 def configurations(values: dict) -> Iterator[tuple[str, dict]]:

@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from pkgutil import resolve_name
@@ -41,16 +41,14 @@ def sweep(
     """
     if launcher not in LAUNCHERS:
         raise ValueError(f"unknown launcher {launcher!r}; allowed: {', '.join(LAUNCHERS)}")
-    folder, resources, calls = resolve(folder), resources or {}, {}
-    for name, arguments in jobs.items():
-        place, arguments = folder / safe_name(name, "job"), json.loads(json.dumps(arguments))
-        record = read_json(place / RECORD) if (place / RECORD).is_file() else {"arguments": arguments}
-        for key in sorted(record["arguments"].keys() | arguments.keys()):
-            was, now = record["arguments"].get(key), arguments.get(key)
-            if was != now:
-                raise ValueError(f"{place} was begun with {key} = {was!r}, not {now!r}; want another folder")
+    folder, resources, calls, failed = resolve(folder), resources or {}, {}, []
+    for name, given in jobs.items():
+        place, given = folder / safe_name(name, "job"), json.loads(json.dumps(given))
+        record = read_json(place / RECORD) if (place / RECORD).is_file() else {"arguments": given}
+        if record["arguments"] != given:
+            raise ValueError(f"{place} was begun with {record['arguments']}, not {given}; want another folder")
         if record.get("status") != "done":
-            calls[name] = {"work": work, "folder": str(place), "arguments": arguments}
+            calls[name] = {"work": work, "folder": str(place), "arguments": given}
     folder.mkdir(parents=True, exist_ok=True)
     if launcher == "ray":
         ended = on_ray(calls, resources)
@@ -58,41 +56,34 @@ def sweep(
         ended = ((name, run_job(call)) for name, call in calls.items())
     else:
         ended = side_by_side(calls, max(1, int(resources.get("num_cpus", 1))))
-    print(
-        f"{len(jobs)} jobs, {len(jobs) - len(calls)} done before; each prints to a .log beside its folder", flush=True
-    )
-    report(ended, len(calls))
-    return {name: folder / name for name in jobs}
-
-
-def report(ended: Iterator[tuple[str, dict]], n: int) -> None:
-    """Print a line per job that ended, with the time that is left for all `n`; RuntimeError if any failed."""
-    began, failed = time.monotonic(), []
+    n, began = len(calls), time.monotonic()
+    print(f"{len(jobs)} jobs, {len(jobs) - n} done before; each prints to a .log beside its folder", flush=True)
     for number, (name, entry) in enumerate(ended, start=1):
         left = duration((time.monotonic() - began) * (n - number) / number)
         print(f"[{number}/{n}] {name}: {entry['status']}, {entry['seconds']} s; about {left} left", flush=True)
-        if entry["error"]:
-            failed.append(f"{name}: {entry['error']}")
+        failed += [f"{name}: {entry['error']}"] if entry["error"] else []
     if failed:
         raise RuntimeError(f"{len(failed)} of {n} jobs failed; a rerun keeps what is done: {'; '.join(failed)}")
+    return {name: folder / name for name in jobs}
 
 
 def run_job(call: dict, root: str = str(ROOT)) -> dict:
     """Do one job and record it; returns its status, seconds and error. `root` is the clone of the sweep."""
     if root != str(ROOT):
         raise RuntimeError(f"this process imported the rezero of {ROOT}, the sweep that of {root}")
-    folder, arguments, error, began = Path(call["folder"]), call["arguments"], "", time.monotonic()
+    folder, record, began = Path(call["folder"]), {"arguments": call["arguments"]}, time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
+    entry = {"status": "done", "error": ""}
     with log_of(call).open("a") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             with FileLock(folder / "lock", blocking=False):
-                write_text(folder / RECORD, json.dumps({"arguments": arguments, "status": "running"}, indent=1))
-                resolve_name(call["work"])(folder=folder, **arguments)
+                write_text(folder / RECORD, json.dumps(record, indent=1))
+                resolve_name(call["work"])(folder=folder, **call["arguments"])
         except Exception as failure:
             traceback.print_exc()
-            error = f"{type(failure).__name__}: {failure}"
-        entry = {"status": "failed" if error else "done", "seconds": round(time.monotonic() - began, 1), "error": error}
-        write_text(folder / RECORD, json.dumps({"arguments": arguments, **entry}, indent=1))
+            entry = {"status": "failed", "error": f"{type(failure).__name__}: {failure}"}
+        entry["seconds"] = round(time.monotonic() - began, 1)
+        write_text(folder / RECORD, json.dumps(record | entry, indent=1))
     return entry
 
 
@@ -118,15 +109,9 @@ def side_by_side(calls: dict[str, dict], threads: int) -> Iterator[tuple[str, di
                 pipe.send(running[pipe][1])
             for pipe in connection.wait(list(running)):
                 name, call = running.pop(pipe)
-                try:
+                entry = {"status": "failed", "seconds": float("nan"), "error": f"its process died, see {log_of(call)}"}
+                with suppress(EOFError, ConnectionError):
                     entry = pipe.recv()
-                except (EOFError, ConnectionError):
-                    entry = {
-                        "status": "failed",
-                        "seconds": float("nan"),
-                        "error": f"its process died, see {log_of(call)}",
-                    }
-                else:
                     if waiting:
                         running[pipe] = waiting.pop(0)
                         pipe.send(running[pipe][1])

@@ -18,7 +18,7 @@ from rezero.runner.run import safe_name
 from rezero.text import duration
 
 KEPT = ["*.ipynb", "params.yaml", "environment.txt", "run.json", "metrics.jsonl", "warm.jsonl", "test_ledger.jsonl"]
-KEPT += ["summary.txt", "ablations.txt", "*.csv", "*.png"]
+KEPT += ["summary.txt", "map.txt", "*.csv", "*.png"]
 START, END = "<!-- summary of papermill_runs/reference{}, written by tests/tools/keep_reference.py -->", "<!-- end -->"
 FACTS = ("time", "git", "python", "gpu", "torch", "transformers", "trl", "unsloth", "unsloth_zoo", "vllm")
 
