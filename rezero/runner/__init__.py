@@ -1,1 +1,1 @@
-"""Wing: execute the notebooks headlessly, once (run) or many times (sweep). It knows nothing of what they train."""
+"""Wing: execute the notebooks headlessly (run), and call a function many times (sweep). It knows nothing of training."""

@@ -89,7 +89,7 @@ class DevEvaluation(TrainerCallback):
             self._evaluate(0, reuse=True)  # other runs start from the same policy
 
     def on_step_end(self, args, state, control, **_):
-        last = state.global_step == state.max_steps  # notebook 02 asks for it again where test stays sealed
+        last = state.global_step == state.max_steps  # arms ask for it again
         if last or state.global_step % self.every == 0:
             due = control.should_log
             self._evaluate(state.global_step, reuse=last)

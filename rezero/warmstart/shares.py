@@ -17,8 +17,8 @@ from rezero.task import load_task
 from rezero.warmstart.scripted import GIVE_UP, RETRY, play, searcher
 from rezero.warmstart.supervised import starting_policy
 
-SHOWN = 0.75  # probability that the script retries after a miss; how often the policy does is set by the loss
-ROUNDS, STEPS, LEARNING_RATE = 5, 25, 5e-4
+SHOWN = 0.5  # probability that the script retries after a miss; how often the policy does is set by the loss
+ROUNDS, STEPS, LEARNING_RATE, WEIGHT = 5, 25, 5e-4, 3.0  # the weight of the decision; other tokens weigh 1
 MEASURED, NEAR = 200, 0.05  # missed questions on which the share is measured, and how near it is to come
 
 
@@ -44,7 +44,7 @@ def start_with_share(config: Config, share: float, folder: str | Path) -> Path:
     misses = [episode.question for episode in episodes if episode.missed]
     set_seed(config.seed)
     for number in range(ROUNDS):
-        decision = {RETRY: aim / SHOWN, GIVE_UP: (1 - aim) / (1 - SHOWN)}
+        decision = {RETRY: WEIGHT * aim / SHOWN, GIVE_UP: WEIGHT * (1 - aim) / (1 - SHOWN)}
         examples = [recipe.encode_episode(policy, episode, decision, context=0.0) for episode in episodes]
         recipe.fit(policy, [(examples, STEPS)], STEPS, tokens=3000, lr=LEARNING_RATE, seed=config.seed + number)
         tried = rollout(policy, task.engine, random.sample(misses, min(MEASURED, len(misses))), sampling)
