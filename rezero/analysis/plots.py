@@ -206,31 +206,30 @@ def heat_map(table: pd.DataFrame, found: pd.DataFrame, title: str = "") -> plt.A
 
 
 def difference_map(table: pd.DataFrame, metrics: Sequence[str], labels: dict[str, str], title: str = "") -> np.ndarray:
-    """`map.differences`, a panel per metric (down) and reward (across): starts down, places across, in each cell the
+    """The differences of `map.differences` with their intervals: a panel per metric (down) and reward (across).
 
-    difference with its interval. Cells in which no difference is shown are pale and hatched.
+    Within a panel, rows are starting policies and columns are places. Cells without a shown difference are dotted.
     """
-    rewards, shape = list(table.reward.unique()), (table.start.nunique(), table.place.nunique())
-    size = (1.2 + 1.05 * shape[1] * len(rewards), 0.9 + (0.55 + 0.42 * shape[0]) * len(metrics))
+    rewards, places, starts = (list(table[name].unique()) for name in ("reward", "place", "start"))
+    size = 1 + max(2.6, 1.05 * len(places)) * len(rewards), 0.8 + (0.5 + 0.42 * len(starts)) * len(metrics)
     figure, axes = plt.subplots(len(metrics), len(rewards), figsize=size, squeeze=False, layout="constrained")
     for (metric, reward), ax in zip(product(metrics, rewards), axes.flat, strict=True):
-        own = table[(table.metric == metric) & (table.reward == reward)].set_index(["start", "place"])
-        sides = {name: own[name].unstack().reindex(columns=table.place.unique()) for name in own}
-        most = np.nanmax(np.abs(table.difference[table.metric == metric])) or 1
-        inside = sides["low"].map("{:+.2f}".format) + " to " + sides["high"].map("{:+.2f}".format)
-        look = dict(cmap="PuOr", vmin=-1.3 * most, vmax=1.3 * most, cbar=False, linewidths=1, fmt="")
-        shades = sides["difference"].where(sides["shown"], 0)
-        sns.heatmap(shades, **look, ax=ax, xticklabels=metric == metrics[-1], yticklabels=reward == rewards[0])
-        for (y, x), seen in np.ndenumerate(sides["shown"]):
-            words, color = sides["difference"].iloc[y, x], "black" if seen else "0.45"
-            ax.text(x + 0.5, y + 0.36, f"{words:+.2f}", ha="center", va="center", color=color,
-                    weight="bold" if seen else "normal", size=9)  # fmt: skip
-            ax.text(x + 0.5, y + 0.74, inside.iloc[y, x], ha="center", va="center", color=color, size=6)
-            hatch = {"hatch": None if seen else "....", "edgecolor": "0.85"}
-            ax.add_patch(plt.Rectangle((x, y), 1, 1, fill=False, linewidth=0, zorder=1.5, **hatch))
-        ax.set(title=f"{reward}" if metric == metrics[0] else "", xlabel="", ylabel="")
-        ax.tick_params(rotation=0, length=0)
-        if reward == rewards[0]:
-            ax.set_ylabel(f"{labels[metric]}\nstarts at")
+        rows = table[table.metric == metric]
+        most = 1.3 * (rows.difference.abs().max() or 1)  # no colour too dark to read on
+        own = rows[rows.reward == reward].set_index(["start", "place"]).reindex(product(starts, places))
+        shade = own.difference.where(own.shown, 0).to_numpy(float).reshape(len(starts), -1)
+        names = {"xticklabels": places if metric == metrics[-1] else False, "yticklabels": starts}
+        sns.heatmap(shade, cmap="PuOr", vmin=-most, vmax=most, cbar=False, linewidths=1, ax=ax, **names)
+        for number, row in enumerate(own.itertuples()):
+            y, x = divmod(number, len(places))
+            look = {"ha": "center", "va": "center", "color": "black" if row.shown else "0.4"}
+            weight, hatch = ("bold", "") if row.shown else ("normal", "....")
+            ax.text(x + 0.5, y + 0.36, f"{row.difference:+.2f}", size=9, weight=weight, **look)
+            ax.text(x + 0.5, y + 0.75, f"{row.low:+.2f} to {row.high:+.2f}", size=6.5, **look)
+            box = {"fill": False, "linewidth": 0, "edgecolor": "0.85", "zorder": 1.5}
+            ax.add_patch(plt.Rectangle((x, y), 1, 1, hatch=hatch, **box))
+        ax.set_title(f"{labels[metric]}: {reward}", size=9)
+        ax.tick_params(rotation=0, length=0, labelsize=9)
     figure.suptitle(title, x=0.01, ha="left", size="medium")
+    figure.supylabel("retries of the starting policy", size=9)
     return axes
