@@ -1,1 +1,1 @@
-"""Wing: execute the notebooks headlessly (run), and call a function many times (sweep). It knows nothing of training."""
+"""Wing: execute the notebooks headlessly (run), call a function many times (sweep). It knows nothing of training."""
