@@ -93,6 +93,7 @@ class Config:
     questions_per_step: Count = 8  # groups per step
     num_generations: Annotated[int, Field(ge=2)] = 8  # episodes per group, which are compared
     micro_batch: Count = 16  # episodes per forward and backward pass
+    forked: Share = 0.0  # share of the groups with a missed first search that begin there; see extras/fork.py
     grpo: dict = field(default_factory=dict)  # further fields of TRL's GRPOConfig, by TRL's names
     curriculum: Curriculum = field(default_factory=Curriculum)
     # evaluation and checkpoints

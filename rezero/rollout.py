@@ -5,6 +5,7 @@ As in Search-R1 and ReZero, the policy samples a turn up to its first closed act
 that the policy is told about, and the reason why each episode ended.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
@@ -35,6 +36,11 @@ class _Running:
         self.ids += ids
         self.mask += [mask] * len(ids)
 
+    def begin_as(self, other: "_Running") -> None:
+        """Go on from a copy of what `other` has said and read, which carries no loss."""
+        self.turns, self.ids, self.mask = [*other.turns], [*other.ids], [0] * len(other.ids)
+        self.reply, self.outcome = other.reply, other.outcome
+
 
 def rollout(
     policy: Policy,
@@ -46,11 +52,13 @@ def rollout(
     batch_size: int = 128,
     progress: str | None = None,
     seconds: dict[str, float] | None = None,
+    fork: Callable[[list[_Running]], dict[int, int]] | None = None,
 ) -> list[Episode]:
     """One episode per question, in the order of `questions`. The model is in evaluation mode meanwhile.
 
     Draws come from `generator`, or from torch's global one. `progress` names the work in lines that say how far it is,
-    every 5 seconds at most. The time spent is added to what `seconds` has for "generation" and "search".
+    every 5 seconds at most. The time spent is added to what `seconds` has for "generation" and "search". `fork`, called
+    after the first turns of a batch, maps positions in it to those whose first turn they go on from instead of theirs.
     """
     episodes: list[Episode] = []
     seconds = {"generation": 0.0, "search": 0.0} if seconds is None else seconds
@@ -64,7 +72,7 @@ def rollout(
                 asked = questions[start : start + batch_size]
                 prompts = [build_prompt(question.text, sampling.prompt_style) for question in asked]
                 batch = list(map(_Running, asked, prompts, map(policy.prompt_ids, prompts)))
-                _run(policy, engine, batch, sampling, generator, seconds)
+                _run(policy, engine, batch, sampling, generator, seconds, fork)
                 for one in batch:
                     tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
                     episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
@@ -77,7 +85,7 @@ def rollout(
     return episodes
 
 
-def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, seconds: dict[str, float]) -> None:
+def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, seconds: dict, fork) -> None:
     """Advance all episodes turn by turn until each has an outcome."""
     clock = perf_counter()
     generation = policy.start([state.prompt_ids for state in active], sampling.temperature, generator)
@@ -100,11 +108,14 @@ def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, 
                 state.add(state.reply, mask=0)
             else:
                 state.outcome = "token_limit"
+        sources = fork(active) if fork and number == 1 else {}
+        for place, source in sources.items():
+            active[place].begin_as(active[source])
         kept = [i for i, state in enumerate(active) if state.outcome is None]
         active = [active[i] for i in kept]
         if not active:
             return
-        generation.extend(kept, [state.reply for state in active])
+        generation.extend([sources.get(i, i) for i in kept], [state.reply for state in active])
 
 
 def _take_turn(policy: Policy, state: _Running, ids: list[int], last: bool) -> None:

@@ -23,6 +23,7 @@ from rezero.training.sentinel import STOPS, collapse, hopeless, stalled
 
 LOGGED = {name: name for name in ("reward", "reward_std", "entropy", "kl", "grad_norm", "learning_rate")}
 LOGGED |= {"frac_reward_zero_std": "zero_variance_groups", "completions/mean_length": "policy_tokens"}  # TRL's -> ours
+COUNTED = ("tokens", "forked_groups")  # by `rezero.extras.fork`
 
 
 def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
@@ -60,13 +61,13 @@ class MetricsLog(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" not in (logs or {}) or not state.is_world_process_zero:
             return
-        row = {"kind": "train", "step": state.global_step}
+        row, ours = {"kind": "train", "step": state.global_step}, {*LOGGED.values(), *episode_values([]), *COUNTED}
         for name, value in logs.items():
             if value is None:  # no episode of the step could be scored
                 continue
             if name.startswith("rewards/"):
                 row[name.removesuffix("/mean").replace("/std", "_std")] = value
-            elif name in LOGGED or name in episode_values([]):
+            elif name in LOGGED or name.split("/")[0] in ours:
                 row[LOGGED.get(name, name)] = value
         row |= {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()}
         for name, phase in (("sampled", "generation"), ("trained", "optimisation")):

@@ -51,7 +51,9 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
         raise ValueError(f"grpo: {error}; want fields of TRL's GRPOConfig that no other setting decides") from None
 
 
-def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
+def build_trainer(
+    policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False, forked=0.0
+):
     """TRL's trainer around our rollout: one prompt per question, in order. It counts a step's `seconds`, `tokens`."""
     from trl import GRPOTrainer
 
@@ -62,14 +64,18 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
 
     def rollout_func(prompts: list, trainer) -> dict:
         asked = [questions[prompt[0]["question"]] for prompt in prompts]
-        episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
-        tokens["sampled"] = sum(sum(episode.env_mask) for episode in episodes)
+        tokens["sampled"] = 0
+        more = resolve_name("rezero.extras.fork:options")(arguments.num_generations, forked, tokens) if forked else {}
+        episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds, **more)
+        tokens["sampled"] += sum(sum(episode.env_mask) for episode in episodes)
         tokens["trained"] = sum(len(episode.prompt_ids) + len(episode.completion_ids) for episode in episodes)
         columns = ("prompt_ids", "completion_ids", "env_mask")
         made = {name: [list(getattr(episode, name)) for episode in episodes] for name in columns}
         return made | {"logprobs": None, "episode": episodes}
 
-    class Trainer(FiniteSteps, resolve_name("rezero.extras.prefix_tree:SharedSteps"), GRPOTrainer):
+    parts = map(resolve_name, ("rezero.extras.prefix_tree:SharedSteps", "rezero.extras.fork:CountedSteps"))
+
+    class Trainer(FiniteSteps, *parts, GRPOTrainer):
         def _load_from_checkpoint(self, checkpoint, model=None):
             super()._load_from_checkpoint(checkpoint, model)
             if Path(checkpoint, "adapter_config.json").is_file():  # with TRL's adapter "ref" beside it, transformers
