@@ -72,9 +72,9 @@ class Episode:
 
     An episode from a rollout also carries its token ids: `prompt_ids`, `completion_ids` (all turns and all retrieved
     text) and `env_mask`, as long as `completion_ids`, 1 where the policy chose the token and 0 where it only read it.
-    Whether a search failed is decided here and nowhere else, by `missed`, `retried` and `recovered`. A question
-    with several gold passages needs all of them: with one of two, an answer would still be a guess, and to search again
-    is still the right decision. Hence a first search that brings some of the gold is a miss, too.
+    Whether a search failed is decided here and nowhere else, by `missed`, `retried` and `recovered`. A question with
+    several gold passages needs all of them, so a first search that brings some of the gold is a miss, too: an answer
+    would still be a guess, and to search again is still the right decision.
     """
 
     question: Question | None
@@ -84,11 +84,6 @@ class Episode:
     prompt_ids: tuple[int, ...] = field(default=(), repr=False)
     completion_ids: tuple[int, ...] = field(default=(), repr=False)
     env_mask: tuple[int, ...] = field(default=(), repr=False)
-
-    @property
-    def forked(self) -> bool:
-        """Whether it continues another episode of its group after a miss: its first turn was only read."""
-        return self.env_mask[:1] == (0,)
 
     @property
     def answer(self) -> str | None:

@@ -36,11 +36,6 @@ class _Running:
         self.ids += ids
         self.mask += [mask] * len(ids)
 
-    def begin_as(self, other: "_Running") -> None:
-        """Go on from a copy of what `other` has said and read, which carries no loss."""
-        self.turns, self.ids, self.mask = [*other.turns], [*other.ids], [0] * len(other.ids)
-        self.reply, self.outcome = other.reply, other.outcome
-
 
 def rollout(
     policy: Policy,
@@ -109,8 +104,10 @@ def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, 
             else:
                 state.outcome = "token_limit"
         sources = fork(active) if fork and number == 1 else {}
-        for place, source in sources.items():
-            active[place].begin_as(active[source])
+        for place, source in sources.items():  # also in the source itself, what was said by then carries no loss
+            state, other = active[place], active[source]
+            state.turns, state.ids, state.mask = [*other.turns], [*other.ids], [0] * len(other.ids)
+            state.reply, state.outcome = other.reply, other.outcome
         kept = [i for i, state in enumerate(active) if state.outcome is None]
         active = [active[i] for i in kept]
         if not active:

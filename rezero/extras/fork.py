@@ -1,24 +1,26 @@
-"""Groups that begin at a miss, and what a training step counts of its groups.
+"""Groups that begin at a miss, and what a training step logs of its episodes and groups.
 
-From the question on, the episodes of a group differ in their first query and in their reading, and often do not differ
-in reward at all. With `Config.forked` a group whose first searches include a miss begins there: all of its episodes
-continue one prefix (the prompt, a first turn whose search missed, and its passages), so they compare what a policy does
-after a miss, and nothing else. The prefix carries no loss. Tree-GRPO (arXiv 2509.21240) branches at any turn.
+The episodes of a group differ in their first query and in how they read, and often earn the same. With `Config.forked`
+a group in which a first search missed begins there: all of its episodes go on from one prefix (prompt, first turn,
+passages), so what is compared is what a policy does after a miss. The prefix carries no loss.
 """
+
+from time import perf_counter
 
 import torch
 from accelerate.utils import gather_object
 
 from rezero.protocol import Episode
+from rezero.training.callbacks import episode_values
 
-BATCH = 128  # episodes that are sampled together, at most, unless a group has more
+BATCH = 128  # episodes sampled together at most, unless a group has more
 
 
 def options(size: int, share: float, tokens: dict[str, int]) -> dict:
-    """Options of `rollout` that fork a `share` of the groups of `size` episodes that can be forked.
+    """Options of `rollout` with which a `share` of the groups of `size` episodes that can be forked are.
 
-    Batches hold whole groups. Tokens that were sampled, but are not in the episodes with mask 1, are added to
-    `tokens["sampled"]`: first turns that others replace, and those that are only read from then on.
+    Sampled tokens that no `env_mask` will count are added to `tokens["sampled"]`: those of the forked groups' first
+    turns, of which one per group is read and the others are thrown away.
     """
 
     def fork(batch: list) -> dict[int, int]:
@@ -30,42 +32,48 @@ def options(size: int, share: float, tokens: dict[str, int]) -> dict:
 
 
 def choose(batch: list, size: int, share: float) -> dict[int, int]:
-    """Of a batch after its first turns: position -> position whose prefix it continues; others are left out.
+    """Position -> position whose prefix it goes on from, for all members of the groups that are forked.
 
-    `batch` holds whole groups of `size` running episodes. The prefix of a group is that of its first episode that
-    missed and goes on; as all are sampled alike, the first is a random one. All of the group take it, also those that
-    have hit or answered. A `share` between 0 and 1 draws from torch's global generator, once per group with a miss.
+    `batch` holds whole groups of `size` running episodes after their first turns. A group's prefix is that of its first
+    member that missed and is not over; since all were sampled alike, the first is a random one. Members that hit or
+    have answered take it, too. A `share` between 0 and 1 is drawn from torch's global generator.
     """
     sources = {}
     for start in range(0, len(batch), size):
         group = range(start, start + size)
-        source = next((place for place in group if _missed(batch[place])), None)
+        going = [place for place in group if batch[place].outcome is None]
+        played = ((place, Episode(batch[place].question, tuple(batch[place].turns), "unfinished")) for place in going)
+        source = next((place for place, episode in played if episode.missed), None)
         if source is not None and (share == 1 or torch.rand(()).item() < share):
             sources |= dict.fromkeys(group, source)
     return sources
 
 
-def _missed(state) -> bool:
-    return state.outcome is None and Episode(state.question, tuple(state.turns), "unfinished").missed
+def is_forked(episode: Episode) -> bool:
+    """Whether an episode from a rollout went on from a prefix: its first token was only read."""
+    return episode.env_mask[:1] == (0,)
 
 
 class CountedSteps:
-    """A part of TRL's GRPOTrainer (named before it among the bases) that logs what a step's groups were like.
+    """A part of TRL's GRPOTrainer (named before it among the bases) that logs what a step's episodes were like.
 
-    `tokens/sampled` counts the tokens sampled by all processes. `forked_groups` is the share of the groups that were
-    forked; of forked and of ordinary groups apart, `reward_std` is the mean standard deviation of the total reward
-    within a group, and `zero_variance_groups` the share of the groups in which it is 0.
+    Beside `episode_values`: `tokens/sampled`, by all processes; `forked_groups`, a share of the groups; and, of forked
+    and of ordinary groups apart, `reward_std`, the mean standard deviation of the total reward within a group, and
+    `zero_variance_groups`, the share of those in which it is 0.
     """
 
     def _calculate_rewards(self, inputs, *rest):
+        clock, episodes = perf_counter(), [one["episode"] for one in inputs]
         given = super()._calculate_rewards(inputs, *rest)  # shape (episodes of all processes, rewards)
-        forked = gather_object([one["episode"].forked for one in inputs])
+        self.seconds["rewards"] += perf_counter() - clock
+        logged = [(name, value) for name, values in episode_values(episodes).items() for value in values]
+        logged.append(("tokens/sampled", self.accelerator.num_processes * self.tokens["sampled"]))  # TRL logs means
         totals = (given * self.reward_weights.to(given.device)).nansum(1).view(-1, self.num_generations)
-        scored = ~given.isnan().all(1).view_as(totals)
-        self._log_metric("tokens/sampled", self.accelerator.num_processes * self.tokens["sampled"])
-        for values, real, fork in zip(totals, scored, forked[:: self.num_generations], strict=True):
+        scored, forks = ~given.isnan().all(1).view_as(totals), gather_object(list(map(is_forked, episodes)))
+        for values, real, fork in zip(totals, scored, forks[:: self.num_generations], strict=True):
             kind, std = "forked" if fork else "ordinary", values[real].std().item() if real.sum() > 1 else 0.0
-            self._log_metric("forked_groups", float(fork))
-            self._log_metric(f"reward_std/{kind}", std)
-            self._log_metric(f"zero_variance_groups/{kind}", float(std < 1e-8))
+            logged += [("forked_groups", float(fork)), (f"reward_std/{kind}", std)]
+            logged.append((f"zero_variance_groups/{kind}", float(std < 1e-8)))
+        for name, value in logged:
+            self._log_metric(name, value)
         return given
