@@ -48,9 +48,7 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
         raise ValueError(f"grpo: {error}; want fields of TRL's GRPOConfig that no other setting decides") from None
 
 
-def build_trainer(
-    policy: Policy, task: Task, questions: list, weights: dict, arguments, clip_shaping=False, forked=0.0
-):
+def build_trainer(policy: Policy, task: Task, questions: list, weights, arguments, clip_shaping=False, forked=0.0):
     """TRL's trainer around our rollout: one prompt per question, in order. It counts a step's `seconds`, `tokens`."""
     from trl import GRPOTrainer
 
@@ -93,10 +91,7 @@ def build_trainer(
 
 
 def reward_function(name: str, clip_shaping: bool):
-    """A reward in the shape that TRL calls.
-
-    None or NaN: the episode cannot be scored, and TRL leaves it out. ValueError for an infinite reward.
-    """
+    """A reward in the shape that TRL calls. None, NaN: TRL leaves the episode out. ValueError for an infinite one."""
     one_reward = load_reward(name)
 
     def reward(episode: list[Episode], **_) -> list[float]:
