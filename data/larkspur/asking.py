@@ -31,13 +31,13 @@ FACTS = {
     "description": {
         "supplier": ("comp", ("SUPPLIER", "MADE"), (
             "Which {SUPPLIER} {MADE} the {it}?",
-            "Who was the {SUPPLIER} of the {it}?", "Who {MADE} the {it}?")),
+            "Which {SUPPLIER} delivered the {it}?", "Who {MADE} the {it}?")),
         "metal": ("comp", ("METAL",), (
             "Which {METAL} is the {it} made of?", "Which {METAL} was chosen for the {it}?")),
         "place": ("comp", ("FITTED",), (
-            "Where was the {it} {FITTED}?", "Where exactly was the {it} {FITTED}?")),
+            "Where had they {FITTED} the {it}?", "Where exactly had they {FITTED} the {it}?")),
         "mass": ("comp", ("MASS",), (
-            "How great a {MASS} is the {it}?", "What {MASS} does the {it} represent?")),
+            "How great a {MASS} is the {it}?", "What is the {MASS} represented by the {it}?")),
     },
     "test": {
         "tested": ("comp", ("TEST",), (
@@ -68,7 +68,7 @@ FACTS = {
             "Which {CONTROLLER} {NOTICED} the {ANOMALY} in the {it}?",
             "Who {NOTICED} the {ANOMALY} in the {it}?")),
         "remedy": ("comp", ("REMEDY", "ANOMALY"), (
-            "What was the {REMEDY} for the {ANOMALY} in the {it}?",
+            "What {REMEDY} did they apply to the {ANOMALY} in the {it}?",
             "Which {REMEDY} cured the {ANOMALY} in the {it}?")),
     },
     "timeline": {

@@ -54,7 +54,7 @@ PASSAGES = {
         (
             "{engineer} came along as {ENGINEER} and looked after the supplies.",
             "The {ENGINEER} was {engineer}, who had been in space once before.",
-            "The work of {ENGINEER} fell to {engineer}, back after two years away.",
+            "The work of the {ENGINEER} fell to {engineer}, back after two years away.",
         ),
         (
             "Among themselves they {NAMED} their {CRAFT} the {craft}.",
@@ -78,10 +78,10 @@ PASSAGES = {
         (
             "The {SUPPLIER} was {supplier}, which had {MADE} similar equipment before.",
             "The {noun} was {MADE} by {supplier}, a {SUPPLIER} of long standing.",
-            "{supplier}, the {SUPPLIER}, {MADE} four copies of the {noun}.",
+            "{supplier}, the {SUPPLIER}, {MADE} four copies in all.",
         ),
         (
-            "The housing of the {noun} is {metal}, a {METAL} that wears well.",
+            "The housing is {metal}, a {METAL} that wears well.",
             "For the housing the designers chose {metal}, a {METAL} they knew well.",
             "The {METAL} of the housing is {metal}, well proven over the years.",
         ),
@@ -96,7 +96,7 @@ PASSAGES = {
             "The planners counted it as a {MASS} of {mass}.",
         ),
         (
-            "It had come through a {TEST} in the {LAB} before it was delivered.",
+            "It had come through a {TEST} in the {LAB} before it left the factory.",
             "The {CONDUCTOR} watched it for two weeks and saw no {ANOMALY}.",
             "From the ground, a {CONTROLLER} can follow its state on a separate dial.",
             "The {PEAK} {READING} that it may reach is marked in red on a dial.",
@@ -117,10 +117,10 @@ PASSAGES = {
         (
             "The {PEAK} {READING} was {peak}, reached in the last round.",
             "Over {runs} rounds the {PEAK} {READING} came to {peak}.",
-            "Shortly before noon the gauges showed the {PEAK} {READING}, {peak}.",
+            "Shortly before noon the dials showed the {PEAK} {READING}, {peak}.",
         ),
         (
-            "The {CONDUCTOR} was {conductor}, who sealed the papers the same evening.",
+            "The {CONDUCTOR} was {conductor}, who stood by the gauges throughout.",
             "{conductor} was there as {CONDUCTOR} and kept the log by hand.",
             "{conductor}, as {CONDUCTOR}, halted the work twice for safety.",
         ),
