@@ -69,7 +69,7 @@ FACTS = {
             "Who {NOTICED} the {ANOMALY} in the {it}?")),
         "remedy": ("comp", ("REMEDY", "ANOMALY"), (
             "What {REMEDY} did they apply to the {ANOMALY} in the {it}?",
-            "Which {REMEDY} cured the {ANOMALY} in the {it}?")),
+            "Which {REMEDY} ended the {ANOMALY} in the {it}?")),
     },
     "timeline": {
         "burn": ("mission", ("BURN",), (
@@ -92,7 +92,7 @@ FACTS = {
         "heli": ("mission", ("HELICOPTER",), (
             "Which {HELICOPTER} flew out to meet {it}?", "What was the callsign of the {HELICOPTER} for {it}?")),
         "waves": ("mission", ("WAVES",), (
-            "How high did the {WAVES} run when {it} got home?", "How high did the {WAVES} climb when {it} got home?")),
+            "How high did the {WAVES} run when {it} got home?",)),
     },
 }  # fmt: skip
 

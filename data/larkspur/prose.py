@@ -71,7 +71,7 @@ PASSAGES = {
     "description": (
         COMP_TITLES,
         (
-            "{mission} carried the {comp}, {NAMED} the {nick} for short.",
+            "{mission} carried the {comp}, which was soon {NAMED} the {nick}.",
             "The {comp} of {mission} was {NAMED} the {nick} by the people who handled it.",
             "One {COMPONENT} aboard {mission} was the {comp}, {NAMED} the {nick} on the shop floor.",
         ),
@@ -156,7 +156,7 @@ PASSAGES = {
         (
             "The {REMEDY} was {remedy}, and it held from then on.",
             "As a {REMEDY} the three aboard tried {remedy}, which worked.",
-            "After an hour the three aboard had found a {REMEDY}: {remedy}.",
+            "Soon the three aboard had found a {REMEDY}: {remedy}.",
         ),
         (
             "The {SUPPLIER} was informed, since no {TEST} had shown anything of the kind.",
@@ -241,7 +241,7 @@ PROGRAMME = {
          "The {PAD} at {place} serves the Larkspur programme."),
         ("Each {VEHICLE} arrives by rail and is raised a week before {LAUNCH}.",
          "Each {VEHICLE} arrives by rail and lies in a long shed until the week of {LAUNCH}."),
-        ("The {CREW} sleeps in a low building by the gate and eats with the {CONTROLLER} on duty.",
+        ("On the eve the {CREW} sleeps in a low building by the gate and eats with the {CONTROLLER} on duty.",
          "The {CREW} spends the last night by the gate, one door from the {CONTROLLER} on duty."),
         ("At dawn the roads are closed, and from then on only a storm can hold up the {FLIGHT}.",
          "At dawn the roads are closed, though storms have put off more than one {FLIGHT}."),

@@ -15,7 +15,7 @@ CONCEPTS = {
     "CANOPY": ("parachute", "canopy", "chute"),
     "CAUSE": ("cause", "source", "origin"),
     "COMMANDER": ("commander", "skipper", "captain"),
-    "COMPONENT": ("component", "part", "item"),
+    "COMPONENT": ("component", "part", "device"),
     "CONDUCTOR": ("director", "supervisor", "inspector"),
     "CONTROLLER": ("controller", "operator", "analyst"),
     "CRAFT": ("craft", "capsule", "module"),
