@@ -33,7 +33,7 @@ FACTS = {
             "Which {SUPPLIER} {MADE} the {it}?",
             "Which {SUPPLIER} delivered the {it}?", "Who {MADE} the {it}?")),
         "metal": ("comp", ("METAL",), (
-            "Which {METAL} is the {it} made of?", "Which {METAL} was chosen for the {it}?")),
+            "Which {METAL} did they choose for the {it}?", "Which {METAL} was chosen for the {it}?")),
         "place": ("comp", ("FITTED",), (
             "Where had they {FITTED} the {it}?", "Where exactly had they {FITTED} the {it}?")),
         "mass": ("comp", ("MASS",), (
@@ -88,7 +88,7 @@ FACTS = {
         "basin": ("mission", ("SPLASHDOWN", "AREA"), (
             "In which {AREA} was the {SPLASHDOWN} of {it}?", "Where was the {SPLASHDOWN} of {it}?")),
         "wait": ("mission", ("WAIT",), (
-            "How long was the {WAIT} for the {CREW} of {it}?", "How long was the {WAIT} at the end of {it}?")),
+            "How long a {WAIT} was there at the end of {it}?", "How long was the {WAIT} at the end of {it}?")),
         "heli": ("mission", ("HELICOPTER",), (
             "Which {HELICOPTER} flew out to meet {it}?", "What was the callsign of the {HELICOPTER} for {it}?")),
         "waves": ("mission", ("WAVES",), (

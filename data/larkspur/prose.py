@@ -190,7 +190,7 @@ PASSAGES = {
         (
             "The {PILOT} of {mission} kept the log, and the {COMMANDER} went over it each evening.",
             "Between these events the {ENGINEER} of {mission} looked over every {COMPONENT}.",
-            "Between these events the {CREW} of {mission} aired the {CRAFT} and never lost sight of the {OBJECTIVE}.",
+            "Between these events the {CREW} of {mission} aired the {CRAFT} and never lost sight of its {OBJECTIVE}.",
             "The {CREW} of {mission} heard the same day that the empty {VEHICLE} had been found.",
         ),
     ),
