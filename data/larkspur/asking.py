@@ -88,7 +88,7 @@ FACTS = {
         "basin": ("mission", ("SPLASHDOWN", "AREA"), (
             "In which {AREA} was the {SPLASHDOWN} of {it}?", "Where was the {SPLASHDOWN} of {it}?")),
         "wait": ("mission", ("WAIT",), (
-            "How long a {WAIT} was there at the end of {it}?", "How long was the {WAIT} at the end of {it}?")),
+            "How long was the {WAIT} at the end of {it}?",)),
         "heli": ("mission", ("HELICOPTER",), (
             "Which {HELICOPTER} flew out to meet {it}?", "What was the callsign of the {HELICOPTER} for {it}?")),
         "waves": ("mission", ("WAVES",), (
