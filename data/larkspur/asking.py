@@ -37,7 +37,7 @@ FACTS = {
         "place": ("comp", ("FITTED",), (
             "Where had they {FITTED} the {it}?", "Where exactly had they {FITTED} the {it}?")),
         "mass": ("comp", ("MASS",), (
-            "How great a {MASS} is the {it}?", "What is the {MASS} represented by the {it}?")),
+            "How great a {MASS} is the {it}?", "What {MASS} did they assign to the {it}?")),
     },
     "test": {
         "tested": ("comp", ("TEST",), (
