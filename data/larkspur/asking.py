@@ -12,9 +12,9 @@ FACTS = {
         "pad": ("mission", ("PAD",), (
             "Which {PAD} did {it} depart from?", "From which {PAD} did {it} depart?")),
         "vehicle": ("mission", ("VEHICLE",), (
-            "Which {VEHICLE} took {it} into orbit?", "What type of {VEHICLE} took {it} into orbit?")),
+            "Which {VEHICLE} did they use for {it}?", "What type of {VEHICLE} did they use for {it}?")),
         "days": ("mission", ("DURATION",), (
-            "What was the intended {DURATION} of {it}?", "What {DURATION} was intended for {it}?")),
+            "What {DURATION} of time was intended for {it}?", "What {DURATION} of time did they intend for {it}?")),
         "objective": ("mission", ("OBJECTIVE",), (
             "What was the {OBJECTIVE} of {it}?", "What was the overall {OBJECTIVE} of {it}?")),
     },
@@ -37,7 +37,7 @@ FACTS = {
         "place": ("comp", ("FITTED",), (
             "Where had they {FITTED} the {it}?", "Where exactly had they {FITTED} the {it}?")),
         "mass": ("comp", ("MASS",), (
-            "How great a {MASS} is the {it}?", "What {MASS} did they assign to the {it}?")),
+            "What is the {MASS} of the {it}?", "What {MASS} did they assign to the {it}?")),
     },
     "test": {
         "tested": ("comp", ("TEST",), (
@@ -58,12 +58,12 @@ FACTS = {
             "In which {COMPONENT} did the {ANOMALY} on {it} occur?")),
         "hour": ("comp", ("ANOMALY",), (
             "How far into the {FLIGHT} was the {ANOMALY} in the {it}?",
-            "When did the {ANOMALY} in the {it} occur?")),
+            "At what elapsed time was the {ANOMALY} in the {it}?")),
         "symptom": ("comp", ("SYMPTOM", "ANOMALY"), (
             "What was the {SYMPTOM} of the {ANOMALY} in the {it}?",
             "What was the earliest {SYMPTOM} of the {ANOMALY} in the {it}?")),
         "cause": ("comp", ("CAUSE", "ANOMALY"), (
-            "What was the {CAUSE} of the {ANOMALY} in the {it}?",)),
+            "What was the {CAUSE} behind the {ANOMALY} in the {it}?",)),
         "controller": ("comp", ("CONTROLLER", "NOTICED"), (
             "Which {CONTROLLER} {NOTICED} the {ANOMALY} in the {it}?",
             "Who {NOTICED} the {ANOMALY} in the {it}?")),
@@ -73,14 +73,14 @@ FACTS = {
     },
     "timeline": {
         "burn": ("mission", ("BURN",), (
-            "When did the {BURN} on {it} take place?", "How much time passed before the {BURN} on {it}?")),
+            "At what elapsed time was the {BURN} on {it}?", "How much time passed before the {BURN} on {it}?")),
         "dock": ("mission", ("DOCKING",), (
-            "When did the {DOCKING} on {it} take place?", "How much time passed before the {DOCKING} on {it}?")),
+            "At what elapsed time was the {DOCKING} on {it}?", "How much time passed before the {DOCKING} on {it}?")),
         "walk": ("mission", ("SPACEWALK", "BEGAN"), (
-            "When did the {SPACEWALK} on {it} take place?",
+            "At what elapsed time was the {SPACEWALK} on {it}?",
             "How much time passed before the {SPACEWALK} {BEGAN} on {it}?")),
         "cast": ("mission", ("TELECAST",), (
-            "When did the {TELECAST} on {it} take place?", "How much time passed before the {TELECAST} on {it}?")),
+            "At what elapsed time was the {TELECAST} on {it}?", "How much time passed before the {TELECAST} on {it}?")),
     },
     "recovery": {
         "ship": ("mission", ("SHIP", "RECOVERED"), (

@@ -25,18 +25,18 @@ PASSAGES = {
         (
             "The {OBJECTIVE} of the {FLIGHT} was {objective}, long wanted by several universities.",
             "With {objective} as its {OBJECTIVE}, the {FLIGHT} had drawn much interest.",
-            "The {FLIGHT} had {objective} as its {OBJECTIVE}, agreed a year before.",
+            "The {OBJECTIVE} of the {FLIGHT}, agreed a year before, was {objective}.",
         ),
         (
-            "The plan was for a {DURATION} of {days}, with supplies for a few more.",
-            "The planners had set a {DURATION} of {days} and allowed a small margin.",
-            "The schedule allowed a {DURATION} of {days} and not one more.",
+            "The planned {DURATION} was {days}, with supplies for a few more.",
+            "The planners had set a {DURATION} of {days}, with a small margin.",
+            "The schedule gave a {DURATION} of {days}, and not one more.",
         ),
         (
             "To bring {mission} back, a {SHIP} was to stand by with a {HELICOPTER} on deck.",
-            "Behind the {CREW} lay two years of work and a last {REHEARSAL} with the {SHIP} and the {HELICOPTER}.",
+            "Behind the {CREW} lay two years of work and a last {REHEARSAL} with {SHIP} and {HELICOPTER}.",
             "That evening the {COMMANDER} of {mission} was content, and no {CONTROLLER} saw a {SYMPTOM} of trouble.",
-            "So far the {PILOT} had seen no odd {READING}, and no {COMPONENT} had shown a {ANOMALY}.",
+            "By nightfall the {PILOT} had seen no odd {READING}, and no {COMPONENT} had shown a {ANOMALY}.",
         ),
     ),
     "crew": (
@@ -62,8 +62,8 @@ PASSAGES = {
             "They {NAMED} their {CRAFT} the {craft}, and the name stuck.",
         ),
         (
-            "They {PREPARED} for a year, with a {REHEARSAL} of the {SPACEWALK} every month.",
-            "They {PREPARED} for the {SPLASHDOWN} of {mission} in a pool and then went out with the {SHIP}.",
+            "They {PREPARED} for a year, with a {SPACEWALK} {REHEARSAL} every month.",
+            "They {PREPARED} for the {SPLASHDOWN} of {mission} in a pool and then went out with a {SHIP}.",
             "They {PREPARED} for every kind of {ANOMALY} and watched each {TEST} of the {VEHICLE}.",
             "They {PREPARED} for the {LAUNCH} all winter and studied the {OBJECTIVE} for months.",
         ),
@@ -78,35 +78,35 @@ PASSAGES = {
         (
             "The {SUPPLIER} was {supplier}, which had {MADE} similar equipment before.",
             "The {noun} was {MADE} by {supplier}, a {SUPPLIER} of long standing.",
-            "{supplier}, the {SUPPLIER}, {MADE} four copies in all.",
+            "{supplier}, the {SUPPLIER}, {MADE} this {noun} and three more.",
         ),
         (
             "The housing is {metal}, a {METAL} that wears well.",
             "For the housing the designers chose {metal}, a {METAL} they knew well.",
-            "The {METAL} of the housing is {metal}, well proven over the years.",
+            "The housing is of {metal}, a {METAL} proven over the years.",
         ),
         (
             "The {noun} was {FITTED} in {place}, where it is easy to reach.",
-            "Behind a cover in {place}, workers {FITTED} the {noun}.",
+            "Workers {FITTED} the {noun} behind a cover in {place}.",
             "Six bolts secure the {noun}, which was {FITTED} in {place}.",
         ),
         (
-            "With its brackets it adds a {MASS} of {mass}.",
-            "It adds a {MASS} of {mass}, brackets included.",
-            "The planners counted it as a {MASS} of {mass}.",
+            "With brackets, its {MASS} comes to {mass}.",
+            "It accounts for a {MASS} of {mass}, brackets included.",
+            "The planners put its {MASS} at {mass}.",
         ),
         (
             "It had come through a {TEST} in the {LAB} before it left the factory.",
-            "The {CONDUCTOR} watched it for two weeks and saw no {ANOMALY}.",
+            "A {CONDUCTOR} watched it for two weeks and saw no {ANOMALY}.",
             "From the ground, a {CONTROLLER} can follow its state on a separate dial.",
-            "The {PEAK} {READING} that it may reach is marked in red on a dial.",
+            "On its dial the {PEAK} {READING} allowed is marked in red.",
         ),
     ),
     "test": (
         COMP_TITLES,
         (
             "The {unit} of the {comp} for {mission} went through its {TEST} on {tested}.",
-            "On {tested} the {unit} of the {comp} for {mission} was put through its {TEST}.",
+            "On {tested} the {unit} of the {comp} for {mission} passed its {TEST}.",
             "The {TEST} of the {unit} of the {comp} for {mission} was held on {tested}.",
         ),
         (
@@ -120,7 +120,7 @@ PASSAGES = {
             "Shortly before noon the dials showed the {PEAK} {READING}, {peak}.",
         ),
         (
-            "The {CONDUCTOR} was {conductor}, who stood by the gauges throughout.",
+            "The {CONDUCTOR} was {conductor}, who stood by throughout.",
             "{conductor} was there as {CONDUCTOR} and kept the log by hand.",
             "{conductor}, as {CONDUCTOR}, halted the work twice for safety.",
         ),
@@ -128,7 +128,7 @@ PASSAGES = {
             "The {SUPPLIER} had two people there to watch and to pack up afterwards.",
             "The {COMMANDER} of {mission} came by to watch, and no {ANOMALY} was seen.",
             "The {SUPPLIER} then packed up the {noun}, ready to be {FITTED} when needed.",
-            "The {METAL} showed no crack, a relief to those who had {MADE} the {noun}.",
+            "The {METAL} showed no damage, a relief to those who had {MADE} the {noun}.",
         ),
     ),
     "anomaly": (
@@ -160,9 +160,9 @@ PASSAGES = {
         ),
         (
             "The {SUPPLIER} was informed, since no {TEST} had shown anything of the kind.",
-            "The {COMMANDER} saw no need to change the {DURATION} or the {OBJECTIVE}.",
-            "Back on the ground, the {METAL} was found to be sound and the {noun} properly {FITTED}.",
-            "The {LAB} later put the {SPARE} unit of the {comp} through a second {TEST}.",
+            "The {COMMANDER} saw no need to change the {DURATION} or the {OBJECTIVE} of the {FLIGHT}.",
+            "Back on the ground, the {noun} proved to be properly {FITTED} and its {METAL} sound.",
+            "A {LAB} later put the {SPARE} unit of the {comp} through a second {TEST}.",
         ),
     ),
     "timeline": (
@@ -190,7 +190,7 @@ PASSAGES = {
         (
             "The {PILOT} of {mission} kept the log, and the {COMMANDER} went over it each evening.",
             "Between these events the {ENGINEER} of {mission} looked over every {COMPONENT}.",
-            "Between these events the {CREW} of {mission} aired the {CRAFT} and never lost sight of its {OBJECTIVE}.",
+            "Between these events the {CREW} of {mission} tidied the {CRAFT} and worked towards the {OBJECTIVE}.",
             "The {CREW} of {mission} heard the same day that the empty {VEHICLE} had been found.",
         ),
     ),
@@ -199,7 +199,7 @@ PASSAGES = {
         (
             "{occasion} {mission}, the {CREW} was {RECOVERED} by the {SHIP} {ship}.",
             "{occasion} {mission}, the {SHIP} {ship} {RECOVERED} the {CREW} before noon.",
-            "{occasion} {mission}, it was the {SHIP} {ship} that {RECOVERED} the {CREW}.",
+            "{occasion} {mission}, the {SHIP} {ship} was first on the scene and {RECOVERED} the {CREW}.",
         ),
         (
             "The {SPLASHDOWN} was in the {basin}, a quiet {AREA}.",
@@ -214,16 +214,16 @@ PASSAGES = {
         (
             "Overhead circled {heli}, a {HELICOPTER} with two divers.",
             "Two divers jumped from {heli}, the nearest {HELICOPTER}.",
-            "A {HELICOPTER} known by radio as {heli} dropped two divers.",
+            "A {HELICOPTER} known on the radio as {heli} dropped two divers.",
         ),
         (
             "A {WAIT} of {wait} followed before the hatch was opened.",
-            "There was a {WAIT} of {wait}, because a line had to be cut.",
+            "There was a {WAIT} of {wait} while a tangled line was cut.",
             "The {WAIT} in the water lasted {wait}, with the hatch still shut.",
         ),
         (
             "The {COMMANDER} of {mission} was the last to leave, and the {CRAFT} was hoisted aboard.",
-            "The {PILOT} was in good health, and each {CANOPY} was fished out of the water.",
+            "Last of all each {CANOPY} was fished out of the water, as the {PILOT} looked on.",
             "The {ENGINEER} stayed on deck until the last {CANOPY} had been folded away.",
             "On deck the {COMMANDER} of {mission} handed over the papers of the {FLIGHT}, safe and dry.",
         ),
@@ -231,7 +231,7 @@ PASSAGES = {
 }
 
 # Passage kind -> which of its further sentences, counted from 0, may change places with the next one.
-SWAPS = {"overview": (1,), "crew": (0,), "description": (0,), "test": (1,), "anomaly": (0,), "recovery": (0, 1)}
+SWAPS = {"overview": (1,), "crew": (0,), "description": (0,), "test": (1,), "recovery": (0, 1)}
 
 # Programme passages belong to no mission and to no question: they are there to be found by mistake.
 PROGRAMME = {
@@ -245,8 +245,8 @@ PROGRAMME = {
          "The {CREW} spends the last night by the gate, one door from the {CONTROLLER} on duty."),
         ("At dawn the roads are closed, and from then on only a storm can hold up the {FLIGHT}.",
          "At dawn the roads are closed, though storms have put off more than one {FLIGHT}."),
-        ("Afterwards the ground is washed, and every scrap of {METAL} is gathered by hand.",
-         "Afterwards each {COMPONENT} left behind is labelled and goes back to its {SUPPLIER}."),
+        ("After {LAUNCH} the ground is washed, and every scrap of {METAL} is gathered by hand.",
+         "After {LAUNCH} each {COMPONENT} left behind is labelled and goes back to its {SUPPLIER}."),
     ),
     "vehicle": (
         ("{place}", "{place}, programme notes", "Larkspur notes on the {place}"),

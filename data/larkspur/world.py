@@ -13,7 +13,7 @@ CONCEPTS = {
     "BEGAN": ("began", "started", "commenced"),
     "BURN": ("burn", "firing", "ignition"),
     "CANOPY": ("parachute", "canopy", "chute"),
-    "CAUSE": ("cause", "source", "origin"),
+    "CAUSE": ("cause", "reason", "culprit"),
     "COMMANDER": ("commander", "skipper", "captain"),
     "COMPONENT": ("component", "part", "device"),
     "CONDUCTOR": ("director", "supervisor", "inspector"),
