@@ -122,7 +122,7 @@ TRADES = (
     Trade(
         ("vent valve", "feed pump", "pressure regulator", "drain valve", "water separator", "oxygen mixer",
          "coolant pump", "heat exchanger"),
-        ("stainless steel", "bronze", "brass", "gunmetal", "nickel steel"),
+        ("stainless steel", "bronze", "brass", "naval brass", "nickel steel"),
         (80, 400, "bar"),
         (("a loud hiss", "a cracked washer", "a tightened clamp"),
          ("a slow leak", "a swollen gasket", "a lower setting"),
