@@ -4,37 +4,31 @@ Questions, passages and what policies write are untrusted; the cards escape them
 and takes no other from a browser.
 """
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
-from itertools import chain, repeat, zip_longest
+from itertools import zip_longest
 from time import sleep
-from types import SimpleNamespace
 
 from markupsafe import escape
 
 from rezero.analysis.cards import FAULTS, MACROS, described, parting
-from rezero.config import Config, load_config
-from rezero.corpus import load_chunks
-from rezero.extras.ask import find_settings
+from rezero.config import load_config
+from rezero.extras.ask import episodes_so_far, find_settings
 from rezero.files import ROOT, resolve, shown
 from rezero.names import check_policy_name
-from rezero.policy.load import check_context, load_policy
-from rezero.protocol import Episode, Sampling
+from rezero.protocol import Episode
 from rezero.questions import Question
 from rezero.rewards import reward_weights
-from rezero.rollout import play
-from rezero.search import ENGINES, REMOTE, build_engine
-from rezero.search.base import Engine, SearchError, needs
+from rezero.search import ENGINES, REMOTE
+from rezero.search.base import SearchError, needs
 from rezero.task import load_task, open_test
 from rezero.text import clean, printable, redact
 
 PAUSE = 0.4  # seconds for which each turn stands alone: a small policy is faster than eyes
 INTRO = """# Search, and search again
 Put a question to a policy and watch it search. Let its first search fail, and see whether it searches again."""
-load, read = lru_cache(2)(load_policy), lru_cache(1)(load_chunks)
+CSS = ".main {max-width: 1164px !important} input {text-overflow: ellipsis; padding-right: 24px !important}"
 
 
 def run_demo(policies: list[str], profile: str, corpus: str, test: bool, host: str, port: int) -> None:
@@ -44,14 +38,13 @@ def run_demo(policies: list[str], profile: str, corpus: str, test: bool, host: s
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it would report to its makers
     with needs("demo", "the demo"):
         import gradio
-    start = load_config(profile or "laptop")
     config = find_settings(policies[0] if policies else "", profile, "", None)
     config = replace(config, corpus=corpus or config.corpus)
-    best = sorted((ROOT / "papermill_runs").rglob("best"))
-    kept = [shown(path.parent) for path in best if (path.parent / "config.json").is_file()]
-    names = list(dict.fromkeys([*policies, start.policy, *kept]))
+    names = [*policies, load_config(profile or "laptop").policy]
     for name in names:
         check_policy_name(find_settings(name, profile, "", None).policy)
+    best = sorted((ROOT / "papermill_runs").rglob("best"))
+    names += [shown(path.parent) for path in best if (path.parent / "config.json").is_file()]
     questions = []
     if (resolve(config.corpus) / "questions.jsonl").is_file():
         task = load_task(config)
@@ -64,63 +57,43 @@ def run_demo(policies: list[str], profile: str, corpus: str, test: bool, host: s
         pair = [name, other] if other else [name]
         try:
             asked = [replace(find_settings(one, profile, engine, None), corpus=config.corpus) for one in pair]
-            for episodes in zip_last(*(episodes_so_far(question, one, fault) for one in asked)):
+            growing = [episodes_so_far(question, one, corpus, fault) for one in asked]
+            for number, episodes in enumerate(zip_last(*growing)):
+                sleep(PAUSE if number else 0)
                 yield growing_card(episodes, pair, weights)
-                sleep(PAUSE)
         except (ValueError, OSError, ImportError, MemoryError, SearchError) as error:
-            raise gradio.Error(escape(printable(redact(str(error)))[:2000]), print_exception=False) from None
+            raise gradio.Error(str(escape(printable(redact(str(error)))[:2000])), print_exception=False) from None
 
+    page = make_page(gradio, answer, list(dict.fromkeys(names)), config.engine, questions)
+    look = dict(theme=gradio.themes.Default(primary_hue="blue", font="system-ui", font_mono="monospace"), css=CSS)
+    options = dict(server_name=host, server_port=port or None, share=False, ssr_mode=False, footer_links=[])
+    _, url, _ = page.launch(**options, **look, quiet=True, prevent_thread_lock=True)
+    print(f"listening on {url} until Ctrl-C", flush=True)
+    page.block_thread()
+
+
+def make_page(gradio, answer: Callable, names: list[str], engine: str, questions: list[Question]):
+    """The page; `answer` yields the HTML of cards. What is taken from the set goes into the box of the question."""
+    texts = [(f"{question.text} ({question.kind})", question.text) for question in questions]
+    engines = [engine, *(name for name in ENGINES if name not in REMOTE | {"faulty", engine})]
     faults = [("works", ""), *((f"{name}: {what}", name) for name, what in FAULTS.items())]
-    local = [name for name in ENGINES if name not in REMOTE]
     with gradio.Blocks(title="ReZero", analytics_enabled=False) as page:
         gradio.Markdown(INTRO)
         with gradio.Row():
-            text = gradio.Textbox(
-                label="Question", placeholder="Type one, or take one of the set", min_width=300, max_length=2000
-            )
-            texts = [(f"{question.text} ({question.kind})", question.text) for question in questions]
-            label = f"One of the {len(texts)} {'test' if test else 'dev'} questions, with its gold answer"
+            text = gradio.Textbox(label="Question", placeholder="Type one", min_width=300)
+            label = f"or one of the {len(texts)} {questions[0].split} questions" if questions else "no questions"
             taken = gradio.Dropdown(texts, value=None, min_width=300, label=label)
         with gradio.Row():
             chosen = [
                 gradio.Dropdown(names, label="Policy"),
                 gradio.Dropdown([("no other", ""), *names], label="Beside it", value=""),
-                gradio.Dropdown(list(dict.fromkeys([config.engine, *local])), label="Engine"),
+                gradio.Dropdown(engines, label="Engine"),
                 gradio.Dropdown(faults, label="The first search", value=""),
             ]
-        button = gradio.Button("Ask", variant="primary")
-        card = gradio.HTML(padding=False)
-        taken.input(lambda one: one, taken, text, show_progress="hidden")
+        button, card = gradio.Button("Ask", variant="primary"), gradio.HTML(padding=False)
+        taken.input(None, taken, text, js="one => one")
         gradio.on([button.click, text.submit], answer, [text, *chosen], card, show_progress="minimal")
-    theme = gradio.themes.Default(primary_hue="blue", font="system-ui", font_mono="monospace")
-    options = dict(
-        server_name=host, server_port=port or None, share=False, ssr_mode=False, footer_links=[], theme=theme
-    )
-    _, url, _ = page.launch(**options, quiet=True, prevent_thread_lock=True)
-    print(f"listening on {url} until Ctrl-C", flush=True)
-    page.block_thread()
-
-
-def episodes_so_far(question: Question, config: Config, fault: str = "") -> Iterator[Episode]:
-    """The greedy episode of `config`'s policy after each turn; with a `fault` (see `FAULTS`) its first search fails."""
-    if not question.text:
-        raise ValueError("the question is empty")
-    policy, place = load(config.policy), (config.corpus, config.engine, json.dumps(config.engine_options))
-    sampling = Sampling(config.k, config.max_turns, config.turn_tokens, config.episode_tokens, config.prompt_style)
-    check_context(policy, config.policy, sampling, config.max_context, [question])
-    engines = chain([build(*place, fault)], repeat(build(*place)))
-    flaky = SimpleNamespace(search=lambda *asked: next(engines).search(*asked))
-    for (state,) in play(policy, flaky, [question], sampling, None, {"generation": 0.0, "search": 0.0}):
-        yield state.episode()
-
-
-@lru_cache(8)
-def build(corpus: str, name: str, options: str, fault: str = "") -> Engine:
-    """An engine with `options` (JSON) over a corpus; with a `fault` every search of it fails."""
-    chunks, given = [] if name in REMOTE else read(corpus), json.loads(options)
-    if fault:
-        return build_engine("faulty", chunks, engine={"engine": name, "engine_options": given}, **{fault: 1.0})
-    return build_engine(name, chunks, **given)
+    return page
 
 
 def zip_last(*growing: Iterator[Episode]) -> Iterator[list[Episode]]:
