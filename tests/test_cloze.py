@@ -23,7 +23,7 @@ CHUNKS = [
     Chunk("b", "", "Too short: 12 kg. Nobody in the whole long history of this place ever wrote a number down here."),
     Chunk("c", "", "The pump of the upper deck ran for 7 hours and then for 7 hours more after a pause at noon."),
 ]
-MANY = [Chunk(f"d{i}", "", TEXT.replace("40", str(i))) for i in range(20, 40)]
+MANY = [Chunk(f"d{i}", "", TEXT.replace("40", str(i)).replace(" the ", f" the {chr(77 + i)} ")) for i in range(20, 40)]
 
 
 def test_a_filled_blank_is_a_sentence_of_its_passage():
@@ -36,6 +36,17 @@ def test_a_filled_blank_is_a_sentence_of_its_passage():
         assert question.split == "train"
 
 
+def test_a_question_that_two_passages_answer_differently_is_not_asked():
+    copies = [Chunk("a2", "", TEXT), Chunk("d", "", TEXT.replace("Larch", "Birch"))]  # as a does; not as a does
+    for seed in range(20):
+        found = {(q.gold_chunk_ids[0], q.answers[0]) for q in cloze_questions([*CHUNKS, *copies], 10, seed)}
+        assert {pair for pair in found if pair[1] in ("Larch", "Birch")} < {
+            ("a", "Larch"),
+            ("a2", "Larch"),
+            ("d", "Birch"),
+        }
+
+
 def test_names_and_numbers_are_blanked_out_whole_and_follow_the_seed():
     answers = {question.answers[0] for seed in range(20) for question in cloze_questions(CHUNKS, 10, seed)}
     assert answers == {"40 minutes", "Larch", "Second Harbour Watch"}
@@ -46,7 +57,7 @@ def test_names_and_numbers_are_blanked_out_whole_and_follow_the_seed():
 
 @pytest.mark.parametrize(
     ("asked", "printed"),
-    [(20, "27 train, 2 dev, 6 test"), (0, "11 train, 1 dev, 3 test")],  # a corpus without questions gets cloze ones
+    [(20, "27 train, 2 dev, 6 test"), (0, "9 train, 2 dev, 4 test")],  # a corpus without questions gets cloze ones
 )
 def test_a_corpus_is_copied_and_no_held_out_passage_has_a_cloze_question(tmp_path, capsys, asked, printed):
     save_chunks(tmp_path / "in" / "chunks.jsonl", MANY)

@@ -46,6 +46,26 @@ def test_a_run_takes_the_place_of_the_reference_or_is_kept_beside_it(runs, tmp_p
         keep_as_reference("one", runs=str(runs))
 
 
+def test_how_long_notebooks_took_is_written_where_it_is_said(runs, tmp_path):
+    head, row = (
+        '"| time | {} on 2 CPU cores |",\n"reads in 5 min"\n',
+        "| [02](02.ipynb) | Why? | {} | |\n| [03](x) | 7 s |\n",
+    )
+    (tmp_path / "notebooks").mkdir()
+    for said, name, then in (
+        ("3 min", "", "10 s"),
+        ("3 min", "sweep", "3 min"),
+        ("3 s in `make run`, 4 min in `make sweep`", "", "10 s in `make run`, 4 min in `make sweep`"),
+        ("3 s in `make run`, 4 min in `make sweep`", "sweep", "3 s in `make run`, 10 s in `make sweep`"),
+        ("seconds", "", "seconds"),
+    ):
+        (tmp_path / "notebooks" / "02.ipynb").write_text(head.format(said))
+        (tmp_path / "notebooks" / "README.md").write_text(row.format(said))
+        keep_as_reference("one", name, str(runs))
+        assert (tmp_path / "notebooks" / "02.ipynb").read_text() == head.format(then)
+        assert (tmp_path / "notebooks" / "README.md").read_text() == row.format(then)
+
+
 def test_a_named_run_shows_its_machine_and_summary_where_the_readme_of_runs_has_a_place(runs):
     """Both versions of a package that was installed over another are named; a run without a place changes nothing."""
     (runs / "one" / "environment.txt").write_text("time: now\ngpu: a card\ngit: abc\n\nunsloth==1\nunsloth==2\n")

@@ -297,7 +297,7 @@ def test_records(interrupted):
     run_dir, expected = interrupted["run_dir"], {"00_good": {"lr": 1.0, "steps": None}, "01_wait": {"seed": 0}}
     assert yaml.safe_load((run_dir / "params.yaml").read_text()) == expected
     text = (run_dir / "environment.txt").read_text()
-    assert re.match(r"time: .*\npython: .* on .*, \d+ CPUs\ngpu: .*\ngit: .*\n\n", text)
+    assert re.match(r"time: .*\npython: .* on .*, \d+ CPUs(, load \d+\.\d before)?\ngpu: .*\ngit: .*\n\n", text)
     assert "\npapermill==" in text
     assert read_record(run_dir)["00_good"].items() >= {"status": "done", "error": ""}.items()
     assert "[1/2] 00_good {'lr': 1.0}\n" in interrupted["out"]

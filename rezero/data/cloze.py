@@ -5,8 +5,9 @@ They teach a model to find a passage again and to copy from it, when a corpus ha
 
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from itertools import chain, zip_longest
 
 from rezero.corpus import Chunk
 from rezero.questions import Question
@@ -23,15 +24,19 @@ SPAN = re.compile(rf"(?<![\w.$/-])(?:{NUMBER}|{NAME})(?![\w/$-]|\.\w)")
 def cloze_questions(chunks: Iterable[Chunk], n: int, seed: int = 0) -> list[Question]:
     """At most `n` questions of kind "direct" and split "train", one per sentence, spread evenly over the chunks.
 
-    The first word of a sentence is never blanked out, and an answer occurs only once in its passage.
+    The first word of a sentence is never blanked out, and an answer occurs only once in its passage. A question
+    that two passages answer differently is left out.
     """
     rng, piles = random.Random(seed), []
     for chunk in chunks:
         made = list(_blanked_sentences(chunk, rng))
         piles += [rng.sample(made, len(made))] if made else []
     rng.shuffle(piles)
+    answers = defaultdict(set)
+    for question in chain(*piles):
+        answers[question.text].add(question.answers)
     rounds = zip_longest(*piles)  # each round takes one question of every pile that still has one
-    return [question for row in rounds for question in row if question][:n]
+    return [question for row in rounds for question in row if question and len(answers[question.text]) == 1][:n]
 
 
 def _blanked_sentences(chunk: Chunk, rng: random.Random) -> Iterator[Question]:

@@ -14,11 +14,12 @@ MARK = "REZERO_RUN_DIR"  # environment variable of a run's kernels, which every 
 
 
 def describe_machine() -> str:
-    """Time, Python, platform, CPUs, GPU, git revision and every installed package, one per line."""
+    """Time, Python, platform, CPUs, their load, GPU, git revision and every installed package, one per line."""
     gpu = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     revision = output_of("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     packages = {f"{one.name}=={one.version}" for one in importlib.metadata.distributions()}
     system = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {cpu_share()} CPUs"
+    system += f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
     head = [f"time: {datetime.now(UTC):%Y-%m-%dT%H:%M:%S+00:00}", f"python: {system}"]
     head += [f"gpu: {gpu or 'none'}", f"git: {revision or 'none'}"]
     return "\n".join([*head, "", *sorted(packages, key=str.lower), "", ""])

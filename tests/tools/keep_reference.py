@@ -3,7 +3,8 @@
 python tests/tools/keep_reference.py RUN_ID [--name NAME]
 
 With a name it is kept as reference/NAME. If papermill_runs/README.md has the lines between which NAME's summary stands
-(`START` with NAME), it is written there, below the facts of `describe`.
+(`START` with NAME), it is written there, below the facts of `describe`. How long notebooks took is written into their
+own heads and the tables of README.md and notebooks/README.md.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 
 from rezero.files import ROOT, read_json, resolve, write_text
 from rezero.runner.run import safe_name
+from rezero.text import duration
 
 KEPT = ["*.ipynb", "params.yaml", "environment.txt", "run.json", "metrics.jsonl", "warm.jsonl", "test_ledger.jsonl"]
 KEPT += ["summary.txt", "ablations.txt", "*.csv", "*.png"]
@@ -58,6 +60,29 @@ def keep_as_reference(run_id: str, name: str = "", runs: str = "papermill_runs")
         exchange(Path(new), target, Path(mkdtemp(dir=runs, prefix=f".before-{target.name}-")))
     if start and end:
         write_text(readme, text)
+    if name in ("", "sweep"):
+        for notebook, entry in read_json(run / "run.json")["notebooks"].items():
+            write_time(notebook, duration(entry["seconds"]), "sweep" if name else "run")
+
+
+def write_time(notebook: str, time: str, command: str) -> None:
+    """Put `time` where a notebook's head and tables say how long it takes, as in "2 min" or "2 min in `make run`".
+
+    A time that names another command stays; "sweep" changes only times that name it.
+    """
+    own, amount = ROOT / "notebooks" / f"{notebook}.ipynb", r"\d+ (?:s|min)\b"
+    places = {
+        own: "| time |",
+        ROOT / "README.md": f"| [{notebook}]",
+        ROOT / "notebooks" / "README.md": f"| [{notebook}]",
+    }
+    for path, mark in places.items():
+        lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+        for number, line in enumerate(lines):
+            said = rf"{amount}(?= in `make {command}`)" if "in `make" in line or command == "sweep" else amount
+            lines[number] = re.sub(said, time, line, count=1) if mark in line else line
+        if lines:
+            write_text(path, "".join(lines))
 
 
 def exchange(new: Path, target: Path, aside: Path) -> None:
