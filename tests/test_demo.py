@@ -38,7 +38,13 @@ def laptop():
 
 @pytest.fixture(scope="module")
 def asked(laptop) -> list[Question]:
-    return load_task(laptop).questions["dev"][:4]
+    """Four dev questions; on the first of them the policy finds the gold after an outage, and then answers."""
+    questions = load_task(laptop).questions["dev"]
+    for number, question in enumerate(questions):
+        *_, last = episodes_so_far(question, laptop, fault="outage")
+        if [turn.action for turn in last.turns] == ["search", "search", "answer"] and last.recovered:
+            return questions[number : number + 4]
+    raise AssertionError("the policy never searches again after an outage")
 
 
 def test_an_episode_is_seen_after_each_turn_and_ends_as_in_a_rollout(laptop, asked):
@@ -57,14 +63,15 @@ def test_only_the_first_search_fails(laptop, asked, fault):
     harmed = [turn.fault for one in ends for turn in one.searches]
     assert {one.searches[0].fault for one in ends} <= {fault, ""} and fault in harmed  # "": it could do no harm
     assert not any(turn.fault or turn.error for one in ends for turn in one.searches[1:])
-    if fault in ("empty", "outage"):  # the only ones after which the starting policy searches again
-        assert any(len(one.searches) > 1 and one.searches[1].hits for one in ends)
+    if fault == "outage":
+        assert ends[0].searches[1].hits and not ends[0].searches[0].hits
 
 
 def test_a_shorter_episode_waits_for_the_longer_one(laptop, asked):
-    pairs = list(demo.zip_last(episodes_so_far(asked[0], laptop), episodes_so_far(asked[0], laptop, fault="outage")))
-    assert [len(left.turns) for left, _ in pairs] == [1, 2, 2] and [len(right.turns) for _, right in pairs] == [1, 2, 3]
-    assert all(None not in pair for pair in pairs)
+    alone = [list(episodes_so_far(asked[0], laptop, fault=fault)) for fault in ("", "outage")]
+    pairs = list(demo.zip_last(*map(iter, alone)))
+    assert len(alone[0]) < len(alone[1]) == len(pairs)
+    assert pairs[0] == [alone[0][0], alone[1][0]] and pairs[-1] == [alone[0][-1], alone[1][-1]]
 
 
 EVIL = "<img src=x onerror=alert(1)> ${alert(1)} {{value}} </details>"
