@@ -67,11 +67,8 @@ def test_only_the_first_search_fails(laptop, asked, fault):
         assert ends[0].searches[1].hits and not ends[0].searches[0].hits
 
 
-def test_a_shorter_episode_waits_for_the_longer_one(laptop, asked):
-    alone = [list(episodes_so_far(asked[0], laptop, fault=fault)) for fault in ("", "outage")]
-    pairs = list(demo.zip_last(*map(iter, alone)))
-    assert len(alone[0]) < len(alone[1]) == len(pairs)
-    assert pairs[0] == [alone[0][0], alone[1][0]] and pairs[-1] == [alone[0][-1], alone[1][-1]]
+def test_a_shorter_episode_waits_for_the_longer_one():
+    assert list(demo.zip_last(iter("a"), iter("bcd"))) == [["a", "b"], ["a", "c"], ["a", "d"]]
 
 
 EVIL = "<img src=x onerror=alert(1)> ${alert(1)} {{value}} </details>"
