@@ -101,6 +101,7 @@ CALLS = {  # a function or its name; it takes the command's arguments by name
     "compare": "rezero.analysis.compare:run_compare",
     "reward-lab": "rezero.analysis.reward_lab:run_lab",
     "ask": "rezero.extras.ask:run_ask",
+    "demo": "rezero.analysis.demo:run_demo",
     "data import": lambda **options: resolve_name("rezero.data.importing:import_data")(**options) and None,
     "data questions": "rezero.data.generate:make_questions",
     "data cloze": "rezero.data.splits:split_corpus",

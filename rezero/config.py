@@ -93,6 +93,7 @@ class Config:
     questions_per_step: Count = 8  # groups per step
     num_generations: Annotated[int, Field(ge=2)] = 8  # episodes per group, which are compared
     micro_batch: Count = 16  # episodes per forward and backward pass
+    forked: Share = 0.0  # share of the groups with a missed first search that begin there; see extras/fork.py
     grpo: dict = field(default_factory=dict)  # further fields of TRL's GRPOConfig, by TRL's names
     curriculum: Curriculum = field(default_factory=Curriculum)
     # evaluation and checkpoints
@@ -107,20 +108,29 @@ class Config:
     def episodes_per_step(self) -> int:
         return self.questions_per_step * self.num_generations
 
-    def __post_init__(self) -> None:
-        """Raise ValueError for fields that contradict each other: the libraries fail late, or silently go on."""
-        unsloth, product = self.backend == "unsloth", f"{self.questions_per_step} x {self.num_generations}"
+    def check(self, processes: int = 1) -> None:
+        """Raise ValueError for fields that contradict each other, or so many processes: the libraries fail late."""
+        unsloth, n = self.backend == "unsloth", self.questions_per_step
         has = f"lora_rank={self.lora_rank} and max_context={self.max_context}"
         warm = f"warm_start.steps={self.warm_start.steps} trains an adapter"
-        whole = f"questions_per_step x num_generations = {product} = {self.episodes_per_step}"
+        each = f"micro_batch={self.micro_batch}" + f" x {processes} processes" * (processes > 1)
+        whole = f"questions_per_step x num_generations = {n} x {self.num_generations} = {self.episodes_per_step}"
+        groups = f"clip_shaping and forked need whole groups: questions_per_step={n} must be a multiple of {processes}"
         for wrong, said in (
             (unsloth and not (self.lora_rank and self.max_context), f"backend='unsloth' needs {has} above 0"),
             (self.load_in_4bit and not unsloth, f"load_in_4bit=True needs backend='unsloth'; it is {self.backend!r}"),
             (self.warm_start.steps and not self.lora_rank, f"{warm}: lora_rank=0 must be above 0"),
-            (self.episodes_per_step % self.micro_batch, f"micro_batch={self.micro_batch} must divide {whole}"),
+            (
+                unsloth and processes > 1,
+                f"backend='unsloth' trains in one process, here are {processes}: use backend='transformers'",
+            ),
+            (self.episodes_per_step % (self.micro_batch * processes), f"{each} must divide {whole}"),
+            (n % processes and (self.clip_shaping or self.forked), groups),
         ):
             if wrong:
                 raise ValueError(said)
+
+    __post_init__ = check
 
     def to_dict(self) -> dict:
         return asdict(self)

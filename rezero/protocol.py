@@ -71,10 +71,10 @@ class Episode:
     """One question, the turns spent on it, and how it ended.
 
     An episode from a rollout also carries its token ids: `prompt_ids`, `completion_ids` (all turns and all retrieved
-    text) and `env_mask`, as long as `completion_ids`, 1 where the policy chose the token and 0 where the environment
-    did. Whether a search failed is decided here and nowhere else, by `missed`, `retried` and `recovered`. A question
-    with several gold passages needs all of them: with one of two, an answer would still be a guess, and to search again
-    is still the right decision. Hence a first search that brings some of the gold is a miss, too.
+    text) and `env_mask`, as long as `completion_ids`, 1 where the policy chose the token and 0 where it only read it.
+    Whether a search failed is decided here and nowhere else, by `missed`, `retried` and `recovered`. A question with
+    several gold passages needs all of them, so a first search that brings some of the gold is a miss, too: an answer
+    would still be a guess, and to search again is still the right decision.
     """
 
     question: Question | None

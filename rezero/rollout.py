@@ -1,10 +1,10 @@
 """Batched multi-turn episodes: token ids in, token ids out, with the loss mask.
 
-As in Search-R1 and ReZero, the policy samples a turn up to its first closed action, a search is answered inside
-`<information>`, and only sampled tokens have mask 1. Added here: a correction after a malformed turn, engine failures
-that the policy is told about, and the reason why each episode ended.
+As in Search-R1 and ReZero, a turn is sampled up to its first closed action, `<information>` answers a search, and only
+sampled tokens have mask 1. Added: a correction after a malformed turn, failures of engines told, why an episode ended.
 """
 
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
@@ -35,6 +35,10 @@ class _Running:
         self.ids += ids
         self.mask += [mask] * len(ids)
 
+    def episode(self) -> Episode:
+        tokens = map(tuple, (self.prompt_ids, self.ids, self.mask))
+        return Episode(self.question, tuple(self.turns), self.outcome or "unfinished", tuple(self.prompt), *tokens)
+
 
 def rollout(
     policy: Policy,
@@ -46,11 +50,13 @@ def rollout(
     batch_size: int = 128,
     progress: str | None = None,
     seconds: dict[str, float] | None = None,
+    fork: Callable[[list[_Running]], dict[int, int]] | None = None,
 ) -> list[Episode]:
     """One episode per question, in the order of `questions`. The model is in evaluation mode meanwhile.
 
     Draws come from `generator`, or from torch's global one. `progress` names the work in lines that say how far it is,
-    every 5 seconds at most. The time spent is added to what `seconds` has for "generation" and "search".
+    every 5 seconds at most. The time spent is added to what `seconds` has for "generation" and "search". `fork`, called
+    after the first turns of a batch, maps positions in it to those whose first turn they go on from instead of theirs.
     """
     episodes: list[Episode] = []
     seconds = {"generation": 0.0, "search": 0.0} if seconds is None else seconds
@@ -62,12 +68,8 @@ def rollout(
         with merged(policy.model):
             for start in range(0, len(questions), batch_size):
                 asked = questions[start : start + batch_size]
-                prompts = [build_prompt(question.text, sampling.prompt_style) for question in asked]
-                batch = list(map(_Running, asked, prompts, map(policy.prompt_ids, prompts)))
-                _run(policy, engine, batch, sampling, generator, seconds)
-                for one in batch:
-                    tokens = map(tuple, (one.prompt_ids, one.ids, one.mask))
-                    episodes.append(Episode(one.question, tuple(one.turns), one.outcome, tuple(one.prompt), *tokens))
+                *_, batch = play(policy, engine, asked, sampling, generator, seconds, fork)
+                episodes += [state.episode() for state in batch]
                 done, most, now = len(episodes), len(questions), perf_counter()
                 if progress and done < most and now - said > 5:
                     said, left = now, duration((now - begun) * (most - done) / done)
@@ -77,8 +79,10 @@ def rollout(
     return episodes
 
 
-def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, seconds: dict[str, float]) -> None:
-    """Advance all episodes turn by turn until each has an outcome."""
+def play(policy, engine, questions, sampling, generator, seconds: dict, fork=None) -> Iterator[list[_Running]]:
+    """Advance one episode per question, turn by turn until each has an outcome; after each turn yield all of them."""
+    prompts = [build_prompt(question.text, sampling.prompt_style) for question in questions]
+    active = batch = list(map(_Running, questions, prompts, map(policy.prompt_ids, prompts)))
     clock = perf_counter()
     generation = policy.start([state.prompt_ids for state in active], sampling.temperature, generator)
     for number in range(1, sampling.max_turns + 1):
@@ -100,11 +104,17 @@ def _run(policy, engine, active: list[_Running], sampling: Sampling, generator, 
                 state.add(state.reply, mask=0)
             else:
                 state.outcome = "token_limit"
+        sources = fork(active) if fork and number == 1 else {}
+        for place, source in sources.items():  # also in the source itself, what was said by then carries no loss
+            state, other = active[place], active[source]
+            state.turns, state.ids, state.mask = [*other.turns], [*other.ids], [0] * len(other.ids)
+            state.reply, state.outcome = other.reply, other.outcome
         kept = [i for i, state in enumerate(active) if state.outcome is None]
         active = [active[i] for i in kept]
+        yield batch
         if not active:
             return
-        generation.extend(kept, [state.reply for state in active])
+        generation.extend([sources.get(i, i) for i in kept], [state.reply for state in active])
 
 
 def _take_turn(policy: Policy, state: _Running, ids: list[int], last: bool) -> None:

@@ -1,6 +1,7 @@
 """What every test may use: four chunks, two questions, a tiny random model, and turns and runs of a toy."""
 
 import gc
+import shutil
 import signal
 from pathlib import Path
 
@@ -149,3 +150,17 @@ def sampling(task) -> Sampling:
 @pytest.fixture
 def config(policy, tmp_path):
     return load_config("laptop", policy=str(save_policy(policy, tmp_path / "start")), **TINY)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium, on PATH or of `playwright install chromium`; without one the test is skipped."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()

@@ -83,7 +83,7 @@ def test_what_went_wrong_is_flagged():
 def test_the_loss_mask_tells_sampled_tokens_from_the_environments():
     page = card(RETRIED_IN_VAIN, lambda ids: "" if ids == [9] else f"<{ids[0]}>")._repr_html_()
     found = Tags(page)
-    assert "tokens: 3 sampled by the policy, which carry the loss, 2 from the" in " ".join(found.text.split())
+    assert "tokens: 3 sampled by the policy, which carry the loss, 2 only read" in " ".join(found.text.split())
     ids = [value for name, value in found.attributes if name == "title"]
     assert ids == ["1", "2", "3", "4", "9"] and "<1><2><3><4>‹9›" in found.text
     assert re.findall(r'<([bi]) [^>]*title="', page) == ["b", "b", "i", "i", "b"]

@@ -184,6 +184,10 @@ def test_the_sentinel_stops_all_ranks(folder, two):
     [
         ({"micro_batch": 4}, "micro_batch=4 x 2 processes must divide questions_per_step x .* = 2 x 2 = 4"),
         ({"questions_per_step": 1, "num_generations": 4, "clip_shaping": True}, "must be a multiple of 2"),
+        (
+            {"questions_per_step": 1, "num_generations": 4, "forked": 0.5},
+            "forked need whole groups: questions_per_step=1 .* multiple of 2",
+        ),
         ({"backend": "unsloth", "lora_rank": 4, "max_context": 512}, "backend='unsloth' trains in one process"),
     ],
 )

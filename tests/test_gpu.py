@@ -227,8 +227,9 @@ def by_itself(policy: Policy) -> Policy:
 
 
 def test_the_engine_gets_whole_episodes_and_one_adapter_request(policy, served, questions, engine):
-    """The episodes are those of our own cache, over several turns and with rows that leave."""
-    ours, theirs = (rollout(one, engine, questions, SAMPLING) for one in (policy, served))
+    """The episodes are those of our own cache, over several turns and with rows that leave or are repeated."""
+    options = dict(sampling=SAMPLING, fork=lambda batch: {0: 2})  # the first of four goes on from the third
+    ours, theirs = (rollout(one, engine, questions * 2, **options) for one in (policy, served))
     assert [episode.completion_ids for episode in theirs] == [episode.completion_ids for episode in ours]
     calls = served.model.vllm_engine.calls
     assert len(calls) > 1

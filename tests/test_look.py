@@ -5,7 +5,6 @@ Skipped without playwright and a Chromium (on PATH, or of `playwright install ch
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -72,18 +71,6 @@ FAILURES = """() => {
   }
   return failures;
 }"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

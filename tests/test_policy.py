@@ -43,23 +43,24 @@ def heads(request, policy) -> Policy:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [Generation, SlotGeneration])
 def test_a_cached_batch_equals_single_rows_without_a_cache(heads, kind, monkeypatch):
-    """Rows of different lengths, two of them equal, over three turns; after each some leave, and equal ones part."""
+    """Rows of different lengths over three turns; then some leave, equal ones part, and one goes on as two."""
     monkeypatch.setattr(slots, "CHECKED", 3)
     monkeypatch.setattr(slots, "BLOCK", 16)  # room must be made, and what is there kept
     policy = heads
     history = [[5, 6, 7, 8, 9], [10, 11], [5, 6, 7, 8, 9], [12, 13, 14, 15, 16, 17, 18], [5, 6, 7, 8, 9]]
-    generation, alive = kind(policy, history, 0.0), [0, 1, 2, 3, 4]
-    for kept, reply in [([4, 1, 3, 2], [[20, 21], [22], [23, 24, 25], [20]]), ([1, 3], [[30], [31, 32, 33]]), ([], [])]:
+    generation = kind(policy, history, 0.0)
+    first, second = (
+        ([4, 1, 3, 2, 1], [[20, 21], [22], [23, 24, 25], [20], [26]]),
+        ([1, 3, 1], [[30], [31, 32, 33], [34]]),
+    )
+    for kept, reply in [first, second, ([], [])]:
         turns = generation.generate(8)
-        for row, turn in zip(alive, turns, strict=True):
-            expected = greedy_without_cache(policy, history[row], 8)
-            assert history[row] + turn == expected
-            history[row] = expected
+        assert [ids + turn for ids, turn in zip(history, turns, strict=True)] == [
+            greedy_without_cache(policy, ids, 8) for ids in history
+        ]
+        history = [history[row] + turns[row] + new for row, new in zip(kept, reply, strict=True)]
         if kept:
             generation.extend(kept, reply)
-        alive = [alive[i] for i in kept]
-        for row, new in zip(alive, reply, strict=True):
-            history[row] = history[row] + new
 
 
 def test_equal_histories_are_read_once_and_draw_for_themselves(policy, monkeypatch):

@@ -154,8 +154,9 @@ def test_a_collapse_stops_training_and_leaves_the_policy_of_the_best_evaluation(
 
 def sampled_batches(policy, task, config, tmp_path):
     """The micro-batches of a step as TRL leaves them, nothing dropped, and the trainer; `rolled_out` is what it got."""
-    weights = {"correctness": 1.0}
-    made = build_trainer(policy, task, task.questions["train"] * 4, weights, grpo_config(config, weights, tmp_path))
+    weights = config.reward_weights or {"correctness": 1.0}
+    arguments = grpo_config(config, weights, tmp_path)
+    made = build_trainer(policy, task, task.questions["train"] * 4, weights, arguments, forked=config.forked)
     rollout_func, made.rolled_out = made.rollout_func, {}
     made.rollout_func = lambda *args: made.rolled_out.update(rollout_func(*args)) or made.rolled_out
     batch = next(iter(made.get_train_dataloader()))

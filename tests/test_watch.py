@@ -56,15 +56,15 @@ def test_in_a_notebook_one_figure_is_updated_in_place(config, task, tmp_path, ca
     monkeypatch.setattr(watch, "display", lambda image, display_id: images.append(image) or handle)
     drawn, real = [], watch.draw
 
-    def draw(metrics, lines, title):
-        drawn.append((len(metrics), title))
-        return real(metrics, lines, title)
+    def draw(metrics, lines, title, steps):
+        drawn.append((len(metrics), title, steps))
+        return real(metrics, lines, title, steps)
 
     monkeypatch.setattr(watch, "draw", draw)
     monkeypatch.setenv("REZERO_RUN_DIR", "run") if headless else monkeypatch.delenv("REZERO_RUN_DIR", raising=False)
     watched(config, tmp_path / "run", task)
     assert len(images) >= 3 and all(image.data.startswith(b"\x89PNG") for image in images)
-    assert drawn[0][1].startswith("step 0 of 4") and drawn[-1] == (7, "ended at step 4 of 4")
+    assert drawn[0][1:] == ("step 0 of 4", 4) and drawn[-1] == (7, "ended at step 4 of 4", 4)
     assert ("step 4/4" in capsys.readouterr().out) is headless
     assert not plt.get_fignums()  # pyplot would show it once more
 

@@ -10,85 +10,89 @@ FACTS = {
         "date": ("mission", ("LAUNCH",), (
             "On which date was the {LAUNCH} of {it}?", "When was the {LAUNCH} of {it}?")),
         "pad": ("mission", ("PAD",), (
-            "Which {PAD} did {it} start out from?", "What was the {PAD} of {it}?")),
+            "Which {PAD} did {it} depart from?", "From which {PAD} did {it} depart?")),
         "vehicle": ("mission", ("VEHICLE",), (
-            "Which type of {VEHICLE} carried {it}?", "What was the {VEHICLE} of {it}?")),
+            "Which {VEHICLE} did they use for {it}?", "What type of {VEHICLE} did they use for {it}?")),
         "days": ("mission", ("DURATION",), (
-            "What was the {DURATION} of {it}?", "What {DURATION} did the planners give {it}?")),
+            "What {DURATION} of time was intended for {it}?", "What {DURATION} of time did they intend for {it}?")),
         "objective": ("mission", ("OBJECTIVE",), (
-            "What was the {OBJECTIVE} of {it}?", "Which {OBJECTIVE} did the planners of {it} have?")),
+            "What was the {OBJECTIVE} of {it}?", "What was the overall {OBJECTIVE} of {it}?")),
     },
     "crew": {
         "commander": ("mission", ("COMMANDER",), (
-            "Who was the {COMMANDER} of {it}?", "Which person was {COMMANDER} on {it}?")),
+            "Who was the {COMMANDER} of {it}?", "Who flew as {COMMANDER} on {it}?")),
         "pilot": ("mission", ("PILOT",), (
-            "Who was the {PILOT} of {it}?", "Which person was {PILOT} on {it}?")),
+            "Who was the {PILOT} on {it}?", "Who flew as {PILOT} on {it}?")),
         "engineer": ("mission", ("ENGINEER",), (
-            "Who was the {ENGINEER} of {it}?", "Which person was {ENGINEER} on {it}?")),
+            "Who was the {ENGINEER} on {it}?", "Who flew as {ENGINEER} on {it}?")),
         "craft": ("mission", ("CRAFT", "NAMED"), (
-            "What was the {CRAFT} of {it} {NAMED}?", "How was the {CRAFT} of {it} {NAMED} by its people?")),
+            "What was the {CRAFT} of {it} {NAMED}?",)),
     },
     "description": {
         "supplier": ("comp", ("SUPPLIER", "MADE"), (
             "Which {SUPPLIER} {MADE} the {it}?",
-            "Who was the {SUPPLIER} of the {it}?", "Who {MADE} the {it}?")),
+            "Which {SUPPLIER} delivered the {it}?", "Who {MADE} the {it}?")),
         "metal": ("comp", ("METAL",), (
-            "Which {METAL} is the {it} made of?", "What was the {METAL} of the {it}?")),
+            "Which {METAL} did they choose for the {it}?", "Which {METAL} was chosen for the {it}?")),
         "place": ("comp", ("FITTED",), (
-            "Where was the {it} {FITTED}?", "In which spot was the {it} {FITTED}?")),
+            "Where had they {FITTED} the {it}?", "Where exactly had they {FITTED} the {it}?")),
         "mass": ("comp", ("MASS",), (
-            "What was the {MASS} of the {it}?", "Which {MASS} did the {it} have?")),
+            "What is the {MASS} of the {it}?", "What {MASS} did they assign to the {it}?")),
     },
     "test": {
         "tested": ("comp", ("TEST",), (
             "On which date was the {TEST} of the {it}?", "When was the {TEST} of the {it}?")),
         "lab": ("comp", ("LAB", "TEST"), (
-            "Which {LAB} hosted the {TEST} of the {it}?", "What {LAB} took the {it} for its {TEST}?")),
+            "Which {LAB} hosted the {TEST} of the {it}?",
+            "In which {LAB} did the {TEST} of the {it} take place?")),
         "peak": ("comp", ("PEAK", "READING"), (
-            "What was the {PEAK} {READING} of the {it}?", "Which {PEAK} {READING} did the {it} give?")),
+            "What was the {PEAK} {READING} in the {TEST} of the {it}?",
+            "What was the {PEAK} {READING} measured on the {it}?")),
         "conductor": ("comp", ("CONDUCTOR", "TEST"), (
-            "Who was {CONDUCTOR} for the {TEST} of the {it}?", "Who was the {CONDUCTOR} of the {it}?")),
+            "Who was the {CONDUCTOR} for the {TEST} of the {it}?",
+            "Who was the {CONDUCTOR} at the {TEST} of the {it}?")),
     },
     "anomaly": {
         "comp": ("mission", ("ANOMALY",), (
-            "What was it that had a {ANOMALY} on {it}?", "Which {COMPONENT} had the {ANOMALY} on {it}?")),
+            "Which {COMPONENT} had the {ANOMALY} on {it}?",
+            "In which {COMPONENT} did the {ANOMALY} on {it} occur?")),
         "hour": ("comp", ("ANOMALY",), (
-            "How far into the {FLIGHT} was the {ANOMALY} of the {it}?", "When was the {ANOMALY} of the {it}?")),
+            "How far into the {FLIGHT} was the {ANOMALY} in the {it}?",
+            "At what elapsed time was the {ANOMALY} in the {it}?")),
         "symptom": ("comp", ("SYMPTOM", "ANOMALY"), (
-            "What was the {SYMPTOM} of the {ANOMALY} of the {it}?",
-            "Which {SYMPTOM} came with the {ANOMALY} of the {it}?")),
+            "What was the {SYMPTOM} of the {ANOMALY} in the {it}?",
+            "What was the earliest {SYMPTOM} of the {ANOMALY} in the {it}?")),
         "cause": ("comp", ("CAUSE", "ANOMALY"), (
-            "What was the {CAUSE} of the {ANOMALY} of the {it}?",
-            "Which {CAUSE} had the {ANOMALY} of the {it}?")),
+            "What was the {CAUSE} behind the {ANOMALY} in the {it}?",)),
         "controller": ("comp", ("CONTROLLER", "NOTICED"), (
-            "Which {CONTROLLER} {NOTICED} the {ANOMALY} of the {it}?",
-            "Who {NOTICED} the {ANOMALY} of the {it}?")),
+            "Which {CONTROLLER} {NOTICED} the {ANOMALY} in the {it}?",
+            "Who {NOTICED} the {ANOMALY} in the {it}?")),
         "remedy": ("comp", ("REMEDY", "ANOMALY"), (
-            "What was the {REMEDY} for the {ANOMALY} of the {it}?",
-            "Which {REMEDY} put the {it} right?")),
+            "What {REMEDY} did they apply to the {ANOMALY} in the {it}?",
+            "Which {REMEDY} ended the {ANOMALY} in the {it}?")),
     },
     "timeline": {
         "burn": ("mission", ("BURN",), (
-            "How far into {it} was the {BURN}?", "When was the {BURN} on {it}?")),
+            "At what elapsed time was the {BURN} on {it}?", "How much time passed before the {BURN} on {it}?")),
         "dock": ("mission", ("DOCKING",), (
-            "How far into {it} was the {DOCKING}?", "When was the {DOCKING} on {it}?")),
+            "At what elapsed time was the {DOCKING} on {it}?", "How much time passed before the {DOCKING} on {it}?")),
         "walk": ("mission", ("SPACEWALK", "BEGAN"), (
-            "How far into {it} was the {SPACEWALK}?",
-            "When was it that the {SPACEWALK} on {it} {BEGAN}?")),
+            "At what elapsed time was the {SPACEWALK} on {it}?",
+            "How much time passed before the {SPACEWALK} {BEGAN} on {it}?")),
         "cast": ("mission", ("TELECAST",), (
-            "How far into {it} was the {TELECAST}?", "When was the {TELECAST} on {it}?")),
+            "At what elapsed time was the {TELECAST} on {it}?", "How much time passed before the {TELECAST} on {it}?")),
     },
     "recovery": {
         "ship": ("mission", ("SHIP", "RECOVERED"), (
-            "Which {SHIP} {RECOVERED} the {CREW} of {it}?", "Which {SHIP} was there for {it}?")),
+            "Which {SHIP} {RECOVERED} the {CREW} of {it}?", "Which {SHIP} was sent to meet {it}?")),
         "basin": ("mission", ("SPLASHDOWN", "AREA"), (
             "In which {AREA} was the {SPLASHDOWN} of {it}?", "Where was the {SPLASHDOWN} of {it}?")),
         "wait": ("mission", ("WAIT",), (
-            "How long was the {WAIT} of the {CREW} of {it}?", "How long was the {WAIT} for {it}?")),
+            "How long was the {WAIT} at the end of {it}?",)),
         "heli": ("mission", ("HELICOPTER",), (
-            "Which {HELICOPTER} was there for {it}?", "What name had the {HELICOPTER} of {it}?")),
+            "Which {HELICOPTER} flew out to meet {it}?", "What was the callsign of the {HELICOPTER} for {it}?")),
         "waves": ("mission", ("WAVES",), (
-            "How high did the {WAVES} get for {it}?", "What height had the {WAVES} for {it}?")),
+            "How high did the {WAVES} run when {it} got home?",)),
     },
 }  # fmt: skip
 
@@ -102,16 +106,16 @@ BESIDE = {
 # The one fact in which twins differ, and questions that tell them apart.
 TWINS = {
     "test": ("peak", (
-        "What was the {PEAK} {READING} of the {label} of the {it}?",
-        "Which {PEAK} {READING} did the {label} of the {it} give?")),
+        "What was the {PEAK} {READING} observed on the {label} of the {it}?",
+        "What was the {PEAK} {READING} measured on the {label} of the {it}?")),
     "recovery": ("wait", (
-        "How long was the {WAIT} during the {label} of {it}?",
-        "What was the {WAIT} during the {label} of {it}?")),
+        "How long was the {WAIT} during the {label} {it}?",
+        "How long a {WAIT} was there during the {label} {it}?")),
 }  # fmt: skip
 
 TWIN_LABELS = {
     ("test", "original"): "primary unit", ("test", "twin"): "{SPARE} unit",
-    ("recovery", "original"): "actual return", ("recovery", "twin"): "{REHEARSAL}",
+    ("recovery", "original"): "actual return of", ("recovery", "twin"): "{REHEARSAL} for",
 }  # fmt: skip
 
 # The first hop of a two-hop question: passage kind -> clue fact -> (phrases, passage kinds of the second).
@@ -125,14 +129,14 @@ CLUES = {
                      MISSION_HOPS),
     },
     "recovery": {
-        "ship": (("the {FLIGHT} met by the {SHIP} {ship}", "the {FLIGHT} whose {SHIP} was the {ship}"),
+        "ship": (("the {FLIGHT} met by the {SHIP} {ship}", "the {FLIGHT} that the {SHIP} {ship} met"),
                  ("overview", "timeline", "crew")),
     },
     "description": {
         "supplier": (("{noun} {MADE} by {supplier}", "{noun} from {supplier}"), ("test", "anomaly")),
     },
     "test": {
-        "conductor": (("{noun} whose {CONDUCTOR} was {conductor}", "{noun} whose {TEST} {conductor} led"),
+        "conductor": (("{noun} whose {TEST} {conductor} led", "{noun} whose {TEST} {conductor} oversaw"),
                       ("description", "anomaly")),
     },
     "anomaly": {

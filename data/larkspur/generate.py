@@ -46,18 +46,19 @@ def build(seed: int = 0, missions: int = 40, partition: str = "ship"):
     """A world as (chunks, questions, noise rows). The same arguments give the same world; no file is touched."""
     if partition not in ("ship", "train"):
         raise ValueError(f"unknown partition {partition!r}; allowed: ship, train")
-    rng = random.Random(f"larkspur {seed} {missions} {partition}")
+    # Prose and questions draw from their own source, so that other wordings leave the world as it is.
+    rng, prose = (random.Random(f"{use} {seed} {missions} {partition}") for use in ("larkspur", "prose"))
     names = world.words(rng, partition)
     shared = {pool: [next(names) for _ in range(count)] for pool, count in POOLS.items()}
     made, rows, seen = [], [], set()
     for number, split in enumerate(assign_splits(rng, missions), start=1):
-        dossier = passages.dossier(rng, number, world.mission(rng, names, shared, 2061 + number // 4))
-        rows += [{**row, "split": split} for row in quiz.inquire(rng, number, dossier, seen)]
+        dossier = passages.dossier(prose, number, world.mission(rng, names, shared, 2061 + number // 4))
+        rows += [{**row, "split": split} for row in quiz.inquire(prose, number, dossier, seen)]
         made += dossier
-    made += passages.programme(rng, shared)
+    made += passages.programme(prose, shared)
     texts = {passage.chunk.id: passage.chunk.text for passage in made}
     questions = [number_question(n, row, texts) for n, row in enumerate(rows, start=1)]
-    noise = [row for passage in made for row in passages.spoil(rng, passage)]
+    noise = [row for passage in made for row in passages.spoil(prose, passage)]
     return [passage.chunk for passage in made], questions, noise
 
 

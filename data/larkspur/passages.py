@@ -32,12 +32,12 @@ class Passage(NamedTuple):
     twin: str = ""  # "original" or "twin" of a pair that differs in one fact
 
 
-def choose_plan(rng: random.Random, slots) -> tuple[str, ...]:
-    """A title, the opening, then one pattern of each further slot, two neighbours swapped in half of the draws."""
-    titles, opening, *rest = slots
+def choose_plan(rng: random.Random, kind: str) -> tuple[str, ...]:
+    """A title, the opening, then one pattern of each further slot; two may be swapped, in half of the draws."""
+    titles, opening, *rest = prose.PASSAGES.get(kind) or prose.PROGRAMME[kind]
     rest = [rng.choice(patterns) for patterns in rest]
-    at = rng.randrange(2 * len(rest) - 2)
-    if at < len(rest) - 1:
+    if rng.random() < 0.5 and kind in prose.SWAPS:
+        at = rng.choice(prose.SWAPS[kind])
         rest[at], rest[at + 1] = rest[at + 1], rest[at]
     return (rng.choice(titles), rng.choice(opening), *rest)
 
@@ -49,9 +49,8 @@ def write(chunk_id: str, plan, facts: dict, forms: dict[str, str]) -> Chunk:
 
 def compose(rng: random.Random, chunk_id: str, kind: str, facts: dict) -> Passage:
     """A passage of the wanted length; drafts that are too short or too long are thrown away."""
-    slots = prose.PASSAGES.get(kind) or prose.PROGRAMME[kind]
     while True:
-        plan, forms = choose_plan(rng, slots), choose_forms(rng)
+        plan, forms = choose_plan(rng, kind), choose_forms(rng)
         chunk = write(chunk_id, plan, facts, forms)
         if LENGTHS[0] + 5 <= len(chunk.text) <= LENGTHS[1] - 15:  # a twin's text may be a little longer or shorter
             return Passage(chunk, kind, facts, forms, plan)
@@ -71,11 +70,14 @@ def dossier(rng: random.Random, number: int, facts: dict) -> list[Passage]:
     for n, label in enumerate(KINDS, start=1):
         kind, _, letter = label.partition(" ")
         own = {**facts, **facts[letter or "a"], "n": n, "letter": letter or "a"}
+        twin_return = label == "recovery" and number % 5 == 2
+        if twin_return:
+            own["occasion"] = "On the actual return of"
         passage = compose(rng, f"m{number:02d}-{label.replace(' ', '-')}", kind, own)
         if label == "test b" and number % 5 in (1, 3):
             unit = f"{passage.forms['SPARE']} unit"
             passages += make_twin(passage, {"unit": unit, "peak": own["spare_peak"], "n": n + 9})
-        elif label == "recovery" and number % 5 == 2:
+        elif twin_return:
             occasion = f"In the {passage.forms['REHEARSAL']} for"
             passages += make_twin(passage, {"occasion": occasion, "wait": own["drill_wait"], "n": n + 9})
         else:

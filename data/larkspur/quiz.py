@@ -8,8 +8,8 @@ from larkspur.world import choose_forms, fill
 
 PER_MISSION = {"direct": 14.6, "reworded": 9.6, "alias": 4.2, "two-hop": 3.1}
 SHORT = {
-    "days": "d", "hours": "h", "minutes": "min", "kilograms": "kg", "metres": "m", "degrees": "deg", "newtons": "N",
-    "bar": "bars",
+    "days": "d", "hours": "h", "minutes": "min", "kilograms": "kg", "metres": "m", "volts": "V", "millivolts": "mV",
+    "newtons": "N", "bar": "bars",
 }  # fmt: skip
 
 

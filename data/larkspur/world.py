@@ -3,6 +3,7 @@
 import random
 import re
 import zlib
+from typing import NamedTuple
 
 # Three surface forms per concept, each with a Snowball stem of its own. A passage uses one of them, a
 # reworded question another. Every world shares them: a policy can learn which words stand for which.
@@ -11,50 +12,47 @@ CONCEPTS = {
     "AREA": ("area", "zone", "region"),
     "BEGAN": ("began", "started", "commenced"),
     "BURN": ("burn", "firing", "ignition"),
-    "CANOPY": ("parachute", "canopy", "sail"),
-    "CAUSE": ("cause", "reason", "origin"),
+    "CANOPY": ("parachute", "canopy", "chute"),
+    "CAUSE": ("cause", "reason", "culprit"),
     "COMMANDER": ("commander", "skipper", "captain"),
-    "COMPONENT": ("component", "device", "assembly"),
-    "CONDUCTOR": ("conductor", "supervisor", "examiner"),
-    "CONTROLLER": ("controller", "dispatcher", "operator"),
+    "COMPONENT": ("component", "part", "device"),
+    "CONDUCTOR": ("director", "supervisor", "inspector"),
+    "CONTROLLER": ("controller", "operator", "analyst"),
     "CRAFT": ("craft", "capsule", "module"),
     "CREW": ("crew", "team", "trio"),
-    "DOCKING": ("docking", "rendezvous", "coupling"),
+    "DOCKING": ("docking", "rendezvous", "linkup"),
     "DURATION": ("duration", "length", "span"),
-    "ENDED": ("ended", "finished", "concluded"),
     "ENGINEER": ("engineer", "mechanic", "technician"),
     "FITTED": ("mounted", "installed", "fitted"),
     "FLIGHT": ("flight", "mission", "voyage"),
-    "HELICOPTER": ("helicopter", "chopper", "rotorcraft"),
+    "HELICOPTER": ("helicopter", "chopper", "aircraft"),
     "LAB": ("laboratory", "facility", "workshop"),
     "LAUNCH": ("launch", "liftoff", "departure"),
     "MADE": ("built", "manufactured", "fabricated"),
-    "MASS": ("mass", "weight", "heft"),
+    "MASS": ("mass", "weight", "load"),
     "METAL": ("metal", "alloy", "material"),
     "NAMED": ("nicknamed", "dubbed", "called"),
     "NOTICED": ("noticed", "spotted", "detected"),
     "OBJECTIVE": ("objective", "goal", "purpose"),
-    "OCCURRED": ("occurred", "happened", "arose"),
-    "PAD": ("spaceport", "cosmodrome", "range"),
+    "PAD": ("spaceport", "cosmodrome", "base"),
     "PEAK": ("peak", "maximum", "highest"),
-    "PILOT": ("pilot", "flier", "helmsman"),
+    "PILOT": ("pilot", "copilot", "aviator"),
     "PREPARED": ("trained", "practised", "prepared"),
     "READING": ("reading", "figure", "value"),
     "RECOVERED": ("recovered", "retrieved", "collected"),
     "REHEARSAL": ("rehearsal", "drill", "exercise"),
-    "REMEDY": ("remedy", "fix", "cure"),
-    "SELECTED": ("chosen", "selected", "picked"),
+    "REMEDY": ("remedy", "fix", "solution"),
     "SHIP": ("ship", "vessel", "cutter"),
-    "SPACEWALK": ("spacewalk", "excursion", "outing"),
+    "SPACEWALK": ("spacewalk", "excursion", "sortie"),
     "SPARE": ("spare", "backup", "reserve"),
     "SPLASHDOWN": ("splashdown", "touchdown", "landing"),
     "SUPPLIER": ("supplier", "maker", "contractor"),
     "SYMPTOM": ("symptom", "sign", "indication"),
     "TELECAST": ("telecast", "broadcast", "transmission"),
-    "TEST": ("test", "trial", "check"),
-    "VEHICLE": ("vehicle", "rocket", "booster"),
-    "WAIT": ("wait", "delay", "interval"),
-    "WAVES": ("waves", "swell", "surf"),
+    "TEST": ("test", "trial", "evaluation"),
+    "VEHICLE": ("launcher", "rocket", "booster"),
+    "WAIT": ("wait", "delay", "pause"),
+    "WAVES": ("waves", "swell", "seas"),
 }
 
 _STARTS = """
@@ -104,39 +102,66 @@ OBJECTIVES = (
     "bone studies", "flame research", "glass casting", "tether studies", "aurora imaging",
     "soil mapping", "meteor counting", "fluid research",
 )  # fmt: skip
-NOUNS = (
-    "vent valve", "feed pump", "power relay", "heat exchanger", "star tracker", "fuel gauge",
-    "cabin fan", "pressure regulator", "drain valve", "signal amplifier", "battery charger",
-    "hatch seal", "gimbal motor", "water separator", "oxygen mixer", "sun sensor", "tank heater",
-    "clock oscillator", "data recorder", "window shutter", "wiring harness", "steering jet",
-    "gas bottle", "coolant pump",
-)  # fmt: skip
-METALS = (
-    "titanium", "nickel steel", "bronze", "brass", "magnesium", "aluminium", "stainless steel",
-    "copper", "zirconium", "tungsten", "cobalt steel", "beryllium", "niobium", "cast iron", "zinc",
-    "tantalum",
-)  # fmt: skip
 PLACES = (
-    "the aft bay", "the nose ring", "the port locker", "the lower deck", "the centre console",
-    "the service tunnel", "the forward bulkhead", "the upper frame", "the rear panel",
-    "the equipment rack", "the starboard wall", "the heat shield", "the tank collar", "the keel beam",
+    "the aft bay", "the forward bay", "the port bay", "the starboard bay", "the tank bay", "the keel bay",
+    "the payload bay", "the nose cone", "the tail cone", "the service tunnel", "the equipment rack",
+    "the cargo hold", "the upper collar", "the lower collar",
 )  # fmt: skip
-SYMPTOMS = (
-    "a steady whine", "a blinking lamp", "a smell of smoke", "a slow drift", "a sharp knock",
-    "a cold wall", "a loud hiss", "a frozen needle", "a burst of static", "a falling voltage",
-    "a rising temperature", "a dead display", "a rapid shudder", "a green vapour",
+
+
+class Trade(NamedTuple):
+    """Components of one sort, and the facts that fit all of them."""
+
+    nouns: tuple[str, ...]
+    metals: tuple[str, ...]  # all of them alloys, because "alloy" is a form of METAL
+    measure: tuple[int, int, str]  # a test's peak reading: lowest, highest, unit
+    troubles: tuple[tuple[str, str, str], ...]  # symptom, cause, remedy
+
+
+TRADES = (
+    Trade(
+        ("vent valve", "feed pump", "pressure regulator", "drain valve", "water separator", "oxygen mixer",
+         "coolant pump", "heat exchanger"),
+        ("stainless steel", "bronze", "brass", "naval brass", "nickel steel"),
+        (80, 400, "bar"),
+        (("a loud hiss", "a cracked washer", "a tightened clamp"),
+         ("a slow leak", "a swollen gasket", "a lower setting"),
+         ("a falling pressure", "a blocked filter", "a bypass hose"),
+         ("a sharp knock", "trapped air", "a slower cycle"),
+         ("a film of ice", "trapped moisture", "a warm blanket"),
+         ("a cloud of mist", "a torn membrane", "a rubber patch")),
+    ),
+    Trade(
+        ("power relay", "signal amplifier", "battery charger", "clock oscillator", "data recorder", "radio receiver"),
+        ("duralumin", "nickel silver", "beryllium copper", "phosphor bronze", "silicon steel"),
+        (24, 240, "volts"),
+        (("a blinking lamp", "a loose wire", "a strip of tape"),
+         ("a burst of static", "a bent pin", "a new plug"),
+         ("a falling voltage", "a blown fuse", "a new fuse"),
+         ("a rising temperature", "a short circuit", "a second power feed"),
+         ("a faint crackle", "a layer of dust", "a blast of air")),
+    ),
+    Trade(
+        ("star tracker", "sun sensor", "fuel gauge", "horizon scanner", "radiation counter", "flow meter"),
+        ("duralumin", "tungsten steel", "beryllium copper", "nickel silver", "chrome steel"),
+        (200, 990, "millivolts"),
+        (("a slow drift", "a software error", "a software patch"),
+         ("a blank display", "a memory error", "a restart"),
+         ("a frozen display", "a counting error", "a manual override"),
+         ("a string of zeros", "a loose plug", "a cable tie"),
+         ("a noisy signal", "a stray magnetic field", "a foil shield")),
+    ),
+    Trade(
+        ("cable winch", "antenna drive", "gimbal motor", "sample arm", "cargo hoist", "boom actuator"),
+        ("cobalt steel", "tool steel", "chrome steel", "manganese steel", "cast iron"),
+        (200, 990, "newtons"),
+        (("a steady whine", "a worn bearing", "a lower speed"),
+         ("a rapid shudder", "a broken spring", "a rubber wedge"),
+         ("a grinding noise", "iron filings", "a small magnet"),
+         ("a jerky motion", "dried grease", "a drop of oil"),
+         ("a dull rattle", "a loose bolt", "a longer screw")),
+    ),
 )  # fmt: skip
-CAUSES = (
-    "a cracked washer", "trapped moisture", "a loose wire", "iron filings", "a swollen gasket",
-    "a bent pin", "dried grease", "a worn bearing", "a broken spring", "a blown fuse",
-    "a blocked filter", "a poor weld", "a torn membrane", "a software error",
-)  # fmt: skip
-REMEDIES = (
-    "a restart", "a bypass hose", "a strip of tape", "a new fuse", "a slower cycle",
-    "a manual override", "a second power feed", "a lower setting", "a tightened clamp", "a warm soak",
-    "a software patch", "a rubber wedge", "a longer cable", "a hand pump",
-)  # fmt: skip
-MEASURES = ((80, 400, "bar"), (150, 900, "degrees"), (200, 990, "newtons"))
 
 
 def in_partition(word: str, partition: str) -> bool:
@@ -164,14 +189,14 @@ def day(rng: random.Random) -> str:
     return f"{rng.randint(1, 28)} {rng.choice(MONTHS)}"
 
 
-def component(rng: random.Random, names, labs: list[str], noun: str) -> dict:
+def component(rng: random.Random, names, labs: list[str], noun: str, trade: Trade) -> dict:
     """The facts of one component, and the peak reading of its spare, which differs."""
-    low, high, unit = rng.choice(MEASURES)
+    low, high, unit = trade.measure
     peak, spare_peak = rng.sample(range(low, high), 2)
     return {
         "comp": f"{next(names)} {noun}", "noun": noun.split()[-1], "nick": next(names),
-        "supplier": f"{next(names)} {rng.choice(MADE_AT)}", "metal": rng.choice(METALS),
-        "place": rng.choice(PLACES), "mass": f"{rng.randint(2, 60)}.{rng.randint(1, 9)} kilograms",
+        "supplier": f"{next(names)} {rng.choice(MADE_AT)}", "metal": rng.choice(trade.metals),
+        "place": rng.choice(PLACES), "mass": f"{rng.randint(2, 29)}.{rng.randint(1, 9)} kilograms",
         "lab": rng.choice(labs),
         "peak": f"{peak} {unit}", "spare_peak": f"{spare_peak} {unit}", "conductor": person(names),
         "tested": day(rng), "runs": rng.randint(3, 9), "unit": "primary unit",
@@ -180,7 +205,8 @@ def component(rng: random.Random, names, labs: list[str], noun: str) -> dict:
 
 def mission(rng: random.Random, names, shared: dict, year: int) -> dict:
     """The facts of one mission, its two components under "a" and "b"."""
-    first, second = rng.sample(NOUNS, 2)
+    first, second = rng.sample([(noun, trade) for trade in TRADES for noun in trade.nouns], 2)
+    symptom, cause, remedy = rng.choice(first[1].troubles)
     burn, dock, walk, cast = sorted(rng.sample(range(3, 150), 4))
     wait, drill_wait = rng.sample(range(18, 95), 2)
     return {
@@ -188,13 +214,13 @@ def mission(rng: random.Random, names, shared: dict, year: int) -> dict:
         "pad": rng.choice(shared["pads"]), "vehicle": rng.choice(shared["vehicles"]),
         "days": f"{rng.randint(8, 40)} days", "objective": rng.choice(OBJECTIVES),
         "commander": person(names), "pilot": person(names), "engineer": person(names),
-        "controller": person(names), "hour": f"{rng.randint(20, 180)} hours", "symptom": rng.choice(SYMPTOMS),
-        "cause": rng.choice(CAUSES), "remedy": rng.choice(REMEDIES), "burn": f"{burn} hours",
+        "controller": person(names), "hour": f"{rng.randint(20, 180)} hours", "symptom": symptom,
+        "cause": cause, "remedy": remedy, "burn": f"{burn} hours",
         "dock": f"{dock} hours", "walk": f"{walk} hours", "cast": f"{cast} hours", "ship": next(names),
         "heli": next(names), "basin": f"{next(names)} Basin", "wait": f"{wait} minutes",
         "drill_wait": f"{drill_wait} minutes", "waves": f"{rng.randint(1, 4)}.{rng.randint(1, 9)} metres",
-        "occasion": "On the actual return of",
-        "a": component(rng, names, shared["labs"], first), "b": component(rng, names, shared["labs"], second),
+        "occasion": "On the return of",
+        "a": component(rng, names, shared["labs"], *first), "b": component(rng, names, shared["labs"], *second),
     }  # fmt: skip
 
 

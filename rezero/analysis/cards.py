@@ -100,7 +100,7 @@ def described(episode: Episode, weights: Weights | None = None, decode: Decode |
     line = " ".join(line.split())
     seen = iter(episode.evidence())  # one share of the gold passages per search
     turns = [(turn, next(seen) if turn.action == "search" else 0.0, _harm(turn)) for turn in episode.turns]
-    reward, values = score(episode, weights) if weights and episode.question else (0.0, {})
+    reward, values = score(episode, weights) if weights and question.answers else (0.0, {})
     pairs = zip(episode.completion_ids, episode.env_mask, strict=True) if decode else ()
     tokens = Markup().join(_token(decode, *pair) for pair in pairs)
     one = {"episode": episode, "question": question, "cause": name, "words": words, "turns": turns, "line": line}

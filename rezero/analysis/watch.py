@@ -75,7 +75,7 @@ class Watch(TrainerCallback):
         rows = read_metrics(self.run_dir)
         evals = [row for row in rows if row["kind"] == "eval"]
         if self.live:
-            self._draw(rows, f"ended at step {state.global_step} of {state.max_steps}")
+            self._draw(rows, f"ended at step {state.global_step} of {state.max_steps}", state.global_step)
         if state.is_world_process_zero and max(evals, key=lambda row: row["accuracy"])["step"] == 0:
             warnings.warn(UNLEARNED, stacklevel=2)
 
@@ -93,7 +93,8 @@ class Watch(TrainerCallback):
         for row in evals:
             self._evaluated(row)
         if self.live and (evals or perf_counter() > self.drawn + 5):
-            self._draw(rows, f"step {state.global_step} of {state.max_steps}, {ahead}")
+            title = f"step {state.global_step} of {state.max_steps}{ahead and ', '}{ahead}"
+            self._draw(rows, title, state.max_steps)
 
     def _evaluated(self, row: dict) -> None:
         generator = torch.Generator(self.policy.model.device).manual_seed(self.seed)
@@ -111,8 +112,8 @@ class Watch(TrainerCallback):
         if self.prints:
             print(*lines, sep="\n", flush=True)
 
-    def _draw(self, rows: list[dict], title: str) -> None:
-        image, self.drawn = Image(draw(pd.DataFrame(rows), self.lines, title)), perf_counter()
+    def _draw(self, rows: list[dict], title: str, steps: int) -> None:
+        image, self.drawn = Image(draw(pd.DataFrame(rows), self.lines, title, steps)), perf_counter()
         self.handle = self.handle or display(image, display_id=True)
         self.handle.update(image)
 
@@ -121,14 +122,17 @@ def in_words(row: dict, name: str) -> str:
     return "{:.3f} [{:.3f}, {:.3f}]".format(*(row.get(name + end, nan) for end in ("", "_low", "_high")))
 
 
-def draw(metrics: pd.DataFrame, lines: list[str], title: str) -> bytes:
-    """A PNG: reward by step, accuracy and P(retried | missed) on dev, and beside them the lines of an episode."""
+def draw(metrics: pd.DataFrame, lines: list[str], title: str, steps: int) -> bytes:
+    """A PNG: reward and, on dev, accuracy and P(retried | missed) over all `steps`; beside them an episode's lines."""
     figure = Figure(figsize=(10, 3.4), dpi=100, layout="constrained")  # none of pyplot's, which would be shown again
     left, middle, right = figure.subplots(1, 3, width_ratios=(3, 3, 4))
     plots.draw_smoothed(left, metrics[metrics.kind == "train"], "reward", "black")
     plots.by_step(left, "Reward, sampled in training", "mean over episodes")
     plots.draw_dev(middle, metrics[metrics.kind == "eval"])
-    middle.legend(loc="lower right", fontsize="x-small")
+    left.yaxis.set_visible("train" in set(metrics.kind))  # before the first step, its numbers would mean nothing
+    for ax in (left, middle):
+        ax.set_xlim(0, max(steps, 1))
+    middle.legend(fontsize="x-small")
     text = "\n".join(fill(line, 54, subsequent_indent=" " * 8) for line in lines)
     right.text(0.03, 1, text, size=8, family="monospace", va="top", parse_math=False)
     right.set_axis_off()

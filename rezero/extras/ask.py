@@ -8,10 +8,15 @@ Words are compared (`judge.normalize`), not meanings. Of 164 claims (tests/test_
 supported and one refuted, because the policy misread its passage; 28 of 69 false ones were refuted and none supported.
 """
 
+import json
 import re
 import textwrap
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 from rezero.config import Config, load_config, parse_config
 from rezero.corpus import load_chunks
@@ -20,9 +25,9 @@ from rezero.judge import MONTHS, normalize
 from rezero.policy.load import check_context, load_policy
 from rezero.protocol import Episode, Sampling
 from rezero.questions import Question
-from rezero.rollout import rollout
+from rezero.rollout import play
 from rezero.search import REMOTE, build_engine, check_options
-from rezero.search.base import Hit
+from rezero.search.base import Engine, Hit
 from rezero.text import STOP_WORDS, clean, keywords, printable
 
 # What a claim ends with: a number with its unit, else words that begin with a capital or a digit, else the last word.
@@ -72,16 +77,35 @@ def find_settings(policy: str, profile: str, engine: str, options: dict | None) 
 
 def ask(text: str, config: Config, corpus: str = "") -> Episode:
     """The greedy episode of `config`'s policy on the question `text`, over `config`'s corpus or another one."""
-    question = Question("asked", clean(text).strip(), (), ())
+    *_, episode = episodes_so_far(Question("asked", clean(text).strip(), (), ()), config, corpus)
+    return episode
+
+
+def episodes_so_far(question: Question, config: Config, corpus: str = "", fault: str = "") -> Iterator[Episode]:
+    """The episode of `ask` after each turn; with a `fault`, an option of the engine faulty, its first search fails."""
     if not question.text:
         raise ValueError("the question is empty")
-    # A remote engine searches what its service holds; it gets passages only if a corpus is named.
     check_options(config.engine, config.engine_options)
-    chunks = load_chunks(corpus or config.corpus) if corpus or config.engine not in REMOTE else []
-    engine, policy = build_engine(config.engine, chunks, **config.engine_options), load_policy(config.policy)
+    place = "" if config.engine in REMOTE else config.corpus  # a remote engine gets passages only if a corpus is named
+    asked = corpus or place, config.engine, json.dumps(config.engine_options)
+    engines, policy = chain([_engine(*asked, fault)], repeat(_engine(*asked))), _policy(config.policy)
     sampling = Sampling(config.k, config.max_turns, config.turn_tokens, config.episode_tokens, config.prompt_style)
     check_context(policy, config.policy, sampling, config.max_context, [question])
-    return rollout(policy, engine, [question], sampling)[0]
+    engine = SimpleNamespace(search=lambda *searched: next(engines).search(*searched))
+    for (state,) in play(policy, engine, [question], sampling, None, {"generation": 0.0, "search": 0.0}):
+        yield state.episode()
+
+
+_policy, _chunks = lru_cache(2)(load_policy), lru_cache(1)(load_chunks)
+
+
+@lru_cache(8)
+def _engine(corpus: str, name: str, options: str, fault: str = "") -> Engine:
+    """An engine with `options` (JSON) over a corpus; with a `fault` every search of it fails."""
+    chunks, given = _chunks(corpus) if corpus else [], json.loads(options)
+    if fault:
+        return build_engine("faulty", chunks, engine={"engine": name, "engine_options": given}, **{fault: 1.0})
+    return build_engine(name, chunks, **given)
 
 
 def masked(claim: str) -> tuple[str, str]:

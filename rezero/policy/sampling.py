@@ -50,9 +50,9 @@ class Generation:
         return turns
 
     def extend(self, episodes: list[int], ids: list[list[int]]) -> None:
-        """Keep only `episodes` (positions in the current batch) and append `ids`, one list per kept episode."""
+        """Keep only `episodes` (positions in the batch, some maybe repeated); append `ids`, one list per kept one."""
         news = [self.unread[episode] + new for episode, new in zip(episodes, ids, strict=True)]
-        self.row_of, self.texts = ([held[episode] for episode in episodes] for held in (self.row_of, self.texts))
+        self.row_of, self.texts = [self.row_of[one] for one in episodes], [[*self.texts[one]] for one in episodes]
         if not self.padded:
             return self._begin([text + new for text, new in zip(self.texts, news, strict=True)])
         self._read(news)

@@ -15,8 +15,7 @@ def retry_paper(episode: Episode) -> float:
     if episode.outcome != "answered":
         return 0.0
     seen = [0.0, *episode.evidence()]
-    retries = sum(before == now < 1 for before, now in pairwise(seen[:-1]))
-    return min(1.0, 0.25 * retries)
+    return min(1.0, 0.25 * sum(before == now < 1 for before, now in pairwise(seen[:-1])))
 
 
 def recovery(episode: Episode, discount: float = 1.0) -> float:

@@ -1,7 +1,6 @@
 """The rewards of the public ReZero code, to the letter, with its quirks, which the docstrings name.
 
-They read the text of the assistant's turns. Whether the environment replied is known from the episode and never read
-from what a passage says.
+They read the text of the assistant's turns; whether the environment replied is known from the episode, not from text.
 """
 
 import re

@@ -23,6 +23,7 @@ from rezero.training.sentinel import STOPS, collapse, hopeless, stalled
 
 LOGGED = {name: name for name in ("reward", "reward_std", "entropy", "kl", "grad_norm", "learning_rate")}
 LOGGED |= {"frac_reward_zero_std": "zero_variance_groups", "completions/mean_length": "policy_tokens"}  # TRL's -> ours
+OURS = ("rewards", "tokens", "forked_groups")  # what else is logged, up to a "/"; see `rezero.extras.fork`
 
 
 def episode_values(episodes: list[Episode]) -> dict[str, list[float]]:
@@ -60,14 +61,10 @@ class MetricsLog(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         if "reward" not in (logs or {}) or not state.is_world_process_zero:
             return
-        row = {"kind": "train", "step": state.global_step}
+        row, ours = {"kind": "train", "step": state.global_step}, {*LOGGED.values(), *episode_values([]), *OURS}
         for name, value in logs.items():
-            if value is None:  # no episode of the step could be scored
-                continue
-            if name.startswith("rewards/"):
-                row[name.removesuffix("/mean").replace("/std", "_std")] = value
-            elif name in LOGGED or name in episode_values([]):
-                row[LOGGED.get(name, name)] = value
+            if value is not None and (name in LOGGED or name.split("/")[0] in ours):  # None: nothing could be scored
+                row[LOGGED.get(name, name.removesuffix("/mean").replace("/std", "_std"))] = value
         row |= {f"seconds/{name}": round(value, 3) for name, value in self.seconds.items()}
         for name, phase in (("sampled", "generation"), ("trained", "optimisation")):
             row[f"tokens_per_second/{name}"] = round(self.tokens[name] / self.seconds[phase], 1)
@@ -135,7 +132,7 @@ class Sentinel(TrainerCallback):
         whys = dict(zip(STOPS, (collapse(rows, self.settings, self.most), stalled(rows, self.patience)), strict=True))
         kind = next(filter(whys.get, STOPS), None)
         ended = bool(kind) or state.global_step + args.logging_steps > state.max_steps
-        (why,) = broadcast_object_list([hopeless(rows, ended)])  # waits for the main process
+        why, stop = broadcast_object_list([hopeless(rows, ended), kind is not None])  # waits for the main process
         if why:  # no checkpoint is saved, so that the run can begin anew once the cause is mended
             (now,) = respond([Turn("", "", "search", "test")], self.engine, 1)
             raise ValueError(f"stopped at step {state.global_step}, nothing can be learned: {why} {now.error or ''}")
@@ -143,6 +140,5 @@ class Sentinel(TrainerCallback):
             row = {"kind": kind, "step": state.global_step, "why": whys[kind]}
             append_jsonl(self.run_dir / "metrics.jsonl", row)
             print(f"stopped at step {row['step']}, the best policy on dev is kept: {row['why']}", flush=True)
-        (stop,) = broadcast_object_list([kind is not None])
         control.should_training_stop |= stop
         control.should_save |= stop  # so that a run that is resumed stops here, too

@@ -4,7 +4,6 @@ import os
 from math import isinf, nan
 from pathlib import Path
 from pkgutil import resolve_name
-from time import perf_counter
 
 from accelerate import PartialState
 from datasets import Dataset
@@ -15,12 +14,10 @@ from rezero.policy.base import Policy
 from rezero.policy.hub import read_adapter
 from rezero.policy.load import precision
 from rezero.protocol import Episode, build_prompt
-from rezero.questions import Question
 from rezero.rewards import load_reward
 from rezero.rewards.ours import clip_to_solved
 from rezero.rollout import rollout
 from rezero.task import Task
-from rezero.training.callbacks import episode_values
 from rezero.training.finite import FiniteSteps
 
 
@@ -51,7 +48,7 @@ def grpo_config(config: Config, weights: dict[str, float], run_dir: Path):
         raise ValueError(f"grpo: {error}; want fields of TRL's GRPOConfig that no other setting decides") from None
 
 
-def build_trainer(policy: Policy, task: Task, questions: list[Question], weights: dict, arguments, clip_shaping=False):
+def build_trainer(policy: Policy, task: Task, questions: list, weights, arguments, clip_shaping=False, forked=0.0):
     """TRL's trainer around our rollout: one prompt per question, in order. It counts a step's `seconds`, `tokens`."""
     from trl import GRPOTrainer
 
@@ -62,14 +59,18 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
 
     def rollout_func(prompts: list, trainer) -> dict:
         asked = [questions[prompt[0]["question"]] for prompt in prompts]
-        episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds)
-        tokens["sampled"] = sum(sum(episode.env_mask) for episode in episodes)
+        tokens["sampled"] = 0
+        more = resolve_name("rezero.extras.fork:options")(arguments.num_generations, forked, tokens) if forked else {}
+        episodes = rollout(policy, task.engine, asked, task.sampling, seconds=seconds, **more)
+        tokens["sampled"] += sum(sum(episode.env_mask) for episode in episodes)
         tokens["trained"] = sum(len(episode.prompt_ids) + len(episode.completion_ids) for episode in episodes)
         columns = ("prompt_ids", "completion_ids", "env_mask")
         made = {name: [list(getattr(episode, name)) for episode in episodes] for name in columns}
         return made | {"logprobs": None, "episode": episodes}
 
-    class Trainer(FiniteSteps, resolve_name("rezero.extras.prefix_tree:SharedSteps"), GRPOTrainer):
+    parts = map(resolve_name, ("rezero.extras.prefix_tree:SharedSteps", "rezero.extras.fork:CountedSteps"))
+
+    class Trainer(FiniteSteps, *parts, GRPOTrainer):
         def _load_from_checkpoint(self, checkpoint, model=None):
             super()._load_from_checkpoint(checkpoint, model)
             if Path(checkpoint, "adapter_config.json").is_file():  # with TRL's adapter "ref" beside it, transformers
@@ -81,7 +82,7 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
         processing_class=policy.tokenizer,
         args=arguments,
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
-        reward_funcs=[reward_function(name, clip_shaping, seconds, logs=i == 0) for i, name in enumerate(weights)],
+        reward_funcs=[reward_function(name, clip_shaping) for name in weights],
         rollout_func=rollout_func,
     )
     trainer.seconds, trainer.tokens, trainer.lean = seconds, tokens, policy.backend is None
@@ -89,27 +90,17 @@ def build_trainer(policy: Policy, task: Task, questions: list[Question], weights
     return trainer
 
 
-def reward_function(name: str, clip_shaping: bool, seconds: dict[str, float], logs: bool):
-    """A reward in the shape that TRL calls; one that `logs` also logs what the episodes were like.
-
-    None or NaN: the episode cannot be scored, and TRL leaves it out. ValueError for an infinite reward.
-    """
+def reward_function(name: str, clip_shaping: bool):
+    """A reward in the shape that TRL calls. None, NaN: TRL leaves the episode out. ValueError for an infinite one."""
     one_reward = load_reward(name)
 
-    def reward(episode: list[Episode], log_metric=None, **_) -> list[float]:
-        clock = perf_counter()
+    def reward(episode: list[Episode], **_) -> list[float]:
         given = [one_reward(one) for one in episode]
         values = [nan if value is None else float(value) for value in given]
         for one, value in zip(episode, values, strict=True):
             if isinf(value):
                 raise ValueError(f"reward {name!r} is {value} for question {one.question.id!r}; want a finite number")
-        values = clip_to_solved(values, episode) if clip_shaping else values
-        seconds["rewards"] += perf_counter() - clock
-        if logs and log_metric is not None:
-            for metric, each in episode_values(episode).items():
-                for value in each:
-                    log_metric(metric, value)
-        return values
+        return clip_to_solved(values, episode) if clip_shaping else values
 
     reward.__name__ = name
     return reward

@@ -80,7 +80,7 @@ def train(
             config = replace(config, steps=int(checkpoint.rsplit("-", 1)[1]))
         questions = draw_questions(shares, config.curriculum, config.steps, config.questions_per_step, config.seed)
         arguments = grpo_config(config, weights, run_dir)
-        trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping)
+        trainer = build_trainer(policy, task, questions, weights, arguments, config.clip_shaping, config.forked)
         dev = spread(task.questions["dev"], config.eval_questions)
         trainer.add_callback(MetricsLog(run_dir, trainer.seconds, trainer.tokens))
         log = partial(Trainer.log, trainer)  # TRL's own would end the step's means before the step
@@ -115,14 +115,7 @@ def start_processes(config: Config) -> PartialState:
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # not "cpu:0", from which transformers cannot load a checkpoint
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=6))  # the others wait for the main
-    n, groups, episodes = state.num_processes, config.questions_per_step, config.episodes_per_step
-    if config.backend == "unsloth" and n > 1:
-        raise ValueError(f"backend='unsloth' trains in one process, here are {n}: use backend='transformers'")
-    if episodes % (config.micro_batch * n):
-        product = f"questions_per_step x num_generations = {groups} x {config.num_generations} = {episodes}"
-        raise ValueError(f"micro_batch={config.micro_batch} x {n} processes must divide {product}")
-    if config.clip_shaping and groups % n:
-        raise ValueError(f"clip_shaping=True needs whole groups: questions_per_step={groups} must be a multiple of {n}")
+    config.check(state.num_processes)
     return state
 
 
