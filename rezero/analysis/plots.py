@@ -215,7 +215,7 @@ def difference_map(table: pd.DataFrame, metrics: Sequence[str], labels: dict[str
     figure, axes = plt.subplots(len(metrics), len(rewards), figsize=size, squeeze=False, layout="constrained")
     for (metric, reward), ax in zip(product(metrics, rewards), axes.flat, strict=True):
         rows = table[table.metric == metric]
-        most = 1.3 * (rows.difference.abs().max() or 1)  # no colour too dark to read on
+        most = 1.3 * (rows.difference.abs().fillna(0).max() or 1)  # no colour too dark to read on
         own = rows[rows.reward == reward].set_index(["start", "place"]).reindex(product(starts, places))
         shade = own.difference.where(own.shown, 0).to_numpy(float).reshape(len(starts), -1)
         names = {"xticklabels": places if metric == metrics[-1] else False, "yticklabels": starts}
