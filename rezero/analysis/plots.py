@@ -215,7 +215,7 @@ def difference_map(table: pd.DataFrame, metrics: Sequence[str], labels: dict[str
     figure, axes = plt.subplots(len(metrics), len(rewards), figsize=size, squeeze=False, layout="constrained")
     for (metric, reward), ax in zip(product(metrics, rewards), axes.flat, strict=True):
         rows = table[table.metric == metric]
-        most = 1.3 * (rows.difference.abs().fillna(0).max() or 1)  # no colour too dark to read on
+        most = 2 * (rows.difference.abs().fillna(0).max() or 1)  # no colour too dark to read on
         own = rows[rows.reward == reward].set_index(["start", "place"]).reindex(product(starts, places))
         shade = own.difference.where(own.shown, 0).to_numpy(float).reshape(len(starts), -1)
         names = {"xticklabels": places if metric == metrics[-1] else False, "yticklabels": starts}
@@ -224,8 +224,10 @@ def difference_map(table: pd.DataFrame, metrics: Sequence[str], labels: dict[str
             y, x = divmod(number, len(places))
             look = {"ha": "center", "va": "center", "color": "black" if row.shown else "0.4"}
             weight, hatch = ("bold", "") if row.shown else ("normal", "....")
-            ax.text(x + 0.5, y + 0.36, f"{row.difference:+.2f}", size=9, weight=weight, **look)
-            ax.text(x + 0.5, y + 0.75, f"{row.low:+.2f} to {row.high:+.2f}", size=6.5, **look)
+            words = f"{row.difference:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}"
+            difference, interval = words if row.difference == row.difference else ("no case", "")
+            ax.text(x + 0.5, y + 0.36, difference, size=9, weight=weight, **look)
+            ax.text(x + 0.5, y + 0.75, interval, size=6.5, **look)
             box = {"fill": False, "linewidth": 0, "edgecolor": "0.85", "zorder": 1.5}
             ax.add_patch(plt.Rectangle((x, y), 1, 1, hatch=hatch, **box))
         ax.set_title(f"{labels[metric]}: {reward}", size=9)
