@@ -152,11 +152,13 @@ def ask(page) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_question_is_watched_turn_by_turn_and_escapes(page):
-    page.get_by_label("Question", exact=True).fill(f"Who was the skipper of Drenlant? {EVIL}")
+def test_a_question_is_watched_turn_by_turn_and_escapes(page, asked):
+    page.get_by_label("Question", exact=True).fill(asked[0].text)
     states = ask(page)
-    assert "searching …" in states[0] and "answer:" not in states[0] and "passages: 2" in states[0]
-    assert "not judged" in states[-1] and "answer:" in states[-1] and EVIL in states[-1]
+    assert len(states) > 1 and "searching …" in states[0] and "passages:" in states[0] and "answer:" not in states[0]
+    assert "answer:" in states[-1] and "gold answer:" in states[-1]  # what is typed as it stands in the set has gold
+    page.get_by_label("Question", exact=True).fill(EVIL)
+    assert EVIL in ask(page)[-1]
     page.get_by_label("Question", exact=True).fill("Who? " * 2000)
     page.get_by_role("button", name="Ask").click()
     page.get_by_text("do not fit").wait_for()
