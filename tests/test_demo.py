@@ -141,9 +141,10 @@ def choose(page, label: str, option: str) -> None:
 
 def ask(page) -> list[str]:
     """Ask, and return the card's text at each of its states."""
-    watch = """() => { window.states = []; new MutationObserver(() => {
-      const card = document.querySelector(".rezero"), text = card ? card.innerText : "";
-      if (text && text !== window.states.at(-1)) window.states.push(text);
+    watch = """() => { let last = document.querySelector(".rezero")?.innerText; window.states = [];
+      new MutationObserver(() => {
+      const text = document.querySelector(".rezero")?.innerText;
+      if (text && text !== last) window.states.push(last = text);
     }).observe(document.body, {childList: true, subtree: true, characterData: true}); }"""
     page.evaluate(watch)
     page.get_by_role("button", name="Ask").click()
