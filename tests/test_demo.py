@@ -141,9 +141,10 @@ def choose(page, label: str, option: str) -> None:
 
 def ask(page) -> list[str]:
     """Ask, and return the card's text at each of its states."""
-    watch = """() => { window.states = []; new MutationObserver(() => {
-      const card = document.querySelector(".rezero"), text = card ? card.innerText : "";
-      if (text && text !== window.states.at(-1)) window.states.push(text);
+    watch = """() => { let last = document.querySelector(".rezero")?.innerText; window.states = [];
+      new MutationObserver(() => {
+      const text = document.querySelector(".rezero")?.innerText;
+      if (text && text !== last) window.states.push(last = text);
     }).observe(document.body, {childList: true, subtree: true, characterData: true}); }"""
     page.evaluate(watch)
     page.get_by_role("button", name="Ask").click()
@@ -152,11 +153,13 @@ def ask(page) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_question_is_watched_turn_by_turn_and_escapes(page):
-    page.get_by_label("Question", exact=True).fill(f"Who was the skipper of Drenlant? {EVIL}")
+def test_a_question_is_watched_turn_by_turn_and_escapes(page, asked):
+    page.get_by_label("Question", exact=True).fill(asked[0].text)
     states = ask(page)
-    assert "searching …" in states[0] and "answer:" not in states[0] and "passages: 2" in states[0]
-    assert "not judged" in states[-1] and "answer:" in states[-1] and EVIL in states[-1]
+    assert len(states) > 1 and "searching …" in states[0] and "passages:" in states[0] and "answer:" not in states[0]
+    assert "answer:" in states[-1] and "gold answer:" in states[-1]  # what is typed as it stands in the set has gold
+    page.get_by_label("Question", exact=True).fill(EVIL)
+    assert EVIL in ask(page)[-1]
     page.get_by_label("Question", exact=True).fill("Who? " * 2000)
     page.get_by_role("button", name="Ask").click()
     page.get_by_text("do not fit").wait_for()

@@ -396,7 +396,9 @@ BAD = [  # (files, by name: text, bytes or a function that writes; exit status; 
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("files", "status", "passages", "message"), BAD, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("files", "status", "passages", "message"), BAD, ids=lambda value: re.sub(" at 0x\\w+", "", str(value))[:60]
+)
 def test_bad_input_is_named_or_read_and_leaves_nothing_half_written(tmp_path, capsys, files, status, passages, message):
     (tmp_path / "in").mkdir()
     for name, content in files.items():
