@@ -35,7 +35,7 @@ CHANGED = dict(
 
 def uneven(episode) -> float:
     """Differs between the episodes of a group, but not for every fifth question, whose group has no advantages."""
-    return len(episode.completion_ids) / 100 if int(episode.question.id[1:]) % 5 != 4 else 0.0
+    return sum(episode.completion_ids) % 97 / 100 if int(episode.question.id[1:]) % 5 != 4 else 0.0
 
 
 def work(out: Path, patch: pytest.MonkeyPatch) -> dict:

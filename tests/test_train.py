@@ -41,7 +41,9 @@ def marks(episode) -> float:
 
 
 def test_a_reward_and_an_engine_of_a_user_train_by_their_names(config, tmp_path):
-    own = dict(engine=f"{__name__}:first_passages", engine_options={"mark": "MARK"}, policy="data/policy")
+    own = dict(
+        engine=f"{__name__}:first_passages", engine_options={"mark": "MARK"}, policy="data/policy", episode_tokens=800
+    )
     own |= dict(reward_weights={f"{__name__}:marks": 1.0, "correctness": 0.0}, turn_tokens=40, eval_questions=2)
     own = replace(config, **own, steps=1, curriculum=Curriculum(samples=0))
     train(own, tmp_path / "run")
@@ -219,8 +221,9 @@ def test_sharing_does_not_change_the_gradient(config, task, tmp_path, monkeypatc
     """One step's loss and gradient by TRL's own code and by ours, on the same sampled episodes, some of them equal."""
     monkeypatch.setattr(prefix_tree, "takes_masks", lambda model: trees)
     policy = load_policy("data/policy")  # its episodes of one question have much in common
-    config = replace(config, num_generations=4, micro_batch=4, grpo=config.grpo | LOSSES[loss])
-    task = replace(task, sampling=replace(task.sampling, turn_tokens=40, max_turns=3, episode_tokens=600))
+    config = replace(config, num_generations=4, micro_batch=4, temperature=0.5, grpo=config.grpo | LOSSES[loss])
+    sampling = replace(task.sampling, turn_tokens=40, max_turns=3, episode_tokens=600, temperature=0.5)
+    task = replace(task, sampling=sampling)
     compare_gradients(policy, task, config, tmp_path, loss)
 
 

@@ -18,7 +18,7 @@ from rezero.warmstart.scripted import GIVE_UP, RETRY, play, searcher
 from rezero.warmstart.supervised import starting_policy
 
 SHOWN = 0.5  # probability that the script retries after a miss; how often the policy does is set by the loss
-ROUNDS, STEPS, LEARNING_RATE, WEIGHT = 5, 25, 5e-4, 3.0  # the weight of the decision; other tokens weigh 1
+ROUNDS, STEPS, LEARNING_RATE, WEIGHT = 5, 40, 5e-4, 3.0  # the weight of the decision; other tokens weigh 1
 MEASURED, NEAR = 200, 0.05  # missed questions on which the share is measured, and how near it is to come
 
 
@@ -26,9 +26,10 @@ def start_with_share(config: Config, share: float, folder: str | Path) -> Path:
     """Train `config.policy` to search again after `share` of its misses; returns its folder, made only once.
 
     The laptop's policy is trained on scripted episodes as data/policy/train_policy.py does: all of them show how to
-    retry, and the loss weights of the decision to retry or to give up set how often. After every `STEPS` steps the
-    share is measured on training questions and the weights are corrected, until it is near. A language model gets the
-    warm start of its profile instead, whose script retries with probability `share`.
+    retry, and the loss weights of the decision to retry or to give up set how often. At first and after every `STEPS`
+    steps the share is measured on training questions, until it is near; the weights are corrected half of the way, as
+    what is measured varies. A language model gets its profile's warm start instead, whose script retries with
+    probability `share`.
     """
     folder, task = resolve(folder), load_task(config)
     if config.lora_rank:
@@ -43,16 +44,16 @@ def start_with_share(config: Config, share: float, folder: str | Path) -> Path:
     episodes = play(searcher(SHOWN, sampling.max_turns - 1), train, task.engine, sampling.k, **options)
     misses = [episode.question for episode in episodes if episode.missed]
     set_seed(config.seed)
-    for number in range(ROUNDS):
-        decision = {RETRY: WEIGHT * aim / SHOWN, GIVE_UP: WEIGHT * (1 - aim) / (1 - SHOWN)}
-        examples = [recipe.encode_episode(policy, episode, decision, context=0.0) for episode in episodes]
-        recipe.fit(policy, [(examples, STEPS)], STEPS, tokens=3000, lr=LEARNING_RATE, seed=config.seed + number)
+    for number in range(ROUNDS + 1):
         tried = rollout(policy, task.engine, random.sample(misses, min(MEASURED, len(misses))), sampling)
         missed = [episode.retried for episode in tried if episode.missed]
         reached = sum(missed) / max(1, len(missed))
-        print(f"aimed at {aim:.2f}, retries after {reached:.2f} of the misses; want {share:.2f}", flush=True)
-        if abs(reached - share) <= (NEAR if share else 0.0):
+        print(f"retries after {reached:.2f} of the misses; want {share:.2f}", flush=True)
+        if number == ROUNDS or abs(reached - share) <= (NEAR if share else 0.0):
             break
-        aim = min(1.0, max(0.0, aim + share - reached))
+        aim = min(1.0, max(0.0, aim + (share - reached) / 2 * (number > 0)))
+        decision = {RETRY: WEIGHT * aim / SHOWN, GIVE_UP: WEIGHT * (1 - aim) / (1 - SHOWN)}
+        examples = [recipe.encode_episode(policy, episode, decision, context=0.0) for episode in episodes]
+        recipe.fit(policy, [(examples, STEPS)], STEPS, tokens=3000, lr=LEARNING_RATE, seed=config.seed + number)
     save_policy(policy, folder.with_name("new")).rename(folder)
     return folder
