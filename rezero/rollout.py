@@ -68,7 +68,7 @@ def rollout(
         with merged(policy.model):
             for start in range(0, len(questions), batch_size):
                 asked = questions[start : start + batch_size]
-                *_, batch = play(policy, engine, asked, sampling, generator, seconds, fork)
+                *_, batch = turn_by_turn(policy, engine, asked, sampling, generator, seconds, fork)
                 episodes += [state.episode() for state in batch]
                 done, most, now = len(episodes), len(questions), perf_counter()
                 if progress and done < most and now - said > 5:
@@ -79,7 +79,7 @@ def rollout(
     return episodes
 
 
-def play(policy, engine, questions, sampling, generator, seconds: dict, fork=None) -> Iterator[list[_Running]]:
+def turn_by_turn(policy, engine, questions, sampling, generator, seconds: dict, fork=None) -> Iterator[list[_Running]]:
     """Advance one episode per question, turn by turn until each has an outcome; after each turn yield all of them."""
     prompts = [build_prompt(question.text, sampling.prompt_style) for question in questions]
     active = batch = list(map(_Running, questions, prompts, map(policy.prompt_ids, prompts)))

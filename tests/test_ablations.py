@@ -1,5 +1,6 @@
 """Paired differences of arms over questions and seeds, and their words."""
 
+import numpy as np
 import pytest
 from conftest import answer, search
 
@@ -58,3 +59,12 @@ def test_a_comparison_needs_the_baseline_and_the_same_questions(reports):
         ablations.paired_table(reports, "corectness")
     with pytest.raises(ValueError, match="different questions"):
         ablations.paired_table(reports | {("bad", 0): summarize(episodes(0, n=39), "")}, "start")
+
+
+@pytest.mark.parametrize(("questions", "least"), [(1, 1.0), (3, 0.25), (6, 0.5**5), (12, 0.5**11)])
+def test_few_questions_show_nothing(questions, least):
+    """Each of three seeds retries after none of the misses before, after all of them afterwards."""
+    missed = np.zeros((3, 60))
+    missed[:, :questions] = 1
+    difference, low, high, p = ablations.paired_shares((0 * missed, missed), (missed, missed), seed=0)
+    assert (difference, low, high) == (1, 1, 1) and p == pytest.approx(max(least, 1e-4))

@@ -69,6 +69,7 @@ def test_workers_run_side_by_side_and_do_one_job_after_the_other(place):
     sweep({"a": {"engine": "together"}, "b": {"engine": "together"}, "c": {}, "d": {}}, **place)
     found = [(place["folder"] / job / "who.txt").read_text().split() for job in "abcd"]
     assert found[0] != found[1] and found[2] in found[:2] and found[3] in found[:2]
+    assert not any(log.read_text().count("Traceback") for log in place["folder"].glob("*.log"))  # of idle workers
     assert {parent for _, parent, _ in found} == {str(os.getpid())} and {threads for *_, threads in found} == {"1"}
 
 
@@ -91,9 +92,10 @@ def test_a_job_in_whose_folder_another_process_writes_fails_alone(place):
     (place["folder"] / "a").mkdir(parents=True)
     with (
         FileLock(place["folder"] / "a" / "lock"),
-        pytest.raises(RuntimeError, match=r"1 of 2 jobs failed.*: a: Timeout"),
+        pytest.raises(RuntimeError, match=r"1 of 2 jobs failed.*: a: another process is doing it"),
     ):
         sweep({"a": {}, "b": {}}, **place)
+    assert not (place["folder"] / "a" / sweeps.RECORD).exists()  # which is the other process's to write
     assert not (place["folder"] / "a" / "done.txt").exists() and (place["folder"] / "b" / "done.txt").is_file()
 
 

@@ -145,8 +145,8 @@ def batches(examples: list[Example], tokens: int, rng: random.Random) -> Iterato
 
 def loss_of(model: LlamaForCausalLM, batch: list[Example], pad: int) -> torch.Tensor:
     """Next-token cross-entropy, averaged with the tokens' weights; a scalar."""
-    ids = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True, padding_value=pad)
-    weights = pad_sequence([torch.tensor(weights) for _, weights in batch], batch_first=True)[:, 1:]
+    ids = pad_sequence([torch.tensor(ids) for ids, _ in batch], batch_first=True, padding_value=pad).to(model.device)
+    weights = pad_sequence([torch.tensor(weights) for _, weights in batch], batch_first=True)[:, 1:].to(model.device)
     logits = model(input_ids=ids, attention_mask=(ids != pad).long()).logits[:, :-1]
     losses = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view_as(weights)
     return (losses * weights).sum() / weights.sum()

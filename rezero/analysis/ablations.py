@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from rezero.evaluation.evaluate import METRICS, Report
+from rezero.evaluation.evaluate import MEANS, METRICS, Report
 from rezero.evaluation.stats import percentile_interval
 
 # With the share of all misses that were recovered from, which is what retrying is for
@@ -28,7 +28,7 @@ def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("a
         before = _counts(arms[baseline], metric)
         successes, cases = (counts.sum() for counts in before)
         n = round(cases / len(arms[baseline]))
-        gain = smallest_gain(successes / max(1, cases), n)
+        gain = np.nan if metric in MEANS else smallest_gain(successes / max(1, cases), n)
         for arm, own in arms.items():
             if arm != baseline:
                 rows.append((arm, baseline, metric, *paired_shares(before, _counts(own, metric), seed=0), n, gain))
@@ -85,7 +85,8 @@ def paired_shares(a: Counts, b: Counts, seed: int, resamples: int = 10_000) -> t
 
     A share is the sum of all successes over that of all cases, such as the misses in P(retried | missed); without cases
     the result is NaN with p = 1. Questions are resampled jointly for `a` and `b`, seeds separately; three seeds still
-    give too narrow an interval for the results of further seeds.
+    give too narrow an interval for the results of further seeds. A bootstrap of few questions is too sure of itself, so
+    p is at least that of a sign test in which all questions that differ between `a` and `b` agree.
     """
     rng, questions = np.random.default_rng(seed), np.shape(a[0])[1]
     weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
@@ -100,7 +101,11 @@ def paired_shares(a: Counts, b: Counts, seed: int, resamples: int = 10_000) -> t
     if not len(differences):
         return np.nan, np.nan, np.nan, 1.0
     p = 2 * min((differences <= 0).mean(), (differences >= 0).mean())
-    return float(observed[1] - observed[0]), *percentile_interval(differences), float(np.clip(p, 1 / resamples, 1))
+    moved = np.any(
+        [x.mean(0) != y.mean(0) for x, y in zip(map(np.asarray, a), map(np.asarray, b), strict=True)], axis=0
+    )
+    p = float(np.clip(p, max(1 / resamples, 0.5 ** (moved.sum() - 1.0)), 1))
+    return float(observed[1] - observed[0]), *percentile_interval(differences), p
 
 
 def power(before: float, after: float, n: float, alpha: float = 0.05) -> float:

@@ -1,5 +1,6 @@
 """Refuse wrong names and values of a command or a notebook at once: nothing here loads a model or a corpus."""
 
+import re
 from collections.abc import Iterator
 
 from rezero.config import Config, load_config, read_profile
@@ -27,7 +28,8 @@ def check_notebooks(used: dict[str, dict]) -> None:
                     raise ValueError(f"overrides: {name} is a parameter of its own; want it there")
                 check_config(load_config(**fields, **overrides))
             where = notebook
-            check_map(**values) if "places" in values else None
+            if "places" in values:
+                check_map(**values)
         except (ValueError, OSError) as error:
             raise type(error)(f"{where}: {error}") from None
 
@@ -36,6 +38,17 @@ def check_map(retry_shares, seeds, reward_sets, check_shares, forked_start, fork
     """Check what notebook 03 is a map of."""
     if not (places and retry_shares and seeds and reward_sets):
         raise ValueError("places, retry_shares, seeds or reward_sets is empty; want at least one of each")
+    if len({*reward_sets}) < max(2, len(reward_sets)):
+        raise ValueError(
+            f"reward_sets: {reward_sets}; want two or more, each once: the first is what others are compared with"
+        )
+    if reward_sets[0] == "recovery" and (check_shares or forked):
+        raise ValueError("reward_sets: checks and forked compare the first with recovery; want another one first")
+    for name in places:
+        if not re.fullmatch(r"\w[\w.-]*", name):  # it becomes part of folders' names
+            raise ValueError(f"places: {name!r}; want letters, digits, '.', '_' or '-'")
+        if check_shares and name in ("dense", "corpus-1"):
+            raise ValueError(f"places: {name!r} is the name of a check; want another name")
     for share in (*retry_shares, forked):
         if not 0 <= share <= 1:
             raise ValueError(f"{share} is no share of the misses; want 0 to 1")

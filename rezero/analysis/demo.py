@@ -50,13 +50,16 @@ def run_demo(policies: list[str], profile: str, corpus: str, test: bool, host: s
         task = load_task(config)
         questions = open_test(task, "papermill_runs/demo", "asked by hand") if test else task.questions["dev"]
     weights = reward_weights(config.reward_set, config.reward_weights)
-    known = {question.text: question for question in questions}
+    known = {question.text.strip(): question for question in questions}
 
     def answer(text: str, name: str, other: str, engine: str, fault: str) -> Iterator[str]:
         question = known.get(text.strip()) or Question("asked", clean(text).strip(), (), ())
         pair = [name, other] if other else [name]
         try:
-            asked = [replace(find_settings(one, profile, engine, None), corpus=config.corpus) for one in pair]
+            if len(text) > 2000:
+                raise ValueError(f"the question has {len(text)} characters; want at most 2000")
+            options = config.engine_options if engine == config.engine else {}  # the same ones for both
+            asked = [replace(find_settings(one, profile, engine, options), corpus=config.corpus) for one in pair]
             growing = [episodes_so_far(question, one, corpus, fault) for one in asked]
             for number, episodes in enumerate(zip_last(*growing)):
                 sleep(PAUSE if number else 0)
@@ -67,6 +70,7 @@ def run_demo(policies: list[str], profile: str, corpus: str, test: bool, host: s
     page = make_page(gradio, answer, list(dict.fromkeys(names)), config.engine, questions)
     look = dict(theme=gradio.themes.Default(primary_hue="blue", font="system-ui", font_mono="monospace"), css=CSS)
     options = dict(server_name=host, server_port=port or None, share=False, ssr_mode=False, footer_links=[])
+    options |= dict(max_file_size=1, enable_monitoring=False)  # it takes no files
     _, url, _ = page.launch(**options, **look, quiet=True, prevent_thread_lock=True)
     print(f"listening on {url} until Ctrl-C", flush=True)
     page.block_thread()

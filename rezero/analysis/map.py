@@ -66,7 +66,7 @@ def plan(arms: list[Arm], places: dict[str, dict], run: Path, config: dict, **mo
         if arm.reward == BY_ANSWER:
             own["reward_weights"] = {"correctness": 4, f"{__name__}:{BY_ANSWER}": 2}
         else:
-            own["reward_set"] = arm.reward
+            own |= {"reward_set": arm.reward, "reward_weights": {}}
         jobs[str(arm)] = {"config": own}
     return jobs
 
@@ -174,7 +174,7 @@ def milestones(arms: list[Arm], folder: Path, levels=(0.5, 0.75)) -> pd.DataFram
     for arm, curve in curves.items():
         steps = curve[curve.kind == "train"].set_index("step")
         dev = curve[curve.kind == "eval"].set_index("step")
-        dev["tokens"] = steps["tokens/sampled"].cumsum().reindex(dev.index, fill_value=0)
+        dev["tokens"] = steps["tokens/sampled"].cumsum().reindex(dev.index, method="ffill").fillna(0)
         same = [other for other in arms if (other.reward, other.seed) == (arm.reward, arm.seed)]
         within = dev[dev.tokens <= min(curves[other]["tokens/sampled"].sum() for other in same)].reset_index()
         row = {"reward": arm.reward, "seed": arm.seed, "forked": arm.forked}

@@ -25,7 +25,7 @@ from rezero.judge import MONTHS, normalize
 from rezero.policy.load import check_context, load_policy
 from rezero.protocol import Episode, Sampling
 from rezero.questions import Question
-from rezero.rollout import play
+from rezero.rollout import turn_by_turn
 from rezero.search import REMOTE, build_engine, check_options
 from rezero.search.base import Engine, Hit
 from rezero.text import STOP_WORDS, clean, keywords, printable
@@ -88,21 +88,25 @@ def episodes_so_far(question: Question, config: Config, corpus: str = "", fault:
     check_options(config.engine, config.engine_options)
     place = "" if config.engine in REMOTE else config.corpus  # a remote engine gets passages only if a corpus is named
     asked = corpus or place, config.engine, json.dumps(config.engine_options)
-    engines, policy = chain([_engine(*asked, fault)], repeat(_engine(*asked))), _policy(config.policy)
+    folder = resolve(config.policy)
+    written = folder.stat().st_mtime_ns if folder.is_dir() else 0  # a training may put another policy there
+    engines, policy = chain([_engine(*asked, fault)], repeat(_engine(*asked))), _policy(config.policy, written)
     sampling = Sampling(config.k, config.max_turns, config.turn_tokens, config.episode_tokens, config.prompt_style)
     check_context(policy, config.policy, sampling, config.max_context, [question])
     engine = SimpleNamespace(search=lambda *searched: next(engines).search(*searched))
-    for (state,) in play(policy, engine, [question], sampling, None, {"generation": 0.0, "search": 0.0}):
+    for (state,) in turn_by_turn(policy, engine, [question], sampling, None, {"generation": 0.0, "search": 0.0}):
         yield state.episode()
 
 
-_policy, _chunks = lru_cache(2)(load_policy), lru_cache(1)(load_chunks)
+_policy, _chunks = lru_cache(2)(lambda name, written: load_policy(name)), lru_cache(1)(load_chunks)
 
 
 @lru_cache(8)
 def _engine(corpus: str, name: str, options: str, fault: str = "") -> Engine:
     """An engine with `options` (JSON) over a corpus; with a `fault` every search of it fails."""
     chunks, given = _chunks(corpus) if corpus else [], json.loads(options)
+    if fault and not chunks:
+        raise ValueError(f"the engine {name!r} has no passages here, and so cannot be made to fail; name a corpus")
     if fault:
         return build_engine("faulty", chunks, engine={"engine": name, "engine_options": given}, **{fault: 1.0})
     return build_engine(name, chunks, **given)

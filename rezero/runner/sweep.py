@@ -1,5 +1,6 @@
 """Call one function many times with different arguments: side by side on all cores, or on a Ray cluster."""
 
+import gc
 import json
 import os
 import sys
@@ -12,12 +13,12 @@ from pathlib import Path
 from pkgutil import resolve_name
 from threading import Thread
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from rezero.files import ROOT, read_json, resolve, write_text
 from rezero.runner.machine import cpu_share, output_of
 from rezero.runner.run import safe_name
-from rezero.text import duration
+from rezero.text import duration, redact
 
 LAUNCHERS = ("local", "ray")
 SPAWN = get_context("spawn")
@@ -68,22 +69,33 @@ def sweep(
 
 
 def run_job(call: dict, root: str = str(ROOT)) -> dict:
-    """Do one job and record it; returns its status, seconds and error. `root` is the clone of the sweep."""
+    """`do` a job in this process, with what it prints in its log. `root` is the clone of the sweep."""
     if root != str(ROOT):
         raise RuntimeError(f"this process imported the rezero of {ROOT}, the sweep that of {root}")
+    with log_of(call).open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        return do(call)
+
+
+def do(call: dict) -> dict:
+    """Do one job and record it, unless another sweep does or has; returns its status, seconds and error."""
     folder, record, began = Path(call["folder"]), {"arguments": call["arguments"]}, time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    entry = {"status": "done", "error": ""}
-    with log_of(call).open("a") as log, redirect_stdout(log), redirect_stderr(log):
-        try:
-            with FileLock(folder / "lock", blocking=False):
-                write_text(folder / RECORD, json.dumps(record, indent=1))
+    entry = {"status": "done", "error": "", "seconds": 0.0}
+    try:
+        with FileLock(folder / "lock", blocking=False):
+            if (folder / RECORD).is_file() and read_json(folder / RECORD).get("status") == "done":
+                return entry
+            write_text(folder / RECORD, json.dumps(record, indent=1))
+            try:
                 resolve_name(call["work"])(folder=folder, **call["arguments"])
-        except Exception as failure:
-            traceback.print_exc()
-            entry = {"status": "failed", "error": f"{type(failure).__name__}: {failure}"}
-        entry["seconds"] = round(time.monotonic() - began, 1)
-        write_text(folder / RECORD, json.dumps(record | entry, indent=1))
+            except Exception as failure:
+                traceback.print_exc()
+                entry |= {"status": "failed", "error": redact(f"{type(failure).__name__}: {failure}")}
+            gc.collect()  # on a GPU the next job needs the memory of this one
+            entry["seconds"] = round(time.monotonic() - began, 1)
+            write_text(folder / RECORD, json.dumps(record | entry, indent=1))
+    except Timeout:
+        entry |= {"status": "failed", "error": "another process is doing it"}
     return entry
 
 
@@ -102,7 +114,7 @@ def side_by_side(calls: dict[str, dict], threads: int) -> Iterator[tuple[str, di
         while waiting or running:
             while waiting and len(running) < workers:
                 pipe, theirs = SPAWN.Pipe()
-                processes.append(SPAWN.Process(target=serve, args=(theirs, threads)))
+                processes.append(SPAWN.Process(target=work_off, args=(theirs, threads)))
                 processes[-1].start()
                 theirs.close()
                 running[pipe] = waiting.pop(0)
@@ -121,15 +133,18 @@ def side_by_side(calls: dict[str, dict], threads: int) -> Iterator[tuple[str, di
             process.kill()
 
 
-def serve(pipe: connection.Connection, threads: int) -> None:
+def work_off(pipe: connection.Connection, threads: int) -> None:
     """A worker: do the jobs that come through `pipe`, until the process that sends them ends."""
     sweep_ended = parent_process().sentinel
     Thread(target=lambda: connection.wait([sweep_ended]) and os._exit(1), daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported
-    while True:
-        call = pipe.recv()
-        sys.stderr = log_of(call).open("a")  # to which multiprocessing writes what ends the process
-        pipe.send(run_job(call))
+    sys.stdout.reconfigure(line_buffering=True)
+    with suppress(EOFError):  # there are no more jobs
+        while True:
+            call = pipe.recv()
+            with log_of(call).open("a") as log:  # by descriptor, because loggers keep the stream that they met first
+                os.dup2(log.fileno(), 1), os.dup2(log.fileno(), 2)
+            pipe.send(do(call))
 
 
 def on_ray(calls: dict, resources: dict) -> Iterator[tuple[str, dict]]:
@@ -147,6 +162,12 @@ def on_ray(calls: dict, resources: dict) -> Iterator[tuple[str, dict]]:
     try:
         while names:
             (job,), _ = ray.wait(list(names))
-            yield names.pop(job), ray.get(job)
+            name = names.pop(job)
+            try:
+                entry = ray.get(job)
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+                why = f"{type(error).__name__}, see {log_of(calls[name])}"
+                entry = {"status": "failed", "seconds": float("nan"), "error": why}
+            yield name, entry
     finally:
         ray.shutdown()

@@ -33,6 +33,8 @@ def start_with_share(config: Config, share: float, folder: str | Path) -> Path:
     """
     folder, task = resolve(folder), load_task(config)
     if config.lora_rank:
+        if not config.warm_start.steps:
+            raise ValueError(f"the warm start sets the share {share}; want warm_start.steps above 0")
         starting_policy(replace(config, warm_start=replace(config.warm_start, retry=share)), task, folder)
         return folder / "warm"
     if (folder / "config.json").is_file():
@@ -43,6 +45,8 @@ def start_with_share(config: Config, share: float, folder: str | Path) -> Path:
     options = dict(max_turns=sampling.max_turns, seed=config.seed, prompt_style=sampling.prompt_style)
     episodes = play(searcher(SHOWN, sampling.max_turns - 1), train, task.engine, sampling.k, **options)
     misses = [episode.question for episode in episodes if episode.missed]
+    if not misses:
+        raise ValueError("no first search misses on the training questions; want another corpus or engine")
     set_seed(config.seed)
     for number in range(ROUNDS + 1):
         tried = rollout(policy, task.engine, random.sample(misses, min(MEASURED, len(misses))), sampling)
