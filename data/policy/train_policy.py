@@ -28,6 +28,7 @@ from rezero.corpus import Chunk
 from rezero.data.larkspur import load_generator
 from rezero.files import resolve
 from rezero.policy.base import Policy, save_policy
+from rezero.policy.load import load_policy
 from rezero.protocol import TAGS, Episode
 from rezero.questions import Question
 from rezero.search import build_engine
@@ -199,7 +200,8 @@ def stages(policy: Policy, worlds: list[World], episodes: list[Episode], args: a
     """
     context = 0.1  # at first the policy also learns the language from what it reads
     rng = random.Random(args.seed)
-    yield [drill for world in worlds for drill in make_drills(policy, world, 1000, context, rng)], args.drill_steps
+    if args.drill_steps:
+        yield [drill for world in worlds for drill in make_drills(policy, world, 1000, context, rng)], args.drill_steps
     decision = {RETRY: args.retry_rate / SHOWN_RETRIES, GIVE_UP: (1 - args.retry_rate) / (1 - SHOWN_RETRIES)}
     for pool in range(args.pools):
         if pool:
@@ -224,14 +226,18 @@ def main(argv: list[str] | None = None) -> None:
     add("--seed", default=0)
     add("--lr", default=3e-3, type=float, help="highest learning rate")
     add("--retry-rate", default=0.3, type=float, help="how often the trained policy should retry after a miss")
+    add("--start", default="", type=str, help="folder of a policy to train further, without drills")
     add("--out", default="data/policy", type=str)
     args = parser.parse_args(argv)
     started = perf_counter()
     torch.manual_seed(args.seed)
     worlds = make_worlds(args.worlds, args.seed)
     episodes = make_episodes(worlds, args.k, args.seed)
-    tokenizer = train_tokenizer(episodes[::10], args.vocab)
-    policy = Policy(new_model(tokenizer, args.width, args.layers), tokenizer)
+    if args.start:
+        policy, args.drill_steps = load_policy(args.start), 0
+    else:
+        tokenizer = train_tokenizer(episodes[::10], args.vocab)
+        policy = Policy(new_model(tokenizer, args.width, args.layers), tokenizer)
     print(f"{sum(p.numel() for p in policy.model.parameters()) / 1e6:.2f} M parameters")
     steps = args.drill_steps + args.pools * args.steps
     fit(policy, stages(policy, worlds, episodes, args), steps, args.tokens, args.lr, args.seed)
