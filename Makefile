@@ -45,6 +45,7 @@ lab: $(STAMP)  ## open JupyterLab on notebooks/, with this environment's kernel
 
 policy: $(STAMP)  ## train the laptop's starting policy again
 	$(BIN)/python -m data.policy.train_policy $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m data.policy.train_policy --start data/policy --pools 2 --lr 1.5e-3 --seed 100)
 
 data: $(STAMP)  ## generate the shipped corpus again
 	$(BIN)/python data/larkspur/generate.py $(ARGS)
