@@ -129,7 +129,8 @@ def test_a_forked_episode_survives_its_file_and_its_card_shows_the_mask(play, sh
 def forked(config, task, tmp_path):
     """A step's micro-batches as TRL leaves them, of an ordinary and of a forked group, and the trainer."""
     torch.manual_seed(0)
-    narrow = replace(task, sampling=replace(task.sampling, k=1, turn_tokens=40, max_turns=4, episode_tokens=600))
+    sampling = replace(task.sampling, k=1, turn_tokens=40, max_turns=4, episode_tokens=600, temperature=1.5)
+    narrow = replace(task, sampling=sampling)
     mine = replace(config, forked=1.0, num_generations=N, micro_batch=N, reward_weights={LENGTH: 1.0}, temperature=1.5)
     return sampled_batches(load_policy("data/policy"), narrow, mine, tmp_path)
 
@@ -169,10 +170,15 @@ def test_a_tree_has_the_gradient_of_trl_and_reads_the_prefix_once(forked):
     assert abs(shared[-1] - stock[-1]) < 1e-5
 
 
+def content(episode) -> float:
+    """A reward that differs between any two episodes."""
+    return float(sum(episode.completion_ids) % 97)
+
+
 def test_a_training_logs_its_groups_and_goes_on_after_a_kill(config, task, tmp_path):
     narrow = replace(task, sampling=replace(task.sampling, k=1, turn_tokens=40, max_turns=4, episode_tokens=600))
     sizes = dict(save_every=1, eval_every=2, num_generations=N, micro_batch=N, curriculum=Curriculum(samples=0))
-    mine = replace(config, policy="data/policy", reward_weights={LENGTH: 1.0}, **sizes)
+    mine = replace(config, policy="data/policy", reward_weights={f"{__name__}:content": 1.0}, temperature=1.5, **sizes)
     ordinary, forked = (replace(mine, forked=share, steps=steps) for share, steps in ((0.0, 1), (0.999, 2)))
     for name, one in (("ordinary", ordinary), ("forked", forked)):
         train(one, tmp_path / name, narrow)

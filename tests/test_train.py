@@ -41,9 +41,8 @@ def marks(episode) -> float:
 
 
 def test_a_reward_and_an_engine_of_a_user_train_by_their_names(config, tmp_path):
-    own = dict(
-        engine=f"{__name__}:first_passages", engine_options={"mark": "MARK"}, policy="data/policy", episode_tokens=800
-    )
+    own = dict(engine=f"{__name__}:first_passages", engine_options={"mark": "MARK"}, policy="data/policy")
+    own |= dict(max_turns=5, episode_tokens=800)  # room for the answer to each search
     own |= dict(reward_weights={f"{__name__}:marks": 1.0, "correctness": 0.0}, turn_tokens=40, eval_questions=2)
     own = replace(config, **own, steps=1, curriculum=Curriculum(samples=0))
     train(own, tmp_path / "run")
