@@ -176,7 +176,8 @@ def content(episode) -> float:
 
 
 def test_a_training_logs_its_groups_and_goes_on_after_a_kill(config, task, tmp_path):
-    narrow = replace(task, sampling=replace(task.sampling, k=1, turn_tokens=40, max_turns=4, episode_tokens=600))
+    sampling = replace(task.sampling, k=1, turn_tokens=40, max_turns=4, episode_tokens=600, temperature=1.5)
+    narrow = replace(task, sampling=sampling)
     sizes = dict(save_every=1, eval_every=2, num_generations=N, micro_batch=N, curriculum=Curriculum(samples=0))
     mine = replace(config, policy="data/policy", reward_weights={f"{__name__}:content": 1.0}, temperature=1.5, **sizes)
     ordinary, forked = (replace(mine, forked=share, steps=steps) for share, steps in ((0.0, 1), (0.999, 2)))
