@@ -7,6 +7,7 @@ import pytest
 from conftest import answer, search
 
 from rezero.analysis.compare import before_and_after, gain
+from rezero.analysis.watch import in_words
 from rezero.evaluation.evaluate import Estimate, evaluate, summarize, table
 from rezero.protocol import Episode, Turn, build_prompt
 
@@ -104,3 +105,6 @@ def test_what_training_gained_in_words(episodes):
     assert lines[0].split() == ["before", "after"]
     assert lines[-2] == "accuracy gained by GRPO, paired over 2 test questions: 1.000 [1.000, 1.000]"
     assert lines[-1] == "P(retried | missed) gained: +0.500"
+    hits = [summarize([one for one in episodes if not one.missed], name) for name in ("before", "after")]
+    assert before_and_after(hits, "test").endswith("P(retried | missed) gained: no episode missed")
+    assert in_words({"retried": float("nan")}, "retried") == "no such episode" == in_words({}, "retried")

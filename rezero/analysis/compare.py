@@ -93,7 +93,8 @@ def before_and_after(reports: list[Report], split: str) -> str:
     start, after = reports[-2:]
     gained, more = gain(start, after), after["retried"].value - start["retried"].value
     said = f"accuracy gained by GRPO, paired over {gained.n} {split} questions: {gained}"
-    return f"{table(reports).to_string()}\n{said}\n{LABELS['retried']} gained: {more:+.3f}"
+    retried = "no episode missed" if more != more else f"{more:+.3f}"
+    return f"{table(reports).to_string()}\n{said}\n{LABELS['retried']} gained: {retried}"
 
 
 def dev_curve(run: Run) -> pd.DataFrame:

@@ -119,7 +119,8 @@ class Watch(TrainerCallback):
 
 
 def in_words(row: dict, name: str) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*(row.get(name + end, nan) for end in ("", "_low", "_high")))
+    values = [row.get(name + end, nan) for end in ("", "_low", "_high")]
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*values) if values[0] == values[0] else "no such episode"
 
 
 def draw(metrics: pd.DataFrame, lines: list[str], title: str, steps: int) -> bytes:
