@@ -101,9 +101,7 @@ def paired_shares(a: Counts, b: Counts, seed: int, resamples: int = 10_000) -> t
     if not len(differences):
         return np.nan, np.nan, np.nan, 1.0
     p = 2 * min((differences <= 0).mean(), (differences >= 0).mean())
-    moved = np.any(
-        [x.mean(0) != y.mean(0) for x, y in zip(map(np.asarray, a), map(np.asarray, b), strict=True)], axis=0
-    )
+    moved = np.any([np.mean(x, axis=0) != np.mean(y, axis=0) for x, y in zip(a, b, strict=True)], axis=0)
     p = float(np.clip(p, max(1 / resamples, 0.5 ** (moved.sum() - 1.0)), 1))
     return float(observed[1] - observed[0]), *percentile_interval(differences), p
 

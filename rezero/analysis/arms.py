@@ -15,7 +15,7 @@ from rezero.policy.base import Policy
 from rezero.policy.load import load_policy
 from rezero.questions import spread
 from rezero.rollout import rollout
-from rezero.task import load_task
+from rezero.task import Task, load_task
 from rezero.training.train import train
 from rezero.warmstart.shares import start_with_share
 from rezero.warmstart.supervised import starting_policy
@@ -31,7 +31,8 @@ def make_start(folder: Path, config: dict, share: float, places: dict[str, dict]
     trained = start_with_share(load_config(**config), share, folder / "policy")
     policy, rows = load_policy(trained), []
     for name, fields in places.items():
-        rows += [(own | {"place": name}, one) for own, one in sampled(policy, load_config(**config | fields), 3)]
+        here = load_config(**config | fields)
+        rows += [(own | {"place": name}, one) for own, one in sampled(policy, load_task(here), here, 3)]
     write_traces(folder / "traces.jsonl", rows)
 
 
@@ -42,14 +43,14 @@ def train_arm(folder: Path, config: dict) -> None:
     policy = train(config, folder, task, starting_policy(config, task, folder)).last
     questions = spread(task.questions["dev"], config.eval_questions)
     report = evaluate(policy, task, questions, GREEDY, reuse=True)
-    write_traces(folder / "traces.jsonl", [*report.rows, *sampled(policy, config, 1)])
+    write_traces(folder / "traces.jsonl", [*report.rows, *sampled(policy, task, config, 1)])
     for name in ("checkpoints", "best", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def sampled(policy: Policy, config: Config, n: int) -> list[Row]:
+def sampled(policy: Policy, task: Task, config: Config, n: int) -> list[Row]:
     """`n` episodes per dev question, sampled as in training."""
-    task, generator = load_task(config), torch.Generator(policy.model.device).manual_seed(config.seed)
+    generator = torch.Generator(policy.model.device).manual_seed(config.seed)
     questions = spread(task.questions["dev"], config.eval_questions) * n
     episodes = rollout(policy, task.engine, questions, task.sampling, generator=generator)
     return [({"policy": SAMPLED}, episode) for episode in episodes]

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from rezero.analysis import plots
 from rezero.config import Config
-from rezero.evaluation.evaluate import LABELS
+from rezero.evaluation.evaluate import LABELS, Estimate
 from rezero.files import resolve, shown
 from rezero.judge import exact_match
 from rezero.policy.base import Policy
@@ -120,7 +120,7 @@ class Watch(TrainerCallback):
 
 def in_words(row: dict, name: str) -> str:
     values = [row.get(name + end, nan) for end in ("", "_low", "_high")]
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*values) if values[0] == values[0] else "no such episode"
+    return str(Estimate(*values, n=int(values[0] == values[0])))
 
 
 def draw(metrics: pd.DataFrame, lines: list[str], title: str, steps: int) -> bytes:
