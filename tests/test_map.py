@@ -95,7 +95,7 @@ def test_arms_share_what_makes_them_comparable(tmp_path):
     first = load_config(**jobs["seldom-0.1-correctness-0"]["config"])
     assert (first.engine, first.reward_set, first.seed, first.patience) == ("keyword", "correctness", 0, 0)
     assert (first.save_every, first.eval_every, first.grpo["beta"]) == (4, 4, 0.1)
-    assert first.grpo["lr_scheduler_type"] == "constant_with_warmup"
+    assert first.grpo["lr_scheduler_type"] == "linear"  # the profile's
     assert first.policy == str(tmp_path / "start" / "0.1" / "policy")
     last = jobs[f"often-0.6-{maps.BY_ANSWER}-2-0.5"]["config"]
     assert last["policy"].endswith("0.6/policy/warm") and last["forked"] == 0.5

@@ -53,7 +53,7 @@ def grid(places, starts, rewards, seeds, forked=(0.0,)) -> list[Arm]:
 def plan(arms: list[Arm], places: dict[str, dict], run: Path, config: dict, **more) -> dict[str, dict]:
     """The jobs of `arms.train_arm` by name; `config` has what all arms pass to `load_config`, `more` what these do.
 
-    Training never stops early and the learning rate is constant, so that arms stay comparable.
+    Training never stops early, so that arms stay comparable.
     """
     jobs = {}
     for arm in arms:
@@ -61,7 +61,7 @@ def plan(arms: list[Arm], places: dict[str, dict], run: Path, config: dict, **mo
         start = run / "start" / str(arm.start) / "policy"
         own["policy"] = shown(start / "warm" if (start / "warm").is_dir() else start)  # an adapter, if it is trained
         own |= {"patience": 0, "save_every": own["steps"], "eval_every": own.get("eval_every", own["steps"])}
-        own["grpo"] = {"lr_scheduler_type": "constant_with_warmup", "report_to": "none"} | own.get("grpo", {})
+        own["grpo"] = {"report_to": "none"} | own.get("grpo", {})
         own |= {"forked": arm.forked} if arm.forked else {}
         if arm.reward == BY_ANSWER:
             own["reward_weights"] = {"correctness": 4, f"{__name__}:{BY_ANSWER}": 2}

@@ -137,7 +137,9 @@ def work_off(pipe: connection.Connection, threads: int) -> None:
     """A worker: do the jobs that come through `pipe`, until the process that sends them ends."""
     sweep_ended = parent_process().sentinel
     Thread(target=lambda: connection.wait([sweep_ended]) and os._exit(1), daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
+    if "torch" in sys.modules:  # already by the script that started the sweep, which a spawned process runs first
+        sys.modules["torch"].set_num_threads(threads)
     sys.stdout.reconfigure(line_buffering=True)
     with suppress(EOFError):  # there are no more jobs
         while True:
