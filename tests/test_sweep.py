@@ -73,6 +73,24 @@ def test_workers_run_side_by_side_and_do_one_job_after_the_other(place):
     assert {parent for _, parent, _ in found} == {str(os.getpid())} and {threads for *_, threads in found} == {"1"}
 
 
+def test_workers_of_a_script_that_has_imported_torch_use_one_core_each(tmp_path):
+    script = tmp_path / "script.py"  # a spawned worker first runs what a script does on import
+    script.write_text("""
+import sys, torch
+from pathlib import Path
+from rezero.runner.sweep import sweep
+
+def threads(folder):
+    (folder / "threads.txt").write_text(str(torch.get_num_threads()))
+
+if __name__ == "__main__":
+    sweep({"a": {}}, sys.argv[1], "script:threads")
+""")
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, script, tmp_path / "sweep"], env=env, check=True, capture_output=True)
+    assert (tmp_path / "sweep" / "a" / "threads.txt").read_text() == "1"
+
+
 def test_a_sweep_that_is_killed_takes_its_workers_along(place):
     code = "import sys; from rezero.runner.sweep import sweep; "
     code += "sweep({'a': {'engine': 'endless'}, 'b': {'engine': 'endless'}}, sys.argv[1], sys.argv[2])"
