@@ -27,7 +27,7 @@ ENGINE = build_engine("bm25", CHUNKS)
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_a_sound_corpus(tmp_path):
     names = ["chunks.jsonl", "noise.jsonl", "questions.jsonl"]
-    same, other = make_corpus(0, tmp_path / "same"), make_corpus(7, tmp_path / "other", missions=4)
+    same, other = make_corpus(tmp_path / "same", 0), make_corpus(tmp_path / "other", 7, missions=4)
     assert sorted(path.name for path in HERE.glob("*.jsonl")) == names
     assert [(same / name).read_bytes() for name in names] == [(HERE / name).read_bytes() for name in names]
     assert validate(load_questions(other / "questions.jsonl"), load_chunks(other)) == []

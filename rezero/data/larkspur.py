@@ -15,7 +15,7 @@ def load_generator() -> ModuleType:
     return module
 
 
-def make_corpus(seed: int, folder: str | Path, missions: int = 40) -> Path:
+def make_corpus(folder: str | Path, seed: int, missions: int = 40) -> Path:
     """Write another corpus like the shipped one, which is that of seed 0 with 40 missions, to `folder`."""
     generator, folder = load_generator(), resolve(folder)
     generator.save(folder, *generator.build(seed, missions))
