@@ -1,9 +1,13 @@
 """The notebooks: read without running them, then run by the real runner at tiny size (smoke.yaml)."""
 
+import ast
+import functools
+import inspect
 import os
 import re
 import subprocess
 import sys
+from pkgutil import resolve_name
 
 import nbformat
 import pytest
@@ -72,6 +76,51 @@ def test_a_notebook_opens_with_its_title_its_badge_and_what_it_needs(name):
     assert re.search(rf"{re.escape(BADGE)}/github/\S+/notebooks/{name}\.ipynb\)", first.source)
     assert [row.split()[1] for row in first.source.splitlines() if re.match(r"\| \w", row)][:4] \
         == ["needs", "time", "reads", "writes"]  # fmt: skip
+
+
+def calls(source):
+    """(function of ours, the call's syntax) for each call of an imported function, also in branches that seldom run."""
+    found, tree = {}, ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("rezero"):
+            for alias in node.names:
+                found[alias.asname or alias.name] = resolve_name(f"{node.module}.{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first, *rest = ast.unparse(node.func).split(".")
+            if first in found and all(map(str.isidentifier, rest)):
+                yield functools.reduce(getattr, rest, found[first]), node
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_call_fits_the_signature(name):
+    source = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "code")
+    bound = [fits(function, node) for function, node in calls(source) if inspect.isroutine(function)]
+    assert bound and not [said for said in bound if said]
+
+
+def test_a_call_that_does_not_fit_is_seen():
+    source = "from rezero.data.larkspur import make_corpus\nif False:\n    make_corpus(%s)"
+    said = {
+        given: [fits(*one) for one in calls(source % given)]
+        for given in ("'a', seed=1", "'a', folder=1", "'a', 1, n=2")
+    }
+    assert (
+        said["'a', seed=1"] == [""]
+        and "multiple values" in said["'a', folder=1"][0]
+        and "'n'" in said["'a', 1, n=2"][0]
+    )
+
+
+def fits(function, node):
+    """Why the call's arguments do not fit; "" if they do, or if it unpacks some with a star."""
+    if any(isinstance(one, ast.Starred) for one in node.args) or any(one.arg is None for one in node.keywords):
+        return ""
+    try:
+        inspect.signature(function).bind(*node.args, **{one.arg: one.value for one in node.keywords})
+    except TypeError as error:
+        return f"{ast.unparse(node)}: {error}"
+    return ""
 
 
 @pytest.mark.parametrize("name", NAMES)
