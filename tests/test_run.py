@@ -307,7 +307,7 @@ def test_records(interrupted):
 def test_interrupt_is_recorded_and_resumed(interrupted, capsys):
     run_dir, places = interrupted["run_dir"], {"notebooks": interrupted["books"], "runs": interrupted["runs"]}
     assert interrupted["process"].returncode == 130
-    assert read_record(run_dir)["01_wait"]["status"] == "failed"
+    assert (failed := read_record(run_dir)["01_wait"])["status"] == "failed"
     assert "01_wait, cell 3 (In [3]): KeyboardInterrupt" in interrupted["err"]
     assert "--run-id one --resume" in interrupted["err"]
     with pytest.raises(ValueError, match="one exists"):
@@ -319,6 +319,7 @@ def test_interrupt_is_recorded_and_resumed(interrupted, capsys):
     assert run(flags={"lr": 1}, run_id="one", resume=True, **places) == 0
     assert (run_dir / "00_good.ipynb").stat().st_mtime_ns == before
     assert {entry["status"] for entry in read_record(run_dir).values()} == {"done"}
+    assert read_record(run_dir)["01_wait"]["seconds"] > failed["seconds"] > 0  # of both starts
     out = capsys.readouterr().out
     assert f"done before: {run_dir}/00_good.ipynb\n" in out
     assert "\naccuracy 0.5 [0.4, 0.6]\n\nnext:\n  python -m rezero run NOTEBOOKS --run-id one --resume" in out
@@ -464,7 +465,7 @@ def test_a_run_of_some_notebooks_goes_on_with_those_and_their_parameters(tmp_pat
     assert {stem: entry["status"] for stem, entry in read_record(tmp_path / "runs" / "one").items()} == {"00_a": "done"}
 
 
-@pytest.mark.parametrize("entries", [None, [], "done", {"00_a": "done"}])
+@pytest.mark.parametrize("entries", [None, [], "done", {"00_a": "done"}, {"00_a": {"seconds": "9"}}])
 def test_a_record_of_another_shape_is_named(tmp_path, entries):
     write_book(tmp_path, "00_a", "1 + 1")
     assert run([], run_id="x", notebooks=tmp_path, runs=tmp_path) == 0

@@ -117,8 +117,9 @@ def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path) -> 
     file = run_dir / "run.json"
     record = read_json(file) if file.exists() else {"run_id": run_dir.name, "notebooks": {}}
     entries = record.get("notebooks")
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise ValueError(f"{file}: notebooks is {entries!r:.80}; want one object per notebook")
+    fits = isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
+    if not fits or not all(isinstance(entry.get("seconds", 0), int | float) for entry in entries.values()):
+        raise ValueError(f"{file}: notebooks is {entries!r:.80}; want one object per notebook, its seconds a number")
     for number, path in enumerate(paths, start=1):
         stem, copy, declared = path.stem, run_dir / path.name, parameters[path.stem]
         changed = {name: value for name, value in used[stem].items() if value != declared[name].default}
@@ -126,12 +127,13 @@ def run_each(paths: list[Path], parameters: dict, used: dict, run_dir: Path) -> 
         if entries.get(stem, {}).get("status") == "done" and copy.exists():
             print(f"done before: {copy}", flush=True)
             continue
-        entry = {"status": "running", "start": datetime.now(UTC).isoformat(timespec="seconds")}
+        earlier = entries.get(stem, {}).get("seconds", 0)  # by starts that failed: what is read is how long all took
+        entry = {"status": "running", "start": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": earlier}
         record["notebooks"][stem] = entry
         write_text(file, json.dumps(record, indent=1))
         began = time.monotonic()
         error = execute(path, copy, changed | {"run_dir": shown(run_dir)})
-        seconds = round(time.monotonic() - began, 1)
+        seconds = round(earlier + time.monotonic() - began, 1)
         entry |= {"status": "failed" if error else "done", "seconds": seconds, "error": error}
         try:
             write_text(file, json.dumps(record, indent=1))
