@@ -10,8 +10,8 @@ from conftest import answer, search
 from rezero.analysis import arms as work
 from rezero.analysis import map as maps
 from rezero.analysis import plots
-from rezero.analysis.ablations import holm
 from rezero.analysis.map import Arm
+from rezero.analysis.paired import holm
 from rezero.config import load_config
 from rezero.evaluation.evaluate import summarize
 from rezero.evaluation.traces import read_traces, write_traces

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from rezero.analysis.ablations import paired_shares, power, smallest_gain
+from rezero.analysis.paired import paired_shares, power, smallest_gain
 from rezero.evaluation.stats import bootstrap_mean, paired_bootstrap, wilson
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from rezero.analysis import plots
-from rezero.analysis.ablations import in_words, paired_table
 from rezero.analysis.cards import MACROS, Page, side_by_side
+from rezero.analysis.paired import in_words, paired_table
 from rezero.analysis.report import SIDES, Run, common, two_runs
 from rezero.config import Config
 from rezero.evaluation.evaluate import LABELS, Estimate, Report, summarize, table

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from rezero.analysis.ablations import LABELS, holm, paired_table
 from rezero.analysis.arms import GREEDY, SAMPLED
+from rezero.analysis.paired import LABELS, holm, paired_table
 from rezero.evaluation.evaluate import Report, summarize
 from rezero.evaluation.traces import read_traces
 from rezero.files import shown
