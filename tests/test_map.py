@@ -60,11 +60,21 @@ def test_a_planted_difference_is_shown_in_its_cell_only(found):
     retried = seen[(seen.metric == "retried") & (seen.decoding == "greedy")].iloc[0]
     assert retried.low < retried.difference < retried.high and 0.4 < retried.difference < 0.8
     said = maps.sentences(table, "correctness")
-    first = next(line for line in said.splitlines() if line.startswith("P(retried | missed) (greedy), recovery"))
-    assert first.startswith("P(retried | missed) (greedy), recovery against correctness: raises it by +0.")
-    assert "in 'often' from a share of 0.1" in first and first.endswith("no difference shown in 3 of 4 cells.")
-    assert "original against correctness: no difference shown in 4 of 4 cells." in said
+    first, *shown, nowhere, _ = said.splitlines()
+    assert first == "Against correctness, in 4 cells:"
+    line = next(line for line in shown if line.startswith("recovery raises P(retried | missed) (greedy) by +0."))
+    assert line.endswith("in 'often' from a share of 0.1; no difference shown in 3 of 4 cells.")
+    assert nowhere.startswith(
+        "No difference from correctness shown in any of 4 cells for accuracy (exact match) (greedy):"
+    )
+    assert "; P(retried | missed) (greedy): original; " in nowhere
     assert said.splitlines()[-1].count(" in '") == 4  # the power in each cell
+
+
+def test_what_one_reward_set_reaches_stands_beside_the_differences(found):
+    reached = maps.levels(found, "recovery")["P(retried | missed)"]
+    each = {where: estimate.value for where, estimate in reached.items()}
+    assert len(each) == 8 and each["often", 0.1, "greedy"] > 0.6 > 0.4 > each["seldom", 0.1, "greedy"]
 
 
 def test_p_is_corrected_for_the_cells_and_rewards_of_a_metric(found):

@@ -100,6 +100,18 @@ def axes(folders: dict[str, Path], tasks: dict[str, Task]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(CELL)
 
 
+def levels(found: Found, reward: str) -> pd.DataFrame:
+    """What the arms of one reward set reach in each cell, over all seeds."""
+    rows = []
+    for place, start in dict.fromkeys(arm[:2] for arm in found):
+        for decoding in METRICS:
+            own = [reports[decoding].episodes for arm, reports in found.items() if arm[:3] == (place, start, reward)]
+            metrics = summarize([episode for episodes in own for episode in episodes], "").metrics
+            values = {LABELS[one]: metrics[one] for one in ("accuracy", "retried", "recovered", "searches")}
+            rows.append({"place": place, "start": start, "decoding": decoding} | values)
+    return pd.DataFrame(rows).set_index([*CELL, "decoding"])
+
+
 def differences(found: Found, baseline: str, relabel=None) -> pd.DataFrame:
     """One row per cell, reward and metric: the paired difference to `baseline`, over questions and seeds.
 
@@ -123,22 +135,26 @@ def differences(found: Found, baseline: str, relabel=None) -> pd.DataFrame:
 
 
 def sentences(table: pd.DataFrame, baseline: str) -> str:
-    """What `differences` shows and does not, a line per metric and reward, and what it could have shown."""
-    lines = []
+    """What `differences` shows, a line per reward and metric; then what it does not, and what it could have shown."""
+    lines, nowhere, n = [], {}, len(table.drop_duplicates(CELL))
     for (decoding, metric, reward), rows in table.groupby(["decoding", "metric", "reward"], sort=False):
-        seen, n = rows[rows.shown], len(rows)
-        said = [f"{LABELS[metric]} ({decoding}), {reward} against {baseline}:"]
+        what, seen = f"{LABELS[metric]} ({decoding})", rows[rows.shown]
+        said = []
         for verb, own in (("raises", seen[seen.difference > 0]), ("lowers", seen[seen.difference < 0])):
             cells = [f"by {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}] in {cell(row)}" for row in
                      own.itertuples()]  # fmt: skip
-            said += [f"{verb} it {', '.join(cells)};"] if cells else []
-        said.append(f"no difference shown in {n - len(seen)} of {n} cells.")
-        lines.append(" ".join(said))
+            said += [f"{verb} {what} {', '.join(cells)}"] if cells else []
+        if said:
+            lines.append(f"{reward} {' and '.join(said)}; no difference shown in {n - len(seen)} of {n} cells.")
+        else:
+            nowhere.setdefault(what, []).append(reward)
+    each = [f"{what}: {', '.join(rewards)}" for what, rewards in nowhere.items()]
+    lines.append(f"No difference from {baseline} shown in any of {n} cells for {'; '.join(each)}." if each else "")
     gains = table[(table.decoding == GREEDY) & (table.metric == "accuracy")].drop_duplicates(CELL)
     each = [f"{row['4 in 5']:.3f} in {cell(row)}" for _, row in gains.iterrows()]
     own = f"with {gains.n.min():.0f} questions of its own for each arm (pairs find smaller ones)"
     lines.append(f"Gains in accuracy that are found 4 times in 5 {own}: {', '.join(each)}.")
-    return "\n".join(lines)
+    return "\n".join(filter(None, [f"Against {baseline}, in {n} cells:", *lines]))
 
 
 def cell(row) -> str:
