@@ -13,7 +13,7 @@ from rezero.analysis import plots
 from rezero.analysis.map import Arm
 from rezero.analysis.paired import holm
 from rezero.config import load_config
-from rezero.evaluation.evaluate import summarize
+from rezero.evaluation.evaluate import LABELS, summarize
 from rezero.evaluation.traces import read_traces, write_traces
 from rezero.files import append_jsonl, read_jsonl
 from rezero.policy.load import load_policy
@@ -121,6 +121,19 @@ def test_with_misses_by_answer_string_another_passage_with_the_answer_is_enough(
     assert episode.missed and episode.retried and not episode.recovered
     assert maps.by_answer(episode).recovered and maps.recovery_by_answer(episode) == 1.0
     assert not maps.by_answer(replace(episode, turns=episode.turns[1:])).missed
+
+
+def test_forked_and_ordinary_groups_are_compared_per_reward_set():
+    rng, found = np.random.default_rng(1), {}
+    for arm in maps.grid(["often"], [0.1], ["correctness", "recovery"], [0, 1, 2], [0.0, 1.0]):
+        planted = arm.reward == "recovery" and arm.forked
+        found[arm] = {"greedy": summarize(episodes(0.8 if planted else 0.2, rng), "")}
+    said = maps.forked_against_ordinary(found).splitlines()
+    assert [line.split(":")[0] for line in said] == ["correctness", LABELS["retried"], "recovery", LABELS["retried"]]
+    assert (
+        "No difference from ordinary was shown for forked." in said[1]
+        and "forked is higher than ordinary by 0." in said[3]
+    )
 
 
 def test_milestones_are_those_within_the_same_number_of_tokens(tmp_path):

@@ -77,6 +77,11 @@ def test_a_named_run_shows_its_machine_and_summary_where_the_readme_of_runs_has_
         assert (runs / "README.md").read_text() == shown
     keep_as_reference("one", "other", str(runs))
     assert (runs / "README.md").read_text() == shown
+    (runs / "one" / "summary.txt").rename(runs / "one" / "map.txt")
+    (runs / "one" / "map.txt").write_text(f"Against one:\n{'long ' * 30}\n\nend")
+    keep_as_reference("one", "long", str(runs))
+    wrapped = f"Against one:\n{'long ' * 23}long\n  {'long ' * 5}long\n\nend\n"
+    assert (runs / "README.md").read_text() == shown.replace("summary.txt of one\n", wrapped)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from rezero.analysis.arms import GREEDY, SAMPLED
-from rezero.analysis.paired import LABELS, holm, paired_table
+from rezero.analysis.paired import LABELS, holm, in_words, paired_table
 from rezero.evaluation.evaluate import Report, summarize
 from rezero.evaluation.traces import read_traces
 from rezero.files import shown
@@ -177,6 +177,16 @@ def by_answer(episode: Episode) -> Episode:
 def recovery_by_answer(episode: Episode) -> float:
     """`recovery` with the evidence judged by answer string instead of by gold passages."""
     return recovery(by_answer(episode))
+
+
+def forked_against_ordinary(found: Found) -> str:
+    """Per reward set, how the policies that were trained in forked groups differ at the end from the others, greedy."""
+    lines = []
+    for reward in dict.fromkeys(arm.reward for arm in found):
+        own = {arm: reports[GREEDY] for arm, reports in found.items() if arm.reward == reward}
+        kinds = {("forked" if arm.forked else "ordinary", arm.seed): report for arm, report in own.items()}
+        lines.append(f"{reward}: {in_words(paired_table(kinds, 'ordinary', ('accuracy', 'retried')))}")
+    return "\n".join(lines)
 
 
 def milestones(arms: list[Arm], folder: Path, levels=(0.5, 0.75)) -> pd.DataFrame:

@@ -3,8 +3,8 @@
 python tests/tools/keep_reference.py RUN_ID [--name NAME]
 
 With a name it is kept as reference/NAME. If papermill_runs/README.md has the lines between which NAME's summary stands
-(`START` with NAME), it is written there, below the facts of `describe`. How long notebooks took is written into their
-own heads and the tables of README.md and notebooks/README.md.
+(`START` with NAME), it is written there, or what the map of a sweep says, below the facts of `describe`. How long
+notebooks took is written into their own heads and the tables of README.md and notebooks/README.md.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from textwrap import fill
 
 from rezero.files import ROOT, read_json, resolve, write_text
 from rezero.runner.run import safe_name
@@ -52,7 +53,7 @@ def keep_as_reference(run_id: str, name: str = "", runs: str = "papermill_runs")
     if not name and not (start and end):
         raise ValueError(f"{readme}: the lines {START.format('')!r} and {END!r} must frame the summary")
     if start and end:
-        facts, shown = describe(run) if name else times(run), (run / "summary.txt").read_text("utf-8")
+        facts, shown = describe(run) if name else times(run), said(run)
         text = f"{before}{start}\n```\n{facts}{shown}```\n{end}{after}"
     with TemporaryDirectory(dir=runs, prefix=".new-") as new:
         for path in kept_in(run):
@@ -115,6 +116,12 @@ def describe(folder: Path) -> str:
     for name, entry in read_json(folder / "run.json")["notebooks"].items():
         facts.append(f"{name}: {entry['status']}, {entry['seconds']} s")
     return "\n".join([*facts, "", ""])
+
+
+def said(run: Path) -> str:
+    """What notebook 02 or else 03 found, in lines that a README can show."""
+    words = next(run / name for name in ("summary.txt", "map.txt") if (run / name).is_file()).read_text("utf-8")
+    return "".join(fill(line, 120, subsequent_indent="  ") + "\n" for line in words.splitlines())
 
 
 def kept_in(folder: Path) -> list[Path]:
