@@ -111,7 +111,7 @@ def describe(folder: Path) -> str:
     """What a run's own files say of it: machine and versions (all, where several are installed), and time."""
     said, facts = (folder / "environment.txt").read_text("utf-8"), []
     for name in FACTS:
-        found = re.findall(rf"^{name}(?:: |==)(.+)$", said, re.MULTILINE)
+        found = dict.fromkeys(re.findall(rf"^{name}(?:: |==)(.+?)(?:, load .*)?$", said, re.MULTILINE))  # of all starts
         facts += [f"{name}: {' and '.join(found)}"] if found else []
     for name, entry in read_json(folder / "run.json")["notebooks"].items():
         facts.append(f"{name}: {entry['status']}, {entry['seconds']} s")
