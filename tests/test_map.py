@@ -62,11 +62,9 @@ def test_a_planted_difference_is_shown_in_its_cell_only(found):
     said = maps.sentences(table, "correctness")
     first, *shown, nowhere, _ = said.splitlines()
     assert first == "Against correctness, in 4 cells:"
-    line = next(line for line in shown if line.startswith("recovery raises P(retried | missed) (greedy) by +0."))
-    assert line.endswith("in 'often' from a share of 0.1; no difference shown in 3 of 4 cells.")
-    assert nowhere.startswith(
-        "No difference from correctness shown in any of 4 cells for accuracy (exact match) (greedy):"
-    )
+    line = next(line for line in shown if line.startswith("recovery raises P(retried | missed) (greedy) by 0."))
+    assert line.endswith("in 'often' from a share of 0.1; no difference shown in 3 of 4.")
+    assert nowhere.startswith("No difference from correctness shown in any cell for accuracy (exact match) (greedy):")
     assert "; P(retried | missed) (greedy): original; " in nowhere
     assert said.splitlines()[-1].count(" in '") == 4  # the power in each cell
 

@@ -130,8 +130,8 @@ def differences(found: Found, baseline: str, relabel=None) -> pd.DataFrame:
     frame = pd.concat(tables, ignore_index=True).rename(columns={"arm": "reward"})
     frame["p (Holm)"] = frame.groupby(["decoding", "metric"])["p"].transform(holm)
     frame["shown"] = frame["p (Holm)"] < 0.05
-    first = [*CELL, "reward", "decoding", "metric", "difference", "low", "high", "p (Holm)", "shown", "n", "4 in 5"]
-    return frame[first]
+    numbers = ["difference", "low", "high", "p", "p (Holm)", "shown", "n", "4 in 5"]
+    return frame[[*CELL, "reward", "decoding", "metric", *numbers]]
 
 
 def sentences(table: pd.DataFrame, baseline: str) -> str:
@@ -141,20 +141,20 @@ def sentences(table: pd.DataFrame, baseline: str) -> str:
         what, seen = f"{LABELS[metric]} ({decoding})", rows[rows.shown]
         said = []
         for verb, own in (("raises", seen[seen.difference > 0]), ("lowers", seen[seen.difference < 0])):
-            cells = [f"by {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}] in {cell(row)}" for row in
-                     own.itertuples()]  # fmt: skip
+            cells = [f"by {abs(row.difference):.3f} (difference {row.low:+.3f} to {row.high:+.3f}) in {cell(row)}"
+                     for row in own.itertuples()]  # fmt: skip
             said += [f"{verb} {what} {', '.join(cells)}"] if cells else []
         if said:
-            lines.append(f"{reward} {' and '.join(said)}; no difference shown in {n - len(seen)} of {n} cells.")
+            lines.append(f"{reward} {' and '.join(said)}; no difference shown in {n - len(seen)} of {n}.")
         else:
             nowhere.setdefault(what, []).append(reward)
     each = [f"{what}: {', '.join(rewards)}" for what, rewards in nowhere.items()]
-    lines.append(f"No difference from {baseline} shown in any of {n} cells for {'; '.join(each)}." if each else "")
+    lines.append(f"No difference from {baseline} shown in any cell for {'; '.join(each)}." if each else "")
     gains = table[(table.decoding == GREEDY) & (table.metric == "accuracy")].drop_duplicates(CELL)
     each = [f"{row['4 in 5']:.3f} in {cell(row)}" for _, row in gains.iterrows()]
     own = f"with {gains.n.min():.0f} questions of its own for each arm (pairs find smaller ones)"
     lines.append(f"Gains in accuracy that are found 4 times in 5 {own}: {', '.join(each)}.")
-    return "\n".join(filter(None, [f"Against {baseline}, in {n} cells:", *lines]))
+    return "\n".join(filter(None, [f"Against {baseline}, in {n} cell{'s' * (n > 1)}:", *lines]))
 
 
 def cell(row) -> str:
@@ -180,17 +180,19 @@ def recovery_by_answer(episode: Episode) -> float:
 
 
 def forked_against_ordinary(found: Found) -> str:
-    """Per reward set, how the policies that were trained in forked groups differ at the end from the others, greedy."""
-    lines = []
+    """Per reward set, how policies trained in forked groups differ at the end from others, greedy; p as in the map."""
+    tables = {}
     for reward in dict.fromkeys(arm.reward for arm in found):
         own = {arm: reports[GREEDY] for arm, reports in found.items() if arm.reward == reward}
         kinds = {("forked" if arm.forked else "ordinary", arm.seed): report for arm, report in own.items()}
-        lines.append(f"{reward}: {in_words(paired_table(kinds, 'ordinary', ('accuracy', 'retried')))}")
-    return "\n".join(lines)
+        tables[reward] = paired_table(kinds, "ordinary", ("accuracy", "retried"))
+    table = pd.concat(tables, names=["reward"])
+    table["p (Holm)"] = table.groupby("metric")["p"].transform(holm)
+    return "\n".join(f"{reward}: {in_words(rows)}" for reward, rows in table.groupby("reward", sort=False))
 
 
-def milestones(arms: list[Arm], folder: Path, levels=(0.5, 0.75)) -> pd.DataFrame:
-    """Per arm: steps and sampled tokens until dev P(retried | missed) reached `levels`, and what its groups were like.
+def milestones(arms: list[Arm], folder: Path, thresholds=(0.5, 0.75)) -> pd.DataFrame:
+    """Per arm: steps and sampled tokens until dev P(retried | missed) reached `thresholds`, and how its groups were.
 
     Arms of the same reward and seed are compared up to the same number of sampled tokens: "accuracy" and "retried" are
     those of the last evaluation within it. NaN: not reached.
@@ -204,7 +206,7 @@ def milestones(arms: list[Arm], folder: Path, levels=(0.5, 0.75)) -> pd.DataFram
         same = [other for other in arms if (other.reward, other.seed) == (arm.reward, arm.seed)]
         within = dev[dev.tokens <= min(curves[other]["tokens/sampled"].sum() for other in same)].reset_index()
         row = {"reward": arm.reward, "seed": arm.seed, "forked": arm.forked}
-        for level in levels:
+        for level in thresholds:
             reached = within[within.retried >= level][["step", "tokens"]].to_numpy()
             row[f"steps to {level:g}"], row[f"tokens to {level:g}"] = reached[0] if len(reached) else (None, None)
         row |= within.iloc[-1][["step", "tokens", "accuracy", "retried"]].to_dict()
