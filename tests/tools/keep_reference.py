@@ -120,7 +120,8 @@ def describe(folder: Path) -> str:
 
 def said(run: Path) -> str:
     """What notebook 02 or else 03 found, in lines that a README can show."""
-    words = next(run / name for name in ("summary.txt", "map.txt") if (run / name).is_file()).read_text("utf-8")
+    file = run / ("summary.txt" if (run / "summary.txt").is_file() else "map.txt")
+    words = file.read_text("utf-8")
     return "".join(fill(line, 120, subsequent_indent="  ") + "\n" for line in words.splitlines())
 
 
