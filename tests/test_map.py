@@ -69,9 +69,10 @@ def test_a_planted_difference_is_shown_in_its_cell_only(found):
     assert said.splitlines()[-1].count(" in '") == 4  # the power in each cell
 
 
-def test_what_one_reward_set_reaches_stands_beside_the_differences(found):
-    reached = maps.levels(found, "recovery")["P(retried | missed)"]
-    each = {where: estimate.value for where, estimate in reached.items()}
+def test_what_each_reward_set_reaches_stands_beside_the_differences(found):
+    reached = maps.levels(found)["P(retried | missed)"]
+    assert len(reached) == 4 * 3 * 2  # cells, reward sets, decodings
+    each = {where: estimate.value for where, estimate in reached["recovery"].items()}
     assert len(each) == 8 and each["often", 0.1, "greedy"] > 0.6 > 0.4 > each["seldom", 0.1, "greedy"]
 
 

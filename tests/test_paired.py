@@ -1,6 +1,7 @@
 """Paired differences of arms over questions and seeds, and their words."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import answer, search
 
@@ -68,3 +69,15 @@ def test_few_questions_show_nothing(questions, least):
     missed[:, :questions] = 1
     difference, low, high, p = paired.paired_shares((0 * missed, missed), (missed, missed), seed=0)
     assert (difference, low, high) == (1, 1, 1) and p == pytest.approx(max(least, 1e-4))
+
+
+def test_words_follow_the_correction_of_the_family_asked_for():
+    """Alone, p = .03 and .9 in one family: .06; in another family with .01 the first is shown, with its direction."""
+    table = pd.DataFrame({"arm": "x", "baseline": "y", "metric": ["accuracy", "retried", "accuracy", "retried"],
+                          "reward": ["a", "a", "b", "b"], "difference": [-0.1, 0.2, -0.3, 0.1], "low": 0.0, "high": 0.0,
+                          "p": [0.03, 0.9, 0.01, 0.8], "n": 9, "4 in 5": 0.2})  # fmt: skip
+    own, pooled = (paired.corrected(table, family) for family in ("reward", "metric"))
+    assert own["p (Holm)"].tolist() == pytest.approx([0.06, 0.9, 0.02, 0.8])
+    again = paired.corrected(own, "metric")
+    assert pooled.equals(again[pooled.columns]) and pooled["p (Holm)"].tolist()[:3] == pytest.approx([0.03, 1.0, 0.02])
+    assert again["in words"].tolist() == ["lower", "no difference shown", "lower", "no difference shown"]

@@ -4,6 +4,7 @@ A *place* says how often a second search pays; a *start* is a policy that retrie
 cell is a place with a start, in which each reward set is compared with the first one over the same seeds.
 """
 
+from collections import defaultdict
 from dataclasses import replace
 from itertools import groupby, product
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from rezero.analysis.arms import GREEDY, SAMPLED
-from rezero.analysis.paired import LABELS, holm, in_words, paired_table
+from rezero.analysis.paired import LABELS, corrected, in_words, paired_table
 from rezero.evaluation.evaluate import Report, summarize
 from rezero.evaluation.traces import read_traces
 from rezero.files import shown
@@ -50,14 +51,14 @@ def grid(places, starts, rewards, seeds, forked=(0.0,)) -> list[Arm]:
             in product(seeds, places, starts, rewards, forked)]  # fmt: skip
 
 
-def plan(arms: list[Arm], places: dict[str, dict], run: Path, config: dict, **more) -> dict[str, dict]:
-    """The jobs of `arms.train_arm` by name; `config` has what all arms pass to `load_config`, `more` what these do.
+def plan(arms: list[Arm], places: dict[str, dict], run: Path, config: dict) -> dict[str, dict]:
+    """The jobs of `arms.train_arm` by name; `config` has what they pass to `load_config`.
 
     Training never stops early, so that arms stay comparable.
     """
     jobs = {}
     for arm in arms:
-        own = {**config, **more, **places[arm.place], "seed": arm.seed, "warm_start": {"steps": 0}}
+        own = {**config, **places[arm.place], "seed": arm.seed, "warm_start": {"steps": 0}}
         start = run / "start" / str(arm.start) / "policy"
         own["policy"] = shown(start / "warm" if (start / "warm").is_dir() else start)  # an adapter, if it is trained
         own |= {"patience": 0, "save_every": own["steps"], "eval_every": own.get("eval_every", own["steps"])}
@@ -95,21 +96,21 @@ def axes(folders: dict[str, Path], tasks: dict[str, Task]) -> pd.DataFrame:
         for start, report in reports.items():
             values = {LABELS[one]: report.metrics[one] for one in ("missed", "retried", "recovered", "accuracy")}
             second = [e.evidence_search == 2 for e in report.episodes if e.retried]
-            share = sum(second) / len(second) if second else float("nan")
+            share = round(sum(second) / len(second), 3) if second else float("nan")
             rows.append({"place": name, "start": start} | values | {"second search pays": share})
     return pd.DataFrame(rows).set_index(CELL)
 
 
-def levels(found: Found, reward: str) -> pd.DataFrame:
-    """What the arms of one reward set reach in each cell, over all seeds."""
-    rows = []
-    for place, start in dict.fromkeys(arm[:2] for arm in found):
-        for decoding in METRICS:
-            own = [reports[decoding].episodes for arm, reports in found.items() if arm[:3] == (place, start, reward)]
-            metrics = summarize([episode for episodes in own for episode in episodes], "").metrics
-            values = {LABELS[one]: metrics[one] for one in ("accuracy", "retried", "recovered", "searches")}
-            rows.append({"place": place, "start": start, "decoding": decoding} | values)
-    return pd.DataFrame(rows).set_index([*CELL, "decoding"])
+def levels(found: Found) -> pd.DataFrame:
+    """What the arms of each reward set reach in each cell, over all seeds."""
+    episodes, rows = defaultdict(list), {}
+    for arm, reports in found.items():
+        for decoding, report in reports.items():
+            episodes[arm.reward, arm.place, arm.start, decoding] += report.episodes
+    for key, own in episodes.items():
+        metrics = summarize(own, "").metrics
+        rows[key] = {LABELS[one]: metrics[one] for one in ("accuracy", "retried", "recovered", "searches")}
+    return pd.DataFrame.from_dict(rows, "index").rename_axis(["reward", *CELL, "decoding"])
 
 
 def differences(found: Found, baseline: str, relabel=None) -> pd.DataFrame:
@@ -127,9 +128,7 @@ def differences(found: Found, baseline: str, relabel=None) -> pd.DataFrame:
                 reports = {key: summarize(list(map(relabel, one.episodes)), "") for key, one in reports.items()}
             table = paired_table(reports, baseline, metrics)
             tables.append(table.assign(place=place, start=start, decoding=decoding))
-    frame = pd.concat(tables, ignore_index=True).rename(columns={"arm": "reward"})
-    frame["p (Holm)"] = frame.groupby(["decoding", "metric"])["p"].transform(holm)
-    frame["shown"] = frame["p (Holm)"] < 0.05
+    frame = corrected(pd.concat(tables, ignore_index=True), ["decoding", "metric"]).rename(columns={"arm": "reward"})
     numbers = ["difference", "low", "high", "p", "p (Holm)", "shown", "n", "4 in 5"]
     return frame[[*CELL, "reward", "decoding", "metric", *numbers]]
 
@@ -186,8 +185,7 @@ def forked_against_ordinary(found: Found) -> str:
         own = {arm: reports[GREEDY] for arm, reports in found.items() if arm.reward == reward}
         kinds = {("forked" if arm.forked else "ordinary", arm.seed): report for arm, report in own.items()}
         tables[reward] = paired_table(kinds, "ordinary", ("accuracy", "retried"))
-    table = pd.concat(tables, names=["reward"])
-    table["p (Holm)"] = table.groupby("metric")["p"].transform(holm)
+    table = corrected(pd.concat(tables, names=["reward"]), "metric")
     return "\n".join(f"{reward}: {in_words(rows)}" for reward, rows in table.groupby("reward", sort=False))
 
 
@@ -210,6 +208,6 @@ def milestones(arms: list[Arm], folder: Path, thresholds=(0.5, 0.75)) -> pd.Data
             reached = within[within.retried >= level][["step", "tokens"]].to_numpy()
             row[f"steps to {level:g}"], row[f"tokens to {level:g}"] = reached[0] if len(reached) else (None, None)
         row |= within.iloc[-1][["step", "tokens", "accuracy", "retried"]].to_dict()
-        kept = [name for name in steps if name.split("/")[0] in ("reward_std", "zero_variance_groups", "forked_groups")]
+        kept = [name for name in steps if name.startswith(("reward_std/", "zero_variance_groups", "forked_groups"))]
         rows.append(row | steps[kept].mean().to_dict())
     return pd.DataFrame(rows)

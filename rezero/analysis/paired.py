@@ -33,11 +33,14 @@ def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("a
             if arm != baseline:
                 rows.append((arm, baseline, metric, *paired_shares(before, _counts(own, metric), seed=0), n, gain))
     columns = ["arm", "baseline", "metric", "difference", "low", "high", "p", "n", "4 in 5"]
-    frame = pd.DataFrame(rows, columns=columns)
-    frame.insert(6, "p (Holm)", holm(frame["p"]))
-    direction = np.where(frame.difference > 0, "higher", "lower")
-    frame["in words"] = np.where(frame["p (Holm)"] < 0.05, direction, "no difference shown")
-    return frame
+    return corrected(pd.DataFrame(rows, columns=columns), "baseline")
+
+
+def corrected(table: pd.DataFrame, family: str | list[str]) -> pd.DataFrame:
+    """`table` with p corrected by Holm's method for all rows with the same `family` (columns), and what that shows."""
+    p = table.groupby(family)["p"].transform(holm)
+    words = np.where(p < 0.05, np.where(table.difference > 0, "higher", "lower"), "no difference shown")
+    return table.assign(**{"p (Holm)": p, "shown": p < 0.05, "in words": words})
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -50,13 +53,12 @@ def in_words(table: pd.DataFrame) -> str:
     """One line per metric of `paired_table`: what was shown, what was not, and what could have been."""
     lines = []
     for metric, rows in table.groupby("metric", sort=False):
-        (baseline, n, gain), shown = rows[["baseline", "n", "4 in 5"]].iloc[0], rows["p (Holm)"] < 0.05
-        said = [f"{LABELS[metric]}:"]
-        for _, row in rows[shown].iterrows():
+        (baseline, n, gain), said = rows[["baseline", "n", "4 in 5"]].iloc[0], [f"{LABELS[metric]}:"]
+        for _, row in rows[rows.shown].iterrows():
             interval = f"95% interval of the difference {row.low:+.3f} to {row.high:+.3f}, p = {row['p (Holm)']:.4f}"
             said.append(f"{row.arm} is {row['in words']} than {baseline} by {abs(row.difference):.3f} ({interval}).")
-        if not shown.all():
-            said.append(f"No difference from {baseline} was shown for {', '.join(rows.arm[~shown])}.")
+        if not rows.shown.all():
+            said.append(f"No difference from {baseline} was shown for {', '.join(rows.arm[~rows.shown])}.")
         found = "no gain" if np.isnan(gain) else f"a gain of {gain:.3f}"
         lines.append(f"{' '.join(said)} With {n:.0f} episodes per seed {found} is found 4 times in 5.")
     return "\n".join(lines)
