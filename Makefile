@@ -21,7 +21,7 @@ help:  ## this list
 run: $(STAMP)  ## execute the notebooks, 03 in short; ARGS="02 -p steps=50", see ARGS=--help
 	$(BIN)/python -m rezero run -f notebooks/quick.yaml $(ARGS)
 
-sweep: $(STAMP)  ## notebook 03 in full: a map of when rewarding a retry matters, in an hour and a half; ARGS="-p launcher=ray"
+sweep: $(STAMP)  ## notebook 03 in full: a map of when rewarding a retry matters, in two to three hours; ARGS="-p launcher=ray"
 	$(BIN)/python -m rezero run 03 $(ARGS)
 
 smollm: $(STAMP)  ## train SmolLM2-135M on the CPU: warm start, then GRPO; ARGS="-p steps=10"
