@@ -13,7 +13,7 @@ from rezero.analysis import plots
 from rezero.analysis.map import Arm
 from rezero.analysis.paired import holm
 from rezero.config import load_config
-from rezero.evaluation.evaluate import LABELS, summarize
+from rezero.evaluation.evaluate import summarize
 from rezero.evaluation.traces import read_traces, write_traces
 from rezero.files import append_jsonl, read_jsonl
 from rezero.policy.load import load_policy
@@ -76,6 +76,20 @@ def test_what_each_reward_set_reaches_stands_beside_the_differences(found):
     assert len(each) == 8 and each["often", 0.1, "greedy"] > 0.6 > 0.4 > each["seldom", 0.1, "greedy"]
 
 
+def test_a_small_difference_in_every_cell_is_shown_for_all_together_only():
+    rng, found = np.random.default_rng(3), {}
+    for arm in maps.grid(["a", "b", "c", "d"], [0.1, 0.3], ["correctness", "recovery"], [0, 1, 2]):
+        more = 0.12 * (arm.reward == "recovery")
+        found[arm] = {name: summarize(episodes(0.2 + more, rng), "") for name in maps.METRICS}
+    each, one = (maps.differences(found, "correctness", together=together) for together in (False, True))
+    each, own = (table[(table.metric == "retried") & (table.decoding == "sampled")] for table in (each, one))
+    assert not each.shown.any() and own.shown.all() and 0.06 < own.low.item() < 0.12 < own.high.item() < 0.18
+    assert own.difference.item() == pytest.approx(each.difference.mean())
+    said = maps.sentences(one, "correctness").splitlines()
+    assert said[0] == "Against correctness, in all cells on average:" and "nan" not in " ".join(said)
+    assert any(line.startswith("recovery raises P(retried | missed) (sampled) by 0.1") for line in said)
+
+
 def test_p_is_corrected_for_the_cells_and_rewards_of_a_metric(found):
     one = {arm: reports for arm, reports in found.items() if arm[:2] == ("often", 0.1) and arm.reward != "original"}
     alone, all_cells = (maps.differences(some, "correctness") for some in (one, found))
@@ -120,19 +134,6 @@ def test_with_misses_by_answer_string_another_passage_with_the_answer_is_enough(
     assert episode.missed and episode.retried and not episode.recovered
     assert maps.by_answer(episode).recovered and maps.recovery_by_answer(episode) == 1.0
     assert not maps.by_answer(replace(episode, turns=episode.turns[1:])).missed
-
-
-def test_forked_and_ordinary_groups_are_compared_per_reward_set():
-    rng, found = np.random.default_rng(1), {}
-    for arm in maps.grid(["often"], [0.1], ["correctness", "recovery"], [0, 1, 2], [0.0, 1.0]):
-        planted = arm.reward == "recovery" and arm.forked
-        found[arm] = {"greedy": summarize(episodes(0.8 if planted else 0.2, rng), "")}
-    said = maps.forked_against_ordinary(found).splitlines()
-    assert [line.split(":")[0] for line in said] == ["correctness", LABELS["retried"], "recovery", LABELS["retried"]]
-    assert (
-        "No difference from ordinary was shown for forked." in said[1]
-        and "forked is higher than ordinary by 0." in said[3]
-    )
 
 
 def test_milestones_are_those_within_the_same_number_of_tokens(tmp_path):

@@ -28,7 +28,7 @@ def reports():
 
 
 def test_differences_are_put_into_words(reports):
-    table = paired.paired_table(reports, "start").set_index("arm")
+    table = paired.paired_table([reports], "start").set_index("arm")
     assert table["in words"].to_dict() == {"good": "higher", "same": "no difference shown", "bad": "lower"}
     assert table.loc["good", "difference"] == pytest.approx(0.55) and table.loc["bad", "high"] < 0
     assert set(table.n) == {40} and 0.25 < table["4 in 5"].iloc[0] < 0.35  # 25% against 55%, 40 each: power 79%
@@ -44,22 +44,22 @@ def missing(reports):
 
 
 def test_p_is_corrected_for_all_rows_and_a_share_of_nothing_has_none(reports):
-    table = paired.paired_table(reports, "start", ("accuracy", "retried"))
+    table = paired.paired_table([reports], "start", ("accuracy", "retried"))
     rows = table[table.metric == "retried"]  # no first search missed
     assert rows.difference.isna().all() and set(rows["p (Holm)"]) == {1.0} and set(rows.n) == {0}
     assert "With 0 episodes per seed no gain is found 4 times in 5." in paired.in_words(table)
     missed = missing(reports)
-    one = paired.paired_table(missed, "start").set_index("arm")["p (Holm)"]
-    both = paired.paired_table(missed, "start", ("accuracy", "retried")).set_index(["metric", "arm"])
+    one = paired.paired_table([missed], "start").set_index("arm")["p (Holm)"]
+    both = paired.paired_table([missed], "start", ("accuracy", "retried")).set_index(["metric", "arm"])
     assert both.loc[("accuracy", "good"), "p (Holm)"] == pytest.approx(2 * one["good"])  # six rows, not three
     assert set(both.loc["retried"].n) == {20}
 
 
 def test_a_comparison_needs_the_baseline_and_the_same_questions(reports):
     with pytest.raises(ValueError, match="baseline 'corectness' is no arm; allowed: start, good, same, bad"):
-        paired.paired_table(reports, "corectness")
+        paired.paired_table([reports], "corectness")
     with pytest.raises(ValueError, match="different questions"):
-        paired.paired_table(reports | {("bad", 0): summarize(episodes(0, n=39), "")}, "start")
+        paired.paired_table([reports | {("bad", 0): summarize(episodes(0, n=39), "")}], "start")
 
 
 @pytest.mark.parametrize(("questions", "least"), [(1, 1.0), (3, 0.25), (6, 0.5**5), (12, 0.5**11)])
@@ -67,7 +67,7 @@ def test_few_questions_show_nothing(questions, least):
     """Each of three seeds retries after none of the misses before, after all of them afterwards."""
     missed = np.zeros((3, 60))
     missed[:, :questions] = 1
-    difference, low, high, p = paired.paired_shares((0 * missed, missed), (missed, missed), seed=0)
+    difference, low, high, p = paired.paired_shares([((0 * missed, missed), (missed, missed))], seed=0)
     assert (difference, low, high) == (1, 1, 1) and p == pytest.approx(max(least, 1e-4))
 
 

@@ -44,7 +44,7 @@ def test_what_belongs_to_a_question_is_resampled_together():
 def test_shares_of_one_seed_agree_with_the_paired_bootstrap():
     rng = np.random.default_rng(0)
     a, b = rng.random(300) < 0.4, rng.random(300) < 0.55
-    *interval, p = paired_shares(([a], np.ones((1, 300))), ([b], np.ones((1, 300))), seed=0)
+    *interval, p = paired_shares([(([a], np.ones((1, 300))), ([b], np.ones((1, 300))))], seed=0)
     assert interval == pytest.approx(paired_bootstrap(a, b, seed=1), abs=0.01) and p < 0.01
 
 
@@ -52,10 +52,10 @@ def test_shares_under_a_condition_and_the_spread_of_seeds():
     cases = np.array([[1, 1, 1, 0] * 25] * 2)
     retried = np.array([[1, 0, 0, 0] * 25, [1, 1, 1, 0] * 25])  # 1/3 with one seed, always with the other
     never = np.zeros_like(cases)
-    difference, low, high, _ = paired_shares((never, cases), (retried, cases), seed=0)
+    difference, low, high, _ = paired_shares([((never, cases), (retried, cases))], seed=0)
     assert difference == pytest.approx(2 / 3)
     assert low < 0.4 and high > 0.95  # the seeds differ more than the questions
-    assert np.isnan(paired_shares((never, never), (retried, cases), seed=0)[:3]).all()
+    assert np.isnan(paired_shares([((never, never), (retried, cases))], seed=0)[:3]).all()
 
 
 def test_questions_that_tell_the_published_rates_apart():

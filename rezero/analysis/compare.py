@@ -35,7 +35,7 @@ def compare(first: Run, second: Run) -> Page:
     """
     shared, runs = common(first, second), (first, second)
     reports = [summarize([run.latest[id] for id in shared], run.name) for run in runs]
-    paired = paired_table({(one.name, 0): one for one in reports}, first.name, METRICS)
+    paired = paired_table([{(one.name, 0): one for one in reports}], first.name, METRICS)
     asked = ", ".join(f"{run.name}: {len(run.latest)}" for run in runs)
     groups = {name: [] for name in SIDES.values()}
     for id, *right in zip(shared, *(report.frame.correct for report in reports), strict=True):

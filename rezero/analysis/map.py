@@ -10,10 +10,11 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from rezero.analysis.arms import GREEDY, SAMPLED
-from rezero.analysis.paired import LABELS, corrected, in_words, paired_table
+from rezero.analysis.paired import LABELS, corrected, paired_table
 from rezero.evaluation.evaluate import Report, summarize
 from rezero.evaluation.traces import read_traces
 from rezero.files import shown
@@ -113,20 +114,21 @@ def levels(found: Found) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, "index").rename_axis(["reward", *CELL, "decoding"])
 
 
-def differences(found: Found, baseline: str, relabel=None) -> pd.DataFrame:
+def differences(found: Found, baseline: str, relabel=None, together=False) -> pd.DataFrame:
     """One row per cell, reward and metric: the paired difference to `baseline`, over questions and seeds.
 
     p is corrected by Holm's method for all cells and rewards of a metric. `relabel` changes episodes before they are
-    measured.
+    measured. `together`: one row for all cells, with the mean of their differences.
     """
     tables = []
-    for place, start in dict.fromkeys(arm[:2] for arm in found):
-        arms = [arm for arm in found if arm[:2] == (place, start)]
-        for decoding, metrics in METRICS.items():
-            reports = {(arm.reward, arm.seed): found[arm][decoding] for arm in arms}
-            if relabel:
-                reports = {key: summarize(list(map(relabel, one.episodes)), "") for key, one in reports.items()}
-            table = paired_table(reports, baseline, metrics)
+    for decoding, metrics in METRICS.items():
+        cells = defaultdict(dict)
+        for arm, reports in found.items():
+            report = summarize(list(map(relabel, reports[decoding].episodes)), "") if relabel else reports[decoding]
+            cells[arm[:2]][arm.reward, arm.seed] = report
+        groups = {("all", np.nan): [*cells.values()]} if together else {key: [own] for key, own in cells.items()}
+        for (place, start), own in groups.items():
+            table = paired_table(own, baseline, metrics)
             tables.append(table.assign(place=place, start=start, decoding=decoding))
     frame = corrected(pd.concat(tables, ignore_index=True), ["decoding", "metric"]).rename(columns={"arm": "reward"})
     numbers = ["difference", "low", "high", "p", "p (Holm)", "shown", "n", "4 in 5"]
@@ -135,29 +137,31 @@ def differences(found: Found, baseline: str, relabel=None) -> pd.DataFrame:
 
 def sentences(table: pd.DataFrame, baseline: str) -> str:
     """What `differences` shows, a line per reward and metric; then what it does not, and what it could have shown."""
-    lines, nowhere, n = [], {}, len(table.drop_duplicates(CELL))
+    lines, nowhere, cells = [], {}, list(dict.fromkeys(map(cell, table.itertuples())))
     for (decoding, metric, reward), rows in table.groupby(["decoding", "metric", "reward"], sort=False):
         what, seen = f"{LABELS[metric]} ({decoding})", rows[rows.shown]
         said = []
         for verb, own in (("raises", seen[seen.difference > 0]), ("lowers", seen[seen.difference < 0])):
-            cells = [f"by {abs(row.difference):.3f} (difference {row.low:+.3f} to {row.high:+.3f}) in {cell(row)}"
+            where = [f"by {abs(row.difference):.3f} (difference {row.low:+.3f} to {row.high:+.3f}) in {cell(row)}"
                      for row in own.itertuples()]  # fmt: skip
-            said += [f"{verb} {what} {', '.join(cells)}"] if cells else []
+            said += [f"{verb} {what} {', '.join(where)}"] if where else []
         if said:
-            lines.append(f"{reward} {' and '.join(said)}; no difference shown in {n - len(seen)} of {n}.")
+            left = f"; no difference shown in {len(cells) - len(seen)} of {len(cells)}" if len(cells) > 1 else ""
+            lines.append(f"{reward} {' and '.join(said)}{left}.")
         else:
             nowhere.setdefault(what, []).append(reward)
     each = [f"{what}: {', '.join(rewards)}" for what, rewards in nowhere.items()]
     lines.append(f"No difference from {baseline} shown in any cell for {'; '.join(each)}." if each else "")
-    gains = table[(table.decoding == GREEDY) & (table.metric == "accuracy")].drop_duplicates(CELL)
+    gains = table[(table.decoding == GREEDY) & (table.metric == "accuracy")].drop_duplicates(CELL).dropna()
     each = [f"{row['4 in 5']:.3f} in {cell(row)}" for _, row in gains.iterrows()]
     own = f"with {gains.n.min():.0f} questions of its own for each arm (pairs find smaller ones)"
-    lines.append(f"Gains in accuracy that are found 4 times in 5 {own}: {', '.join(each)}.")
-    return "\n".join(filter(None, [f"Against {baseline}, in {n} cell{'s' * (n > 1)}:", *lines]))
+    lines.append(f"Gains in accuracy that are found 4 times in 5 {own}: {', '.join(each)}." if each else "")
+    where = cells[0] if len(cells) == 1 else f"{len(cells)} cells"
+    return "\n".join(filter(None, [f"Against {baseline}, in {where}:", *lines]))
 
 
 def cell(row) -> str:
-    return f"{row.place!r} from a share of {row.start:g}"
+    return f"{row.place!r} from a share of {row.start:g}" if row.start == row.start else "all cells on average"
 
 
 def by_answer(episode: Episode) -> Episode:
@@ -176,17 +180,6 @@ def by_answer(episode: Episode) -> Episode:
 def recovery_by_answer(episode: Episode) -> float:
     """`recovery` with the evidence judged by answer string instead of by gold passages."""
     return recovery(by_answer(episode))
-
-
-def forked_against_ordinary(found: Found) -> str:
-    """Per reward set, how policies trained in forked groups differ at the end from others, greedy; p as in the map."""
-    tables = {}
-    for reward in dict.fromkeys(arm.reward for arm in found):
-        own = {arm: reports[GREEDY] for arm, reports in found.items() if arm.reward == reward}
-        kinds = {("forked" if arm.forked else "ordinary", arm.seed): report for arm, report in own.items()}
-        tables[reward] = paired_table(kinds, "ordinary", ("accuracy", "retried"))
-    table = corrected(pd.concat(tables, names=["reward"]), "metric")
-    return "\n".join(f"{reward}: {in_words(rows)}" for reward, rows in table.groupby("reward", sort=False))
 
 
 def milestones(arms: list[Arm], folder: Path, thresholds=(0.5, 0.75)) -> pd.DataFrame:

@@ -14,24 +14,26 @@ Reports = dict[tuple[str, int], Report]  # (arm, seed) -> what it did on the sam
 Counts = tuple[np.ndarray, np.ndarray]  # (successes or sums, cases), each of shape (seeds, questions)
 
 
-def paired_table(reports: Reports, baseline: str, metrics: tuple[str, ...] = ("accuracy",)) -> pd.DataFrame:
+def paired_table(places: list[Reports], baseline: str, metrics: tuple[str, ...] = ("accuracy",)) -> pd.DataFrame:
     """Differences of all arms to `baseline` by `paired_shares`; p is corrected for all rows by Holm's method.
 
+    `places`: reports of the same arms in one place or several; then a difference is the mean of those in all places.
     `n`: episodes per seed that the share is about. "4 in 5": the gain over the baseline that so many find with a power
-    of 80% on different questions (on the same questions a smaller gain suffices).
+    of 80% on different questions (on the same questions a smaller gain suffices), in one place.
     """
-    arms = _by_arm(reports)
-    if baseline not in arms:
-        raise ValueError(f"baseline {baseline!r} is no arm; allowed: {', '.join(arms)}")
+    arms = [_by_arm(reports) for reports in places]
+    if baseline not in arms[0]:
+        raise ValueError(f"baseline {baseline!r} is no arm; allowed: {', '.join(arms[0])}")
     rows = []
     for metric in metrics:
-        before = _counts(arms[baseline], metric)
-        successes, cases = (counts.sum() for counts in before)
-        n = round(cases / len(arms[baseline]))
-        gain = np.nan if metric in MEANS else smallest_gain(successes / max(1, cases), n)
-        for arm, own in arms.items():
+        before = [_counts(own[baseline], metric) for own in arms]
+        successes, cases = (sum(counts[i].sum() for counts in before) for i in (0, 1))
+        n = round(cases / len(arms[0][baseline]))
+        gain = np.nan if metric in MEANS or len(arms) > 1 else smallest_gain(successes / max(1, cases), n)
+        for arm in arms[0]:
             if arm != baseline:
-                rows.append((arm, baseline, metric, *paired_shares(before, _counts(own, metric), seed=0), n, gain))
+                pairs = [(one, _counts(own[arm], metric)) for one, own in zip(before, arms, strict=True)]
+                rows.append((arm, baseline, metric, *paired_shares(pairs, seed=0), n, gain))
     columns = ["arm", "baseline", "metric", "difference", "low", "high", "p", "n", "4 in 5"]
     return corrected(pd.DataFrame(rows, columns=columns), "baseline")
 
@@ -82,30 +84,36 @@ def _counts(reports: list[Report], metric: str) -> Counts:
     return np.array([frame[column] for frame in frames], float) * cases, cases
 
 
-def paired_shares(a: Counts, b: Counts, seed: int, resamples: int = 10_000) -> tuple[float, float, float, float]:
-    """The difference b - a of two shares by a hierarchical bootstrap: (difference, low, high, two-sided p).
+def paired_shares(
+    pairs: list[tuple[Counts, Counts]], seed: int, resamples: int = 10_000
+) -> tuple[float, float, float, float]:
+    """The mean over `pairs` (a, b) of the difference b - a of two shares: (difference, low, high, two-sided p).
 
-    A share is the sum of all successes over that of all cases, such as the misses in P(retried | missed); without cases
-    the result is NaN with p = 1. Questions are resampled jointly for `a` and `b`, seeds separately; three seeds still
-    give too narrow an interval for the results of further seeds. A bootstrap of few questions is too sure of itself, so
-    p is at least that of a sign test in which all questions that differ between `a` and `b` agree.
+    A share is the sum of all successes over that of all cases, such as the misses in P(retried | missed); pairs without
+    cases are left out, and without any the result is NaN with p = 1. In a hierarchical bootstrap questions are drawn
+    jointly for all, seeds separately; three seeds still give too narrow an interval for the results of further seeds. A
+    bootstrap of few questions is too sure of itself, so p is at least that of a sign test in which all questions that
+    differ within a pair agree.
     """
-    rng, questions = np.random.default_rng(seed), np.shape(a[0])[1]
+    rng, questions = np.random.default_rng(seed), np.shape(pairs[0][0][0])[1]
     weights = rng.multinomial(questions, np.full(questions, 1 / questions), size=resamples)
-    resampled, observed = [], []
-    for successes, cases in (a, b):
-        chosen = rng.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=resamples)
-        with np.errstate(invalid="ignore"):  # without a case there is no share
-            resampled.append((chosen @ successes * weights).sum(1) / (chosen @ cases * weights).sum(1))
-            observed.append(np.sum(successes) / np.sum(cases))
-    differences = resampled[1] - resampled[0]
-    differences = differences[~np.isnan(differences)]
+    each, moved = [], np.zeros(questions, bool)
+    for pair in pairs:
+        shares = []  # the observed one and those of all resamples
+        for successes, cases in pair:
+            chosen = rng.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=resamples)
+            with np.errstate(invalid="ignore"):  # without a case there is no share
+                drawn = (chosen @ successes * weights).sum(1) / (chosen @ cases * weights).sum(1)
+                shares.append(np.append(np.sum(successes) / np.sum(cases), drawn))
+        each.append(shares[1] - shares[0])
+        moved |= np.any([np.mean(x, axis=0) != np.mean(y, axis=0) for x, y in zip(*pair, strict=True)], axis=0)
+    difference, *differences = pd.DataFrame(each).mean()
+    differences = np.array(differences)[~np.isnan(differences)]
     if not len(differences):
         return np.nan, np.nan, np.nan, 1.0
     p = 2 * min((differences <= 0).mean(), (differences >= 0).mean())
-    moved = np.any([np.mean(x, axis=0) != np.mean(y, axis=0) for x, y in zip(a, b, strict=True)], axis=0)
     p = float(np.clip(p, max(1 / resamples, 0.5 ** (moved.sum() - 1.0)), 1))
-    return float(observed[1] - observed[0]), *percentile_interval(differences), p
+    return float(difference), *percentile_interval(differences), p
 
 
 def power(before: float, after: float, n: float, alpha: float = 0.05) -> float:
