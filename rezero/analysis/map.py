@@ -138,26 +138,26 @@ def differences(found: Found, baseline: str, relabel=None, together=False) -> pd
 def sentences(table: pd.DataFrame, baseline: str) -> str:
     """What `differences` shows, a line per reward and metric; then what it does not, and what it could have shown."""
     lines, nowhere, cells = [], {}, list(dict.fromkeys(map(cell, table.itertuples())))
+    n, one = len(cells), len(cells) == 1
     for (decoding, metric, reward), rows in table.groupby(["decoding", "metric", "reward"], sort=False):
         what, seen = f"{LABELS[metric]} ({decoding})", rows[rows.shown]
         said = []
         for verb, own in (("raises", seen[seen.difference > 0]), ("lowers", seen[seen.difference < 0])):
-            where = [f"by {abs(row.difference):.3f} (difference {row.low:+.3f} to {row.high:+.3f}) in {cell(row)}"
-                     for row in own.itertuples()]  # fmt: skip
-            said += [f"{verb} {what} {', '.join(where)}"] if where else []
+            each = [f"by {abs(row.difference):.3f} (difference {row.low:+.3f} to {row.high:+.3f})"
+                    + ("" if one else f" in {cell(row)}") for row in own.itertuples()]  # fmt: skip
+            said += [f"{verb} {what} {', '.join(each)}"] if each else []
         if said:
-            left = f"; no difference shown in {len(cells) - len(seen)} of {len(cells)}" if len(cells) > 1 else ""
+            left = "" if one else f"; no difference shown in {n - len(seen)} of {n}"
             lines.append(f"{reward} {' and '.join(said)}{left}.")
         else:
             nowhere.setdefault(what, []).append(reward)
-    each = [f"{what}: {', '.join(rewards)}" for what, rewards in nowhere.items()]
-    lines.append(f"No difference from {baseline} shown in any cell for {'; '.join(each)}." if each else "")
+    each = "; ".join(f"{what}: {', '.join(rewards)}" for what, rewards in nowhere.items())
+    lines.append(f"No difference from {baseline} shown{'' if one else ' in any cell'} for {each}." if each else "")
     gains = table[(table.decoding == GREEDY) & (table.metric == "accuracy")].drop_duplicates(CELL).dropna()
-    each = [f"{row['4 in 5']:.3f} in {cell(row)}" for _, row in gains.iterrows()]
+    each = ", ".join(f"{row['4 in 5']:.3f} in {cell(row)}" for _, row in gains.iterrows())
     own = f"with {gains.n.min():.0f} questions of its own for each arm (pairs find smaller ones)"
-    lines.append(f"Gains in accuracy that are found 4 times in 5 {own}: {', '.join(each)}." if each else "")
-    where = cells[0] if len(cells) == 1 else f"{len(cells)} cells"
-    return "\n".join(filter(None, [f"Against {baseline}, in {where}:", *lines]))
+    lines.append(f"Gains in accuracy that are found 4 times in 5 {own}: {each}." if each else "")
+    return "\n".join(filter(None, [f"Against {baseline}, in {cells[0] if one else f'{n} cells'}:", *lines]))
 
 
 def cell(row) -> str:
