@@ -81,3 +81,15 @@ def test_words_follow_the_correction_of_the_family_asked_for():
     again = paired.corrected(own, "metric")
     assert pooled.equals(again[pooled.columns]) and pooled["p (Holm)"].tolist()[:3] == pytest.approx([0.03, 1.0, 0.02])
     assert again["in words"].tolist() == ["lower", "no difference shown", "lower", "no difference shown"]
+
+
+def test_a_place_without_cases_is_left_out_and_places_need_the_same_questions():
+    three, none = np.ones((1, 3)), np.zeros((1, 3))
+    pair, empty = ((none, three), (three, three)), ((none, none), (three, three))
+    assert paired.paired_shares([pair], seed=0)[3] == paired.paired_shares([pair, empty], seed=0)[3] == 0.25
+    difference, *_ = paired.paired_shares([pair, ((none, three), (none, three)), empty], seed=0)
+    assert difference == 0.5  # the mean of 1 and 0
+    here, other = ({("a", 0): summarize(episodes(2, n), ""), ("b", 0): summarize(episodes(1, n), "")} for n in (5, 4))
+    assert paired.paired_table([here, here], "a").n.item() == 5
+    with pytest.raises(ValueError, match="different questions"):
+        paired.paired_table([here, other], "a")

@@ -103,7 +103,7 @@ def axes(folders: dict[str, Path], tasks: dict[str, Task]) -> pd.DataFrame:
 
 
 def levels(found: Found) -> pd.DataFrame:
-    """What the arms of each reward set reach in each cell, over all seeds."""
+    """What the arms of each reward set reach in each cell, over all seeds; intervals are over questions only."""
     episodes, rows = defaultdict(list), {}
     for arm, reports in found.items():
         for decoding, report in reports.items():
@@ -117,8 +117,8 @@ def levels(found: Found) -> pd.DataFrame:
 def differences(found: Found, baseline: str, relabel=None, together=False) -> pd.DataFrame:
     """One row per cell, reward and metric: the paired difference to `baseline`, over questions and seeds.
 
-    p is corrected by Holm's method for all cells and rewards of a metric. `relabel` changes episodes before they are
-    measured. `together`: one row for all cells, with the mean of their differences.
+    p is corrected by Holm's method for all cells and rewards of a metric and decoding. `relabel` changes episodes
+    before they are measured. `together`: one row for all cells, with the mean of their differences.
     """
     tables = []
     for decoding, metrics in METRICS.items():
@@ -143,7 +143,7 @@ def sentences(table: pd.DataFrame, baseline: str) -> str:
         what, seen = f"{LABELS[metric]} ({decoding})", rows[rows.shown]
         said = []
         for verb, own in (("raises", seen[seen.difference > 0]), ("lowers", seen[seen.difference < 0])):
-            each = [f"by {abs(row.difference):.3f} (difference {row.low:+.3f} to {row.high:+.3f})"
+            each = [f"by {abs(row.difference):.3f} (95% interval {row.low:+.3f} to {row.high:+.3f})"
                     + ("" if one else f" in {cell(row)}") for row in own.itertuples()]  # fmt: skip
             said += [f"{verb} {what} {', '.join(each)}"] if each else []
         if said:

@@ -17,18 +17,18 @@ Counts = tuple[np.ndarray, np.ndarray]  # (successes or sums, cases), each of sh
 def paired_table(places: list[Reports], baseline: str, metrics: tuple[str, ...] = ("accuracy",)) -> pd.DataFrame:
     """Differences of all arms to `baseline` by `paired_shares`; p is corrected for all rows by Holm's method.
 
-    `places`: reports of the same arms in one place or several; then a difference is the mean of those in all places.
-    `n`: episodes per seed that the share is about. "4 in 5": the gain over the baseline that so many find with a power
-    of 80% on different questions (on the same questions a smaller gain suffices), in one place.
+    `places`: reports of the same arms on the same questions, in one place or in several, of whose differences the mean
+    is taken. `n`: episodes per seed and place that the share is about. "4 in 5": the gain over the baseline that so
+    many find with a power of 80% on different questions (on the same ones a smaller gain suffices), in one place.
     """
-    arms = [_by_arm(reports) for reports in places]
+    arms = _by_arm(places)
     if baseline not in arms[0]:
         raise ValueError(f"baseline {baseline!r} is no arm; allowed: {', '.join(arms[0])}")
     rows = []
     for metric in metrics:
         before = [_counts(own[baseline], metric) for own in arms]
         successes, cases = (sum(counts[i].sum() for counts in before) for i in (0, 1))
-        n = round(cases / len(arms[0][baseline]))
+        n = round(cases / len(arms[0][baseline]) / len(arms))
         gain = np.nan if metric in MEANS or len(arms) > 1 else smallest_gain(successes / max(1, cases), n)
         for arm in arms[0]:
             if arm != baseline:
@@ -66,14 +66,12 @@ def in_words(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _by_arm(reports: Reports) -> dict[str, list[Report]]:
-    """The reports of each arm, one per seed; ValueError if the arms were asked different questions."""
-    if len({tuple(sorted(report.frame["question_id"])) for report in reports.values()}) > 1:
+def _by_arm(places: list[Reports]) -> list[dict[str, list[Report]]]:
+    """Per place the reports of each arm, one per seed; ValueError if they are about different questions."""
+    if len({tuple(sorted(one.frame["question_id"])) for reports in places for one in reports.values()}) > 1:
         raise ValueError("the arms were asked different questions; compare arms that were asked the same ones")
-    arms: dict[str, list[Report]] = {}
-    for (arm, _), report in reports.items():
-        arms.setdefault(arm, []).append(report)
-    return arms
+    names = dict.fromkeys(arm for arm, _ in places[0])
+    return [{name: [one for (arm, _), one in reports.items() if arm == name] for name in names} for reports in places]
 
 
 def _counts(reports: list[Report], metric: str) -> Counts:
@@ -106,7 +104,8 @@ def paired_shares(
                 drawn = (chosen @ successes * weights).sum(1) / (chosen @ cases * weights).sum(1)
                 shares.append(np.append(np.sum(successes) / np.sum(cases), drawn))
         each.append(shares[1] - shares[0])
-        moved |= np.any([np.mean(x, axis=0) != np.mean(y, axis=0) for x, y in zip(*pair, strict=True)], axis=0)
+        apart = np.any([np.mean(x, axis=0) != np.mean(y, axis=0) for x, y in zip(*pair, strict=True)], axis=0)
+        moved |= apart & np.isfinite(each[-1][0])
     difference, *differences = pd.DataFrame(each).mean()
     differences = np.array(differences)[~np.isnan(differences)]
     if not len(differences):

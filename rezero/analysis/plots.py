@@ -235,5 +235,5 @@ def difference_map(table: pd.DataFrame, metrics: Sequence[str], labels: dict[str
         ax.tick_params(rotation=0, length=0, labelsize=9)
     figure.suptitle(title, x=0.01, ha="left", size="medium")
     figure.supylabel("share of its misses after which the starting policy retries", size=9)
-    figure.supxlabel("where searching again pays\n(coloured: p < 0.05 after Holm; dotted: not shown)", size=9)
+    figure.supxlabel("how often searching again pays\n(coloured: p < 0.05 after Holm; dotted: not shown)", size=9)
     return axes
