@@ -161,7 +161,7 @@ def sentences(table: pd.DataFrame, baseline: str) -> str:
 
 
 def cell(row) -> str:
-    return f"{row.place!r} from a share of {row.start:g}" if row.start == row.start else "all cells on average"
+    return f"{row.place!r} from a share of {row.start:g}" if pd.notna(row.start) else "all cells on average"
 
 
 def by_answer(episode: Episode) -> Episode:

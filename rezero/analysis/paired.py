@@ -35,7 +35,7 @@ def paired_table(places: list[Reports], baseline: str, metrics: tuple[str, ...] 
                 pairs = [(one, _counts(own[arm], metric)) for one, own in zip(before, arms, strict=True)]
                 rows.append((arm, baseline, metric, *paired_shares(pairs, seed=0), n, gain))
     columns = ["arm", "baseline", "metric", "difference", "low", "high", "p", "n", "4 in 5"]
-    return corrected(pd.DataFrame(rows, columns=columns), "baseline")
+    return corrected(pd.DataFrame(rows, columns=columns), "baseline")  # of all rows
 
 
 def corrected(table: pd.DataFrame, family: str | list[str]) -> pd.DataFrame:
